@@ -1,0 +1,119 @@
+"""The `extractor` command: reads options, calls one function, prints what came of it; computes nothing.
+
+Heavy modules are imported inside the commands, so that --help is instant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from store_schema.console import EngramGroup, error_console, result_console
+
+_TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(cls=EngramGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="engram")
+def main() -> None:
+    """Turn FDG PET/CT studies and region masks into memory embeddings in a feature store.
+
+    \b
+    A first run, on your own images:
+      1. studies.csv        patient,ct,pet,spine_dilated
+                            P001,P001/ct.nii.gz,P001/pet_suv.nii.gz,P001/spine.nii.gz
+      2. extract.yaml       pet_units: suv
+      3. extractor run studies.csv --store ./store --config extract.yaml --dry-run
+      4. the same without --dry-run
+
+    Without images of your own: `extractor phantom --out demo` writes a synthetic cohort.
+    """
+
+
+@main.command()
+@click.argument("studies", type=_TABLE)
+@click.option("--store", "store_url", required=True, metavar="URL", help="Feature store: a folder; created where absent.")
+@click.option("--config", "config_path", type=_TABLE, help="Settings in YAML; `pet_units: suv` must be declared for PET.")
+@click.option("--weights", metavar="PATH|NAME|random:SEED", help="Checkpoint file, published MedSAM2 file name, or random.")
+@click.option("--model", type=click.Choice(["medsam2", "mini"]), help="Architecture; overrides the settings.")
+@click.option("--jobs", type=click.IntRange(min=0), help="Processes; default one a core, 0 works in this process.")
+@click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda, cuda:1.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and its reasons; write nothing.")
+@click.option("--make-current", is_flag=True, help="Commit again an input that a later one has replaced.")
+def run(
+    studies: Path,
+    store_url: str,
+    config_path: Path | None,
+    weights: str | None,
+    model: str | None,
+    jobs: int | None,
+    device: str,
+    dry_run: bool,
+    make_current: bool,
+) -> None:
+    """Embed every study of a table and write a snapshot of exactly that table.
+
+    STUDIES is a CSV or Parquet table with the columns patient, ct, pet, one column per ROI mask (named after the ROI), and
+    optionally study (several studies of a patient) and label_map (with `derive: [spine_dilated, skeleton]` in the settings).
+    Paths are relative to the table.
+
+    A rerun resumes: what is committed is not made again. One bad study never stops the rest; the exit status is 0 when
+    everything is committed, 1 when something failed, 2 when the call was wrong and nothing was done.
+
+    \b
+      extractor run studies.csv --store ./store --config extract.yaml --weights MedSAM2_latest.pt
+      extractor run studies.csv --store ./store --config extract.yaml --model mini --weights random:0
+    """
+    from extractor.config import load_config, parse_config  # noqa: PLC0415
+    from extractor.outcome import print_plan, print_summary  # noqa: PLC0415
+    from extractor.run import RunOptions  # noqa: PLC0415
+    from extractor.run import run as run_extraction  # noqa: PLC0415
+
+    given = {name: value for name, value in (("weights", weights), ("model", model)) if value is not None}
+    settings = load_config(config_path).model_dump() | given
+    config = parse_config(settings, origin="--weights/--model with the settings")
+    options = RunOptions(studies, store_url, jobs, device, dry_run=dry_run, make_current=make_current)
+    report = run_extraction(config, options, console=error_console())
+    out = result_console()
+    print_plan(report.plan, out)
+    if not dry_run:
+        print_summary(report.outcomes, out)
+    for layout, snapshot in (report.snapshots or {}).items():
+        out.print(f"snapshot {layout:7s} {snapshot}  view {report.views[layout]}", soft_wrap=True)
+    raise click.exceptions.Exit(1 if report.failed else 0)
+
+
+@main.command()
+@click.option("--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option("--patients", "n", default=120, show_default=True, type=click.IntRange(min=4), help="Size of the cohort.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same cohort, voxel for voxel.")
+@click.option(
+    "--kind",
+    type=click.Choice(["standard", "far", "ct_only", "null"]),
+    default="standard",
+    show_default=True,
+    help="Where the outcome's signal lies: spine uptake; its upper third only; CT only; nowhere.",
+)
+def phantom(folder: Path, n: int, seed: int, kind: str) -> None:
+    """Write a synthetic PET/CT cohort with a planted, known signal.
+
+    \b
+    DIR/studies.csv    patient, ct, pet, label_map
+    DIR/clinical.csv   age, R-ISS, centre, months to progression, event
+    DIR/truth.csv      the planted factors and log-hazard of each patient: the oracle
+    DIR/extract.yaml, DIR/cv.yaml   settings for the commands that follow
+    """
+    from extractor.phantom import write_cohort  # noqa: PLC0415
+    from extractor.phantom_settings import write_settings  # noqa: PLC0415
+
+    write_cohort(folder, n=n, seed=seed, kind=kind)
+    write_settings(folder)
+    out = result_console()
+    out.print(f"{n} synthetic patients ({kind}, seed {seed}) in {folder}. Next:", soft_wrap=True)
+    out.print(
+        f"  extractor run {folder}/studies.csv --store {folder}/store --config {folder}/extract.yaml --weights random:0\n"
+        f"  trainer cv --store {folder}/store --clinical {folder}/clinical.csv --config {folder}/cv.yaml --out {folder}/run\n"
+        f"  trainer report {folder}/run",
+        soft_wrap=True,
+    )

@@ -1,0 +1,175 @@
+"""The settings of an extraction and the views they stand for; knows no study, image or device.
+
+Everything that changes the numbers is here and ends in a view; where it runs (device, processes) is not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV
+from extractor.layouts import LAYOUTS, layout_shape
+from extractor.study import PrepareRules
+from store_schema import Encoder, Intensity, Layout, Prompt, ViewSpec
+from store_schema.errors import ConfigError
+
+RECIPE = 1
+"""Raised whenever our own code changes the numbers of a view: a new recipe is a new view."""
+
+LayoutName = Literal["paper", "raw", "pooled", "thirds"]
+Modality = Literal["PET", "CT"]
+Range = tuple[float, float]
+
+
+class ExtractConfig(BaseModel):
+    """What is extracted and how: one pass over each modality of a study, and one view per layout.
+
+    References
+    ----------
+    Guinea-Pérez et al. 2026, sections 2.2 and 2.3.1; where the paper is silent the README says what was decided.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Literal["medsam2", "mini"] = "medsam2"
+    """`medsam2`: the published architecture at 512 px. `mini`: the same modules, narrow, for tests and the demo."""
+    weights: str | None = None
+    """Checkpoint path, a published MedSAM2 file name, or `random:SEED`. The command line's --weights wins."""
+    mode: Literal["sequential", "upfront"] = "sequential"
+    """Order of prompting; decides what a memory has seen."""
+    stride: int = Field(default=2, ge=1)
+    """Every stride-th mask-bearing slice is kept, counted from the uppermost."""
+    layouts: tuple[LayoutName, ...] = ("paper", "pooled", "thirds", "raw")
+    """One view each, all from one pass; the first also holds masks and previews."""
+    modalities: tuple[Modality, ...] = ("PET", "CT")
+    rois: tuple[str, ...] | None = None
+    """Mask columns of the study table to use; null takes every mask column."""
+    derive: tuple[Literal["spine_dilated", "skeleton"], ...] = ()
+    """Regions derived from the `label_map` column."""
+    label_set: Literal["totalsegmentator"] = "totalsegmentator"
+    closing_mm: float = Field(default=10.0, ge=0)
+    dilation_mm: float = Field(default=10.0, ge=0)
+    pet_units: Literal["suv"] | None = None
+    """Must be declared: no image format we read can say that its numbers are SUV by body weight."""
+    ct_window_hu: Range | Literal["bone", "soft_tissue"] = "bone"
+    pet_clip_suv: Range | Literal["suv10", "suv20"] = "suv10"
+    precision: Literal["float32"] = "float32"
+
+    @model_validator(mode="after")
+    def _check(self) -> ExtractConfig:
+        for name in ("layouts", "modalities", "derive", "rois"):
+            values = getattr(self, name) or ()
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} names the same thing twice: {list(values)}")
+        for name in ("layouts", "modalities"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: name at least one")
+        for low, high in (self.window_hu, self.clip_suv):
+            if not low < high:
+                raise ValueError(f"an intensity range must rise, got [{low}, {high}]")
+        return self
+
+    @property
+    def window_hu(self) -> Range:
+        """CT window in HU: its lower bound becomes grey 0, its upper 255."""
+        return CT_WINDOWS_HU[self.ct_window_hu] if isinstance(self.ct_window_hu, str) else self.ct_window_hu
+
+    @property
+    def clip_suv(self) -> Range:
+        """PET range in SUV by body weight: its lower bound becomes grey 0, its upper 255."""
+        return PET_CLIPS_SUV[self.pet_clip_suv] if isinstance(self.pet_clip_suv, str) else self.pet_clip_suv
+
+    def rules(self) -> PrepareRules:
+        """The part of the settings that preparing a study needs."""
+        return PrepareRules(
+            pet_units=self.pet_units,
+            ct_window_hu=self.window_hu,
+            pet_clip_suv=self.clip_suv,
+            derive=self.derive,
+            label_set=self.label_set,
+            closing_mm=self.closing_mm,
+            dilation_mm=self.dilation_mm,
+            modalities=self.modalities,
+        )
+
+
+def load_config(path: Path | None) -> ExtractConfig:
+    """The settings in a YAML file, or the defaults where there is none.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not YAML, or a setting is unknown or out of range; names the setting and what is known.
+    """
+    if path is None:
+        return ExtractConfig()
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML settings: {error}") from error
+    if settings is not None and not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds a {type(settings).__name__}: expected 'setting: value' lines")
+    return parse_config(settings or {}, origin=str(path))
+
+
+def parse_config(settings: dict[str, Any], *, origin: str) -> ExtractConfig:
+    """Checked settings; `origin` says where they came from in an error."""
+    try:
+        return ExtractConfig.model_validate(settings)
+    except ValidationError as error:
+        known = ", ".join(ExtractConfig.model_fields)
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{origin}: {problems}. Known settings: {known}.") from error
+
+
+class EncoderFacts(BaseModel):
+    """What a view must record of the loaded network; `flags` are the predictor's switches that change its numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    image_size: int
+    weights_sha256: str
+    trained: bool
+    flags: dict[str, bool | int | float | str]
+
+
+def view_of(config: ExtractConfig, encoder: EncoderFacts, layout: str) -> ViewSpec:
+    """The frozen specification of one layout of this extraction."""
+    untrained = "" if encoder.trained else "-untrained"
+    return ViewSpec(
+        name=f"{encoder.name}{untrained}-{config.mode}-{layout}",
+        encoder=Encoder(**encoder.model_dump(exclude={"flags"})),
+        intensity=_intensities(config),
+        prompt=Prompt(kind="box", mode=config.mode, stride=config.stride),
+        layout=Layout(name=layout, shape=layout_shape(layout, encoder.image_size)),
+        flags=encoder.flags,
+        precision=config.precision,
+        recipe=RECIPE,
+        grid="ct",
+        regions=_regions(config),
+    )
+
+
+def views_of(config: ExtractConfig, encoder: EncoderFacts) -> dict[str, ViewSpec]:
+    """A view for each layout of this extraction, in the order of the settings."""
+    assert set(config.layouts) <= set(LAYOUTS)
+    return {layout: view_of(config, encoder, layout) for layout in config.layouts}
+
+
+def _intensities(config: ExtractConfig) -> dict[str, Intensity]:
+    """A rule for each modality, whichever are extracted: a view must not depend on what a run left out."""
+    (ct_low, ct_high), (pet_low, pet_high) = config.window_hu, config.clip_suv
+    return {
+        "CT": Intensity(unit="HU", low=ct_low, high=ct_high, outside=-1024.0),
+        "PET": Intensity(unit="SUV", low=pet_low, high=pet_high, outside=0.0),
+    }
+
+
+def _regions(config: ExtractConfig) -> dict[str, Any]:
+    """How regions would be derived, whether or not this run derives any, so that runs share their views."""
+    return {"label_set": config.label_set, "closing_mm": config.closing_mm, "dilation_mm": config.dilation_mm}

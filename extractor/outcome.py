@@ -1,0 +1,89 @@
+"""What became of each item of an extraction, and the summary a person reads; knows nothing of how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+State = Literal["new", "done", "superseded", "stale", "refused", "changed"]
+Result = Literal["committed", "done", "superseded", "failed"]
+
+
+@dataclass(frozen=True)
+class PlanItem:
+    """What stands before one entry of one view, and why."""
+
+    patient: str
+    modality: str
+    roi: str
+    layout: str
+    state: State
+    """`changed` means that a source file changed: its voxels are read, then it is done, superseded or stale."""
+    reason: str
+    number: int | None = None
+    """The current commit, where there is one."""
+
+    @property
+    def to_do(self) -> bool:
+        """Whether a run has to read this study for this item."""
+        return self.state in ("new", "stale", "changed")
+
+
+@dataclass(frozen=True)
+class ItemOutcome:
+    """What became of one entry of one view."""
+
+    patient: str
+    modality: str
+    roi: str
+    layout: str
+    result: Result
+    reason: str
+    number: int | None = None
+    """Commit that holds this item's input; None where it failed."""
+    seconds: float = 0.0
+    """Wall time of the item's own share: embedding of its stream and writing of its entry."""
+
+
+def to_jsonl(records: Iterable[PlanItem | ItemOutcome]) -> bytes:
+    """One JSON object a line, keys sorted."""
+    return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records).encode()
+
+
+def print_plan(items: Sequence[PlanItem], console: Console) -> None:
+    """Counts by state and reason, then every refused study."""
+    table = Table(title="Plan", caption="An item is one patient / modality / ROI in one view.")
+    for column in ("state", "items", "studies", "reason"):
+        table.add_column(column, justify="right" if column in ("items", "studies") else "left", overflow="fold")
+    groups = Counter((item.state, _group(item)) for item in items)
+    for (state, reason), count in sorted(groups.items()):
+        studies = {item.patient for item in items if (item.state, _group(item)) == (state, reason)}
+        table.add_row(state, str(count), str(len(studies)), reason)
+    console.print(table)
+
+
+def _group(item: PlanItem) -> str:
+    """Reasons that name a file are listed one by one only where somebody has to act on them."""
+    return f"{item.patient}: {item.reason}" if item.state == "refused" else item.reason
+
+
+def print_summary(outcomes: Sequence[ItemOutcome], console: Console) -> None:
+    """Counts by result, then each failed study with its reason, once."""
+    counts = Counter(outcome.result for outcome in outcomes)
+    parts = [f"{counts[result]} {result}" for result in ("committed", "done", "superseded", "failed") if counts[result]]
+    console.print("Items: " + (", ".join(parts) or "none"))
+    failures = {(o.patient, o.reason): None for o in outcomes if o.result == "failed"}
+    if not failures:
+        return
+    table = Table(title="Failed: nothing was written for these; mend the cause and run the same command again")
+    table.add_column("patient")
+    table.add_column("reason", overflow="fold")
+    for patient, reason in failures:
+        table.add_row(patient, reason)
+    console.print(table)

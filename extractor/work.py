@@ -1,0 +1,216 @@
+"""Makes and publishes every entry of one study: prepare, embed, write; knows nothing of the other studies.
+
+One bad study is an outcome, not an exception: what it raises on purpose is recorded against its items and the run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from extractor.config import ExtractConfig
+from extractor.memory import Memory, Stream, embed_volume
+from extractor.outcome import ItemOutcome
+from extractor.plan import rois_of, sources_of
+from extractor.preview import render_preview
+from extractor.prompts import kept_slices, tight_boxes
+from extractor.segmenter import Segmenter
+from extractor.study import PreparedStudy, prepare_study
+from extractor.table import StudyRow
+from store_schema import Entry, EntryKey, Store
+from store_schema.errors import EngramError, StudyError
+
+RECORDED_VERSIONS = ("engram", "torch", "sam2", "SimpleITK", "numpy", "pillow", "scipy", "zarr")
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """One study to extract: small, picklable, without voxels or credentials."""
+
+    row: StudyRow
+    config: ExtractConfig
+    views: Mapping[str, str]
+    """View id by layout; the first also holds mask and preview."""
+    make_current: bool = False
+    """Commit an input again although a later one has replaced it."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One entry in one view, with the digest of what it is made from."""
+
+    key: EntryKey
+    layout: str
+    view_id: str
+    input_sha256: str
+
+
+def extract_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> list[ItemOutcome]:
+    """Outcome of each patient / modality / ROI / layout of one study; commits what is new or stale."""
+    try:
+        prepared = prepare_study(task.row.files, task.config.rules())
+    except (StudyError, OSError) as error:
+        return [_failed(task, modality, roi, layout, error) for modality, roi, layout in _all_items(task)]
+    outcomes: list[ItemOutcome] = []
+    for modality in task.config.modalities:
+        outcomes += _extract_modality(task, modality, prepared, segmenter, store)
+    return outcomes
+
+
+def _all_items(task: StudyTask) -> Iterator[tuple[str, str, str]]:
+    for modality in task.config.modalities:
+        for roi in rois_of(task.row, task.config):
+            for layout in task.views:
+                yield modality, roi, layout
+
+
+def _extract_modality(
+    task: StudyTask, modality: str, prepared: PreparedStudy, segmenter: Segmenter, store: Store
+) -> list[ItemOutcome]:
+    """All entries of one modality: the regions that need it share one pass of the image encoder."""
+    outcomes: list[ItemOutcome] = []
+    open_items: dict[str, list[_Item]] = {}
+    for item in _items(task, modality, prepared):
+        try:
+            state = store.state(item.view_id, item.key, item.input_sha256)
+        except EngramError as error:
+            outcomes.append(_failed(task, modality, item.key.roi, item.layout, error))
+            continue
+        if state == "done" or (state == "superseded" and not task.make_current):
+            outcomes.append(_kept(item, state, store))
+        else:
+            open_items.setdefault(item.key.roi, []).append(item)
+    return outcomes + _embed_and_publish(task, modality, open_items, prepared, segmenter, store)
+
+
+def _embed_and_publish(
+    task: StudyTask,
+    modality: str,
+    open_items: Mapping[str, Sequence[_Item]],
+    prepared: PreparedStudy,
+    segmenter: Segmenter,
+    store: Store,
+) -> list[ItemOutcome]:
+    if not open_items:
+        return []
+    started = time.perf_counter()
+    streams = [_stream(roi, prepared, task.config.stride) for roi in open_items]
+    layouts = tuple(dict.fromkeys(item.layout for items in open_items.values() for item in items))
+    memories = embed_volume(
+        segmenter, prepared.images_zyx[modality], streams, mode=task.config.mode, layouts=layouts
+    )
+    embedding_s = (time.perf_counter() - started) / len(streams)
+    outcomes: list[ItemOutcome] = []
+    for stream in streams:
+        for item in open_items[stream.roi]:
+            outcomes.append(_publish(task, item, stream, memories[stream.roi], prepared, store, embedding_s))
+    return outcomes
+
+
+def _stream(roi: str, prepared: PreparedStudy, stride: int) -> Stream:
+    mask_zyx = prepared.masks_zyx[roi]
+    slices = kept_slices(mask_zyx, stride)
+    return Stream(roi=roi, slices=slices, boxes=tight_boxes(mask_zyx, slices))
+
+
+def _publish(
+    task: StudyTask,
+    item: _Item,
+    stream: Stream,
+    memory: Memory,
+    prepared: PreparedStudy,
+    store: Store,
+    embedding_s: float,
+) -> ItemOutcome:
+    started = time.perf_counter()
+    try:
+        publication = store.publish(
+            item.view_id,
+            item.key,
+            _entry(task, item, stream, memory, prepared),
+            input_sha256=item.input_sha256,
+            sources=sources_of(task.row, item.key.modality, item.key.roi),
+            versions={name: version(name) for name in RECORDED_VERSIONS},
+            timings_s={"embedding": embedding_s},
+            make_current=task.make_current,
+        )
+    except (EngramError, OSError) as error:
+        return _failed(task, item.key.modality, item.key.roi, item.layout, error)
+    seconds = embedding_s / len(task.views) + time.perf_counter() - started
+    result = publication.outcome
+    reason = "embedded and committed" if result == "committed" else "another writer committed this input first"
+    return ItemOutcome(*_names(item.key), item.layout, result, reason, publication.commit.number, seconds)
+
+
+def _entry(task: StudyTask, item: _Item, stream: Stream, memory: Memory, prepared: PreparedStudy) -> Entry:
+    """Arrays and attributes of one entry; the first layout of a pass carries mask and preview."""
+    made = memory.layouts[item.layout]
+    arrays: dict[str, np.ndarray] = {"memory": made.memory.astype(np.float16), "mean_map": made.mean_map}
+    if item.layout == next(iter(task.views)):
+        arrays["mask"] = prepared.masks_zyx[stream.roi]
+        arrays["preview"] = render_preview(prepared, item.key.modality, stream.roi, stream.slices, stream.boxes)
+    attributes: dict[str, Any] = {
+        "grid": asdict(prepared.grid),
+        "original_orientation": prepared.original_orientations[item.key.modality],
+        "kept_slices_z": [int(z) for z in stream.slices],
+        "boxes_xyxy": np.asarray(stream.boxes).astype(int).tolist(),
+        "valid_layers": [bool(valid) for valid in made.valid],
+        "outside_share": float(prepared.outside_share[stream.roi]) if item.key.modality == "PET" else 0.0,
+        "warnings": ["one kept slice: a single valid memory"] if len(stream.slices) == 1 else [],
+    }
+    return Entry(arrays=arrays, attributes=attributes)
+
+
+def _items(task: StudyTask, modality: str, prepared: PreparedStudy) -> Iterator[_Item]:
+    for roi in rois_of(task.row, task.config):
+        for layout, view_id in task.views.items():
+            digest = input_sha256(prepared, modality=modality, roi=roi, view_id=view_id)
+            yield _Item(EntryKey(task.row.patient, modality, roi), layout, view_id, digest)
+
+
+def input_sha256(prepared: PreparedStudy, *, modality: str, roi: str, view_id: str) -> str:
+    """Digest of all that decides an entry's numbers: source voxels, CT grid, region and view.
+
+    The decoded voxels count, not the file: the same image stored in another format or place has the same digest. A region
+    counts as it lies on the CT grid, so that a derived one needs no second definition.
+    """
+    region = prepared.masks_zyx[roi]
+    facts = {
+        "view": view_id,
+        "modality": modality,
+        "image": prepared.source_sha256[modality],
+        "grid": prepared.grid.sha256(),
+        "region": hashlib.sha256(np.ascontiguousarray(region).tobytes()).hexdigest(),
+        "region_shape_zyx": region.shape,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _kept(item: _Item, state: str, store: Store) -> ItemOutcome:
+    """An item that needs no writing; `superseded` names the commit that still holds its input."""
+    history = store.history(item.view_id, item.key)
+    number = max(commit.number for commit in history if commit.input_sha256 == item.input_sha256)
+    if state == "done":
+        return ItemOutcome(*_names(item.key), item.layout, "done", "the current commit has this input", number)
+    reason = f"commit {number} has this input and a later one replaced it; --make-current commits it again"
+    return ItemOutcome(*_names(item.key), item.layout, "superseded", reason, number)
+
+
+def _failed(task: StudyTask, modality: str, roi: str, layout: str, error: Exception) -> ItemOutcome:
+    return ItemOutcome(task.row.patient, modality, roi, layout, "failed", f"{type(error).__name__}: {error}")
+
+
+def _names(key: EntryKey) -> tuple[str, str, str]:
+    return key.patient, key.modality, key.roi
+
+
+def failures(outcomes: Iterable[ItemOutcome]) -> list[ItemOutcome]:
+    """The outcomes that make a run's exit status 1."""
+    return [outcome for outcome in outcomes if outcome.result == "failed"]

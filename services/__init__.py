@@ -1,0 +1,1 @@
+"""Shares feature stores between projects over HTTP; knows nothing of models or images."""

@@ -1,0 +1,77 @@
+"""The study table: what is accepted, and the error each mistake gives."""
+
+from pathlib import Path
+
+import pytest
+
+from extractor.config import ExtractConfig
+from extractor.table import read_study_table
+from store_schema.errors import InvalidKeyError, TableError
+
+CONFIG = ExtractConfig(pet_units="suv")
+HEADER = "patient,ct,pet,spine\n"
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "studies.csv"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_table(tmp_path):
+    (row,) = read_study_table(table(tmp_path, HEADER + "P1,a/ct.nii.gz,a/pet.nii.gz,a/m.nii.gz\n"), CONFIG)
+    assert row.files.ct == str(tmp_path / "a/ct.nii.gz")
+    assert dict(row.files.masks) == {"spine": str(tmp_path / "a/m.nii.gz")}
+    assert row.line == 2
+
+
+def test_a_study_column_makes_the_key_patient_dot_study(tmp_path):
+    text = "patient,study,ct,pet,spine\nP1,base,c.nii,p.nii,m.nii\nP1,month6,c.nii,p.nii,m.nii\n"
+    assert [row.patient for row in read_study_table(table(tmp_path, text), CONFIG)] == ["P1.base", "P1.month6"]
+
+
+def test_an_empty_mask_cell_means_no_such_roi(tmp_path):
+    text = "patient,ct,pet,spine,skeleton\nP1,c.nii,p.nii,m.nii,\n"
+    (row,) = read_study_table(table(tmp_path, text), CONFIG)
+    assert set(row.files.masks) == {"spine"}
+
+
+def test_parquet_reads_as_csv(tmp_path):
+    pd = pytest.importorskip("pandas")
+    csv = table(tmp_path, HEADER + "P1,c.nii,p.nii,m.nii\nP2,c2.nii,p2.nii,m2.nii\n")
+    pd.read_csv(csv, dtype=str).to_parquet(tmp_path / "studies.parquet")
+    assert read_study_table(tmp_path / "studies.parquet", CONFIG) == read_study_table(csv, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        (HEADER + "P1,c.nii,p.nii,m.nii\nP1,c.nii,p.nii,m.nii\n", TableError, "more than one row"),
+        (HEADER + "p1,c.nii,p.nii,m.nii\nP1,c.nii,p.nii,m.nii\n", InvalidKeyError, "case alone"),
+        (HEADER + "../x,c.nii,p.nii,m.nii\n", InvalidKeyError, "line 2"),
+        ("patient,ct,pet,spine,age\nP1,c.nii,p.nii,m.nii,61\n", TableError, "unknown column 'age'"),
+        ("patient,ct,spine\nP1,c.nii,m.nii\n", TableError, r"lacks the column\(s\) \['pet'\]"),
+        ("patient,ct,pet\nP1,c.nii,p.nii\n", TableError, "no ROI"),
+        (HEADER, TableError, "no studies"),
+        (HEADER + "P1,c.nii,,m.nii\n", TableError, "no pet file"),
+        (HEADER + "P1,c.nii,p.nii,\n", TableError, "no mask"),
+        ("", TableError, "cannot be read"),
+    ],
+    ids=["twice", "case twins", "bad id", "unknown column", "no pet", "no roi", "empty", "no pet cell", "no mask", "no text"],
+)
+def test_a_mistake_is_refused_and_named(tmp_path, text, error, said):
+    with pytest.raises(error, match=said):
+        read_study_table(table(tmp_path, text), CONFIG)
+
+
+def test_a_roi_in_the_settings_must_be_a_column(tmp_path):
+    config = ExtractConfig(pet_units="suv", rois=("tumour",))
+    with pytest.raises(TableError, match="tumour"):
+        read_study_table(table(tmp_path, HEADER + "P1,c.nii,p.nii,m.nii\n"), config)
+
+
+def test_a_region_cannot_be_both_mask_and_derived(tmp_path):
+    config = ExtractConfig(pet_units="suv", derive=("skeleton",))
+    text = "patient,ct,pet,label_map,skeleton\nP1,c.nii,p.nii,l.nii,m.nii\n"
+    with pytest.raises(TableError, match="both a mask column and a derived region"):
+        read_study_table(table(tmp_path, text), config)
