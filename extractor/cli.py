@@ -17,7 +17,7 @@ _TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group(cls=EngramGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="engram")
 def main() -> None:
-    """Turn FDG PET/CT studies and region masks into memory embeddings in a feature store.
+    r"""Turn FDG PET/CT studies and region masks into memory embeddings in a feature store.
 
     \b
     A first run, on your own images:
@@ -33,15 +33,22 @@ def main() -> None:
 
 @main.command()
 @click.argument("studies", type=_TABLE)
-@click.option("--store", "store_url", required=True, metavar="URL", help="Feature store: a folder; created where absent.")
-@click.option("--config", "config_path", type=_TABLE, help="Settings in YAML; `pet_units: suv` must be declared for PET.")
-@click.option("--weights", metavar="PATH|NAME|random:SEED", help="Checkpoint file, published MedSAM2 file name, or random.")
+@click.option(
+    "--store", "store_url", required=True, metavar="URL", help="Feature store: a folder; created where absent."
+)
+@click.option(
+    "--config", "config_path", type=_TABLE, help="Settings in YAML; `pet_units: suv` must be declared for PET."
+)
+@click.option(
+    "--weights", metavar="PATH|NAME|random:SEED", help="Checkpoint file, published MedSAM2 file name, or random."
+)
 @click.option("--model", type=click.Choice(["medsam2", "mini"]), help="Architecture; overrides the settings.")
 @click.option("--jobs", type=click.IntRange(min=0), help="Processes; default one a core, 0 works in this process.")
 @click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda, cuda:1.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and its reasons; write nothing.")
 @click.option("--make-current", is_flag=True, help="Commit again an input that a later one has replaced.")
 def run(
+    *,
     studies: Path,
     store_url: str,
     config_path: Path | None,
@@ -52,7 +59,7 @@ def run(
     dry_run: bool,
     make_current: bool,
 ) -> None:
-    """Embed every study of a table and write a snapshot of exactly that table.
+    r"""Embed every study of a table and write a snapshot of exactly that table.
 
     STUDIES is a CSV or Parquet table with the columns patient, ct, pet, one column per ROI mask (named after the ROI), and
     optionally study (several studies of a patient) and label_map (with `derive: [spine_dilated, skeleton]` in the settings).
@@ -85,7 +92,9 @@ def run(
 
 
 @main.command()
-@click.option("--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option(
+    "--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to."
+)
 @click.option("--patients", "n", default=120, show_default=True, type=click.IntRange(min=4), help="Size of the cohort.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same cohort, voxel for voxel.")
 @click.option(
@@ -96,7 +105,7 @@ def run(
     help="Where the outcome's signal lies: spine uptake; its upper third only; CT only; nowhere.",
 )
 def phantom(folder: Path, n: int, seed: int, kind: str) -> None:
-    """Write a synthetic PET/CT cohort with a planted, known signal.
+    r"""Write a synthetic PET/CT cohort with a planted, known signal.
 
     \b
     DIR/studies.csv    patient, ct, pet, label_map

@@ -192,7 +192,8 @@ def layout_builder(layout: str, *, count: int, mode: Mode, grid_px: int) -> Layo
 
 def average_channel_pairs(memory: MemoryMap) -> MemoryMap:
     """Means of the channel pairs (2c, 2c+1): half as many channels."""
-    return (memory[0::2] + memory[1::2]) * np.float32(0.5)
+    means: MemoryMap = (memory[0::2] + memory[1::2]) * np.float32(0.5)
+    return means
 
 
 def to_paper_plane(memory: MemoryMap) -> MemoryMap:
@@ -211,8 +212,8 @@ def _check(layout: str, grid_px: int) -> None:
         raise ConfigError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
     if layout == "paper" and math.gcd(grid_px, PAPER_PX) not in {grid_px, PAPER_PX}:
         raise ConfigError(
-            f"the paper layout needs a memory grid that divides {PAPER_PX} or is a multiple of it, got {grid_px} cells: "
-            f"choose an image size of {STRIDE_PX} × such a grid, or another layout"
+            f"the paper layout needs a memory grid that divides {PAPER_PX} or is a multiple of it, got {grid_px} "
+            f"cells: choose an image size of {STRIDE_PX} × such a grid, or another layout"
         )
 
 
@@ -229,6 +230,6 @@ def _layout(memory: Float32[np.ndarray, "layer channel row column"], valid: tupl
     """The layout with its mean map, which an empty one has as zeros."""
     if not any(valid):
         return LayoutArray(memory, valid, np.zeros(memory.shape[2:], np.float32))
-    # Summed in double precision, so that the map does not depend on the order in which NumPy adds.
+    # Summed in double precision: 448 addends would cost float32 its last digits.
     mean_map = memory[np.asarray(valid)].mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
     return LayoutArray(memory, valid, mean_map)

@@ -56,9 +56,7 @@ def make_plan(
     return items
 
 
-def _state(
-    row: StudyRow, key: EntryKey, missing: Sequence[str], current: CommitRecord | None
-) -> tuple[State, str]:
+def _state(row: StudyRow, key: EntryKey, missing: Sequence[str], current: CommitRecord | None) -> tuple[State, str]:
     if missing:
         return "refused", f"file not found: {'; '.join(missing)}"
     if current is None:

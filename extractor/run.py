@@ -25,7 +25,7 @@ from extractor.pool import StudyResult, WorkerSpec, run_studies
 from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
 from store_schema import EntryKey, Store, open_store
-from store_schema.errors import ConfigError, UsageError
+from store_schema.errors import ConfigError, StoreNotFoundError, UsageError
 
 DEFAULT_WEIGHTS = "MedSAM2_latest.pt"
 
@@ -75,13 +75,23 @@ def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunR
     rows = read_study_table(options.table, config)
     spec, facts = _load(config, options)
     console.print(f"Encoder {facts.name}, weights sha256 {facts.weights_sha256[:16]}, {_training(facts)}")
-    store = open_store(options.store_url, create=not options.dry_run)
+    store = _open(options)
     specs = views_of(config, facts)
     views = {layout: view.view_id if options.dry_run else store.put_view(view) for layout, view in specs.items()}
     plan = tuple(make_plan(rows, views=views, store=store, config=config))
     if options.dry_run:
         return RunReport(run_id=None, views=views, plan=plan)
-    return _execute(rows, plan, views, spec, store, config, options, console)
+    return _Run(rows, plan, views, spec, store, config, options, console).execute()
+
+
+def _open(options: RunOptions) -> Store:
+    """The store; for a dry run over an address without one, an empty one in memory."""
+    if not options.dry_run:
+        return open_store(options.store_url, create=True)
+    try:
+        return open_store(options.store_url)
+    except StoreNotFoundError:
+        return open_store(f"memory://dry-run-{uuid.uuid4().hex}", create=True)
 
 
 def _training(facts: EncoderFacts) -> str:
@@ -113,33 +123,59 @@ def _load(config: ExtractConfig, options: RunOptions) -> tuple[WorkerSpec, Encod
         trained=segmenter.trained,
         flags=dict(segmenter.flags),
     )
-    spec = WorkerSpec(
-        options.store_url, config.model, weights, facts.weights_sha256, options.device, config.precision
-    )
+    spec = WorkerSpec(options.store_url, config.model, weights, facts.weights_sha256, options.device, config.precision)
     return spec, facts
 
 
-def _execute(
-    rows: Sequence[StudyRow],
-    plan: tuple[PlanItem, ...],
-    views: Mapping[str, str],
-    spec: WorkerSpec,
-    store: Store,
-    config: ExtractConfig,
-    options: RunOptions,
-    console: Console,
-) -> RunReport:
-    """Works through the plan, and records it before and after."""
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-    store.put_run(run_id, "start.json", _start_record(config, views, len(rows)))
-    store.put_run(run_id, "plan.jsonl", to_jsonl(plan))
-    to_do = {item.patient for item in plan if item.to_do}
-    tasks = [StudyTask(row, config, views, options.make_current) for row in rows if row.patient in to_do]
-    outcomes = _without_work(plan, to_do) + _work(tasks, spec, options, console)
-    store.put_run(run_id, "outcomes.jsonl", to_jsonl(outcomes))
-    snapshots = _snapshots(rows, views, store, config, outcomes)
-    store.put_run(run_id, "finish.json", json.dumps({"snapshots": snapshots, "failed": len(failures(outcomes))}).encode())
-    return RunReport(run_id, views, plan, tuple(outcomes), snapshots)
+@dataclass(frozen=True)
+class _Run:
+    """A planned run and what it needs."""
+
+    rows: Sequence[StudyRow]
+    plan: tuple[PlanItem, ...]
+    views: Mapping[str, str]
+    spec: WorkerSpec
+    store: Store
+    config: ExtractConfig
+    options: RunOptions
+    console: Console
+
+    def execute(self) -> RunReport:
+        """Works through the plan, and records it before and after."""
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+        self.store.put_run(run_id, "start.json", _start_record(self.config, self.views, len(self.rows)))
+        self.store.put_run(run_id, "plan.jsonl", to_jsonl(self.plan))
+        to_do = {item.patient for item in self.plan if item.to_do}
+        outcomes = _without_work(self.plan, to_do) + self._work(to_do)
+        self.store.put_run(run_id, "outcomes.jsonl", to_jsonl(outcomes))
+        snapshots = self._snapshots(outcomes)
+        finish = json.dumps({"snapshots": snapshots, "failed": len(failures(outcomes))}).encode()
+        self.store.put_run(run_id, "finish.json", finish)
+        return RunReport(run_id, self.views, self.plan, tuple(outcomes), snapshots)
+
+    def _work(self, to_do: set[str]) -> list[ItemOutcome]:
+        make_current = self.options.make_current
+        tasks = [StudyTask(row, self.config, self.views, make_current) for row in self.rows if row.patient in to_do]
+        jobs = (os.cpu_count() or 1) if self.options.jobs is None else self.options.jobs
+        outcomes: list[ItemOutcome] = []
+        with _progress(self.console) as progress:
+            bar = progress.add_task("studies", total=len(tasks), failed=0)
+            with closing(run_studies(tasks, self.spec, jobs=min(jobs, max(1, len(tasks))))) as results:
+                for result in results:
+                    outcomes += _outcomes(result)
+                    failed = len({outcome.patient for outcome in failures(outcomes)})
+                    progress.update(bar, advance=1, failed=failed)
+        return outcomes
+
+    def _snapshots(self, outcomes: Sequence[ItemOutcome]) -> dict[str, str]:
+        """One snapshot a view of the table's entries, each pinned to the commit that holds this table's input."""
+        snapshots: dict[str, str] = {}
+        for layout, view_id in self.views.items():
+            held = [o for o in outcomes if o.layout == layout and o.result != "failed"]
+            pinned = {EntryKey(o.patient, o.modality, o.roi): o.number for o in held}
+            if pinned:
+                snapshots[layout] = self.store.make_snapshot(view_id, pinned)
+        return snapshots
 
 
 def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int) -> bytes:
@@ -161,19 +197,6 @@ def _without_work(plan: Sequence[PlanItem], to_do: set[str]) -> list[ItemOutcome
         for item in plan
         if item.patient not in to_do
     ]
-
-
-def _work(tasks: Sequence[StudyTask], spec: WorkerSpec, options: RunOptions, console: Console) -> list[ItemOutcome]:
-    jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
-    outcomes: list[ItemOutcome] = []
-    with _progress(console) as progress:
-        bar = progress.add_task("studies", total=len(tasks), failed=0)
-        with closing(run_studies(tasks, spec, jobs=min(jobs, max(1, len(tasks))))) as results:
-            for result in results:
-                outcomes += _outcomes(result)
-                failed = len({outcome.patient for outcome in failures(outcomes)})
-                progress.update(bar, advance=1, failed=failed)
-    return outcomes
 
 
 def _progress(console: Console) -> Progress:
@@ -200,22 +223,3 @@ def _outcomes(result: StudyResult) -> list[ItemOutcome]:
         for roi in rois_of(task.row, task.config)
         for layout in task.views
     ]
-
-
-def _snapshots(
-    rows: Sequence[StudyRow],
-    views: Mapping[str, str],
-    store: Store,
-    config: ExtractConfig,
-    outcomes: Sequence[ItemOutcome],
-) -> dict[str, str]:
-    """One snapshot a view of the table's entries, each pinned to the commit that holds this table's input."""
-    numbers = {
-        (o.layout, EntryKey(o.patient, o.modality, o.roi)): o.number for o in outcomes if o.result != "failed"
-    }
-    snapshots: dict[str, str] = {}
-    for layout, view_id in views.items():
-        pinned = {key: number for (name, key), number in numbers.items() if name == layout}
-        if pinned:
-            snapshots[layout] = store.make_snapshot(view_id, pinned)
-    return snapshots

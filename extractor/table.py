@@ -57,7 +57,9 @@ def read_study_table(path: Path, config: ExtractConfig) -> list[StudyRow]:
     frame = _read(path)
     rois = _roi_columns(frame, config, path)
     _check_columns(frame, config, rois, path)
-    rows = [_row(line, dict(record), rois, config, path) for line, record in enumerate(frame.to_dict("records"), start=2)]
+    rows = [
+        _row(line, dict(record), rois, config, path) for line, record in enumerate(frame.to_dict("records"), start=2)
+    ]
     if not rows:
         raise TableError(f"{path} has no studies: expected a line per study below the header.")
     _check_unique(rows, path)
@@ -93,7 +95,12 @@ def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: Path) -> tupl
 
 
 def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[str], path: Path) -> None:
-    needed = ["patient", "ct", *(["pet"] if "PET" in config.modalities else []), *(["label_map"] if config.derive else [])]
+    needed = [
+        "patient",
+        "ct",
+        *(["pet"] if "PET" in config.modalities else []),
+        *(["label_map"] if config.derive else []),
+    ]
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise TableError(f"{path} lacks the column(s) {missing}: it has {list(frame.columns)}.")
@@ -145,4 +152,6 @@ def _check_unique(rows: Iterable[StudyRow], table: Path) -> None:
     folded = Counter(patient.casefold() for patient in counts)
     twins = sorted(patient for patient in counts if folded[patient.casefold()] > 1)
     if twins:
-        raise InvalidKeyError(f"{table}: {', '.join(twins[:6])} differ by case alone: not every file system keeps them apart.")
+        raise InvalidKeyError(
+            f"{table}: {', '.join(twins[:6])} differ by case alone: not every file system keeps them apart."
+        )

@@ -60,7 +60,7 @@ def extract_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> lis
         return [_failed(task, modality, roi, layout, error) for modality, roi, layout in _all_items(task)]
     outcomes: list[ItemOutcome] = []
     for modality in task.config.modalities:
-        outcomes += _extract_modality(task, modality, prepared, segmenter, store)
+        outcomes += _extract_modality(_Pass(task, modality, prepared, segmenter, store))
     return outcomes
 
 
@@ -71,47 +71,46 @@ def _all_items(task: StudyTask) -> Iterator[tuple[str, str, str]]:
                 yield modality, roi, layout
 
 
-def _extract_modality(
-    task: StudyTask, modality: str, prepared: PreparedStudy, segmenter: Segmenter, store: Store
-) -> list[ItemOutcome]:
+@dataclass(frozen=True)
+class _Pass:
+    """One modality of one study on its way through the network."""
+
+    task: StudyTask
+    modality: str
+    prepared: PreparedStudy
+    segmenter: Segmenter
+    store: Store
+
+
+def _extract_modality(this: _Pass) -> list[ItemOutcome]:
     """All entries of one modality: the regions that need it share one pass of the image encoder."""
     outcomes: list[ItemOutcome] = []
     open_items: dict[str, list[_Item]] = {}
-    for item in _items(task, modality, prepared):
+    for item in _items(this.task, this.modality, this.prepared):
         try:
-            state = store.state(item.view_id, item.key, item.input_sha256)
+            state = this.store.state(item.view_id, item.key, item.input_sha256)
         except EngramError as error:
-            outcomes.append(_failed(task, modality, item.key.roi, item.layout, error))
+            outcomes.append(_failed(this.task, this.modality, item.key.roi, item.layout, error))
             continue
-        if state == "done" or (state == "superseded" and not task.make_current):
-            outcomes.append(_kept(item, state, store))
+        if state == "done" or (state == "superseded" and not this.task.make_current):
+            outcomes.append(_kept(item, state, this.store))
         else:
             open_items.setdefault(item.key.roi, []).append(item)
-    return outcomes + _embed_and_publish(task, modality, open_items, prepared, segmenter, store)
+    return outcomes + (_embed_and_publish(this, open_items) if open_items else [])
 
 
-def _embed_and_publish(
-    task: StudyTask,
-    modality: str,
-    open_items: Mapping[str, Sequence[_Item]],
-    prepared: PreparedStudy,
-    segmenter: Segmenter,
-    store: Store,
-) -> list[ItemOutcome]:
-    if not open_items:
-        return []
+def _embed_and_publish(this: _Pass, open_items: Mapping[str, Sequence[_Item]]) -> list[ItemOutcome]:
     started = time.perf_counter()
-    streams = [_stream(roi, prepared, task.config.stride) for roi in open_items]
+    streams = [_stream(roi, this.prepared, this.task.config.stride) for roi in open_items]
     layouts = tuple(dict.fromkeys(item.layout for items in open_items.values() for item in items))
-    memories = embed_volume(
-        segmenter, prepared.images_zyx[modality], streams, mode=task.config.mode, layouts=layouts
-    )
+    image_zyx = this.prepared.images_zyx[this.modality]
+    memories = embed_volume(this.segmenter, image_zyx, streams, mode=this.task.config.mode, layouts=layouts)
     embedding_s = (time.perf_counter() - started) / len(streams)
-    outcomes: list[ItemOutcome] = []
-    for stream in streams:
-        for item in open_items[stream.roi]:
-            outcomes.append(_publish(task, item, stream, memories[stream.roi], prepared, store, embedding_s))
-    return outcomes
+    return [
+        _publish(this, item, stream, memories[stream.roi], embedding_s)
+        for stream in streams
+        for item in open_items[stream.roi]
+    ]
 
 
 def _stream(roi: str, prepared: PreparedStudy, stride: int) -> Stream:
@@ -120,40 +119,32 @@ def _stream(roi: str, prepared: PreparedStudy, stride: int) -> Stream:
     return Stream(roi=roi, slices=slices, boxes=tight_boxes(mask_zyx, slices))
 
 
-def _publish(
-    task: StudyTask,
-    item: _Item,
-    stream: Stream,
-    memory: Memory,
-    prepared: PreparedStudy,
-    store: Store,
-    embedding_s: float,
-) -> ItemOutcome:
+def _publish(this: _Pass, item: _Item, stream: Stream, memory: Memory, embedding_s: float) -> ItemOutcome:
     started = time.perf_counter()
     try:
-        publication = store.publish(
+        publication = this.store.publish(
             item.view_id,
             item.key,
-            _entry(task, item, stream, memory, prepared),
+            _entry(this, item, stream, memory),
             input_sha256=item.input_sha256,
-            sources=sources_of(task.row, item.key.modality, item.key.roi),
+            sources=sources_of(this.task.row, item.key.modality, item.key.roi),
             versions={name: version(name) for name in RECORDED_VERSIONS},
             timings_s={"embedding": embedding_s},
-            make_current=task.make_current,
+            make_current=this.task.make_current,
         )
     except (EngramError, OSError) as error:
-        return _failed(task, item.key.modality, item.key.roi, item.layout, error)
-    seconds = embedding_s / len(task.views) + time.perf_counter() - started
+        return _failed(this.task, item.key.modality, item.key.roi, item.layout, error)
+    seconds = embedding_s / len(this.task.views) + time.perf_counter() - started
     result = publication.outcome
     reason = "embedded and committed" if result == "committed" else "another writer committed this input first"
     return ItemOutcome(*_names(item.key), item.layout, result, reason, publication.commit.number, seconds)
 
 
-def _entry(task: StudyTask, item: _Item, stream: Stream, memory: Memory, prepared: PreparedStudy) -> Entry:
+def _entry(this: _Pass, item: _Item, stream: Stream, memory: Memory) -> Entry:
     """Arrays and attributes of one entry; the first layout of a pass carries mask and preview."""
-    made = memory.layouts[item.layout]
+    prepared, made = this.prepared, memory.layouts[item.layout]
     arrays: dict[str, np.ndarray] = {"memory": made.memory.astype(np.float16), "mean_map": made.mean_map}
-    if item.layout == next(iter(task.views)):
+    if item.layout == next(iter(this.task.views)):
         arrays["mask"] = prepared.masks_zyx[stream.roi]
         arrays["preview"] = render_preview(prepared, item.key.modality, stream.roi, stream.slices, stream.boxes)
     attributes: dict[str, Any] = {
@@ -163,7 +154,7 @@ def _entry(task: StudyTask, item: _Item, stream: Stream, memory: Memory, prepare
         "boxes_xyxy": np.asarray(stream.boxes).astype(int).tolist(),
         "valid_layers": [bool(valid) for valid in made.valid],
         "outside_share": float(prepared.outside_share[stream.roi]) if item.key.modality == "PET" else 0.0,
-        "warnings": ["one kept slice: a single valid memory"] if len(stream.slices) == 1 else [],
+        "warnings": ["one kept slice: a single valid memory"] if memory.single_slice else [],
     }
     return Entry(arrays=arrays, attributes=attributes)
 

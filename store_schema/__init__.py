@@ -1,1 +1,47 @@
 """The contract of the feature store: keys, records, commits, snapshots; knows no model, image or statistic."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from store_schema.arrays import ARRAYS as ARRAYS
+    from store_schema.arrays import Entry as Entry
+    from store_schema.keys import EntryKey as EntryKey
+    from store_schema.keys import check_id as check_id
+    from store_schema.records import CommitRecord as CommitRecord
+    from store_schema.records import Encoder as Encoder
+    from store_schema.records import Intensity as Intensity
+    from store_schema.records import Layout as Layout
+    from store_schema.records import Prompt as Prompt
+    from store_schema.records import Source as Source
+    from store_schema.records import ViewSpec as ViewSpec
+    from store_schema.store import Publication as Publication
+    from store_schema.store import Snapshot as Snapshot
+    from store_schema.store import Store as Store
+    from store_schema.store import StoredEntry as StoredEntry
+    from store_schema.store import create_store as create_store
+    from store_schema.store import open_snapshot as open_snapshot
+    from store_schema.store import open_store as open_store
+    from store_schema.store import url as url
+    from store_schema.verify import VerifyReport as VerifyReport
+    from store_schema.zarr_store import SnapshotStore as SnapshotStore
+
+_HOMES = {
+    "arrays": ("ARRAYS", "Entry"),
+    "keys": ("EntryKey", "check_id"),
+    "records": ("CommitRecord", "Encoder", "Intensity", "Layout", "Prompt", "Source", "ViewSpec"),
+    "store": ("Publication", "Snapshot", "Store", "StoredEntry", "create_store", "open_snapshot", "open_store", "url"),
+    "verify": ("VerifyReport",),
+    "zarr_store": ("SnapshotStore",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605 - the tuple above is the one list of public names
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use, so that keys and errors can be had without zarr."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,10 +1,10 @@
-"""Makes the cohort of a run from a clinical table, every exclusion counted; knows nothing of splits, models or stores."""
+"""Makes a cohort from a clinical table, every exclusion counted; knows nothing of splits, models or stores."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from store_schema.errors import CohortError, TableError
 from trainer.columns import MONTHS_PER_UNIT, Columns, TimeUnit, event_code
+from trainer.stats import permute_outcomes
 from trainer.tables import Table, id_cells, number_cells, read_table, require_columns, shown, text_cells
 
 
@@ -85,6 +86,11 @@ class Cohort:
         if strangers:
             raise CohortError(f"{shown(strangers)}: not in the cohort of {len(self)} patients")
         return np.array([self._row_of[patient] for patient in wanted], dtype=np.int64)
+
+    def permuted(self, seed: int | Sequence[int]) -> "Cohort":
+        """Give the same patients with outcomes dealt at random, for a control that must be at chance."""
+        time, event = permute_outcomes(self.time, self.event, seed=seed)
+        return replace(self, time=time, event=event)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values; `from_dict` gives the same cohort back."""
@@ -159,7 +165,7 @@ def build_cohort(
     rows = _ClinicalRows(frame, columns, where)
     keep, flow = _exclude(rows, available, require_clinical=require_clinical)
     if not keep:
-        steps = "; ".join(f"{step.reason}: {step.excluded} left" for step in flow[1:])
+        steps = "; ".join(f"{step.reason}: {step.excluded} excluded" for step in flow[1:])
         raise CohortError(f"nobody remains of the {len(rows.patients)} patients of {where} ({steps})")
     complete = set.intersection(*map(set, available.values())) if available else set()
     return rows.cohort(keep, flow, tuple(sorted(complete - set(rows.patients))))
@@ -228,7 +234,7 @@ class _ClinicalRows:
             self.event[row] = None if self.event[row] is None else False
 
     def without_covariates(self, row: int) -> bool:
-        """True where not one covariate of this row has a value."""
+        """Whether not one covariate of this row has a value."""
         numbers = any(np.isfinite(cells[row]) for cells in self.continuous.values())
         return not numbers and all(cells[row] is None for cells in self.categorical.values())
 

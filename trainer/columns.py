@@ -92,6 +92,6 @@ def event_code(value: object) -> str:
 
 
 def plain_label(text: str) -> str:
-    """The text of a whole number without its decimals: '3.0' is '3', as a column with gaps makes of 3."""
+    """Label without the decimals of a whole number: '3.0' is '3', as a column with gaps makes of 3."""
     whole, dot, decimals = text.partition(".")
     return whole if dot and decimals and not decimals.strip("0") and whole.lstrip("+-").isdigit() else text

@@ -6,7 +6,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
-from sklearn.exceptions import ConvergenceWarning
 from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.util import Surv
 
@@ -22,8 +21,8 @@ class RidgeCox(BaseModel):
     Attributes
     ----------
     penalty
-        α of (partial log-likelihood − α/2 ‖β‖²), summed over events, not averaged: 1 is a standard normal prior on
-        each coefficient. Features are taken as they come: standardise them first.
+        Weight a of (partial log-likelihood - a/2 · sum of squared coefficients), summed over events, not averaged: 1
+        is a standard normal prior on each coefficient. Features are taken as they come: standardise them first.
     ties
         How tied event times share their risk set.
     feature_names
@@ -144,10 +143,12 @@ def _converged(
     model: CoxPHSurvivalAnalysis,
 ) -> CoxPHSurvivalAnalysis:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
+        # not converged (a UserWarning), overflow or a singular Hessian: each leaves coefficients that mean nothing
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error", RuntimeWarning)
         try:
             return model.fit(features, Surv.from_arrays(event, time))
-        except (ConvergenceWarning, ValueError, np.linalg.LinAlgError) as error:
+        except (UserWarning, RuntimeWarning, ValueError, np.linalg.LinAlgError) as error:
             raise TaskError(
                 f"ridge Cox with penalty {model.alpha:g} on {features.shape[0]} patients and {features.shape[1]} "
                 f"features did not converge ({error}): standardise the features or raise the penalty"

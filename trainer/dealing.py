@@ -21,7 +21,7 @@ def deal(
     method: Method = "blocks",
     groups: Sequence[str] | None = None,
 ) -> Int[np.ndarray, " patient"]:
-    """Number of the fold of each patient, 0 … folds − 1.
+    """Assign each patient to a fold, 0 … folds - 1.
 
     Parameters
     ----------
@@ -34,10 +34,10 @@ def deal(
     method
         ``blocks``: sort by (event, time), deal each run of `folds` neighbours one to a fold at random. Fold sizes
         differ by at most 1 and numbers of events by at most 2, and times agree most closely. ``quantiles``: deal
-        within each stratum of event × time quarter at random, as the paper describes it.
+        within each stratum of event-by-time quarter at random, as the paper describes it.
     groups
         Patients with one label stay in one fold; the largest group goes first, each to the fold in which it leaves
-        the strata of event × time quarter most even. The method then makes no difference.
+        the strata of event-by-time quarter most even. The method then makes no difference.
 
     Raises
     ------

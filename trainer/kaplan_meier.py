@@ -76,7 +76,7 @@ def kaplan_meier(
 
     References
     ----------
-    Kaplan and Meier 1958; Greenwood's variance on the scale log(−log S), Borgan and Liestøl 1990; protocol section 6.
+    Kaplan and Meier 1958; Greenwood's variance on the scale log(-log S), Borgan and Liestøl 1990; protocol section 6.
     """
     times, events, censored, at_risk = _table(time, event)
     return _curve(times, events, censored, at_risk, confidence)
@@ -203,9 +203,8 @@ def _by_group(
     steps = np.unique(time[event])
     deaths = np.zeros((len(steps), groups), dtype=np.int64)
     np.add.at(deaths, (np.searchsorted(steps, time[event]), member[event]), 1)
-    at_risk = [np.searchsorted(-np.sort(-time[member == g])[::-1], steps, side="left") for g in range(groups)]
-    sizes = np.bincount(member, minlength=groups)
-    return deaths, sizes - np.stack(at_risk, axis=1)
+    left_before = [np.searchsorted(np.sort(time[member == group]), steps, side="left") for group in range(groups)]
+    return deaths, np.bincount(member, minlength=groups) - np.stack(left_before, axis=1)
 
 
 def _covariance(
@@ -214,4 +213,5 @@ def _covariance(
     # the last patient alone: the hypergeometric distribution has no variance
     spread = np.where(total > 1, deaths * (total - deaths) / np.maximum(total - 1, 1), 0.0)
     share = at_risk / total[:, np.newaxis]
-    return np.diag((spread[:, np.newaxis] * share).sum(axis=0)) - (share * spread[:, np.newaxis]).T @ share
+    weighted = spread[:, np.newaxis] * share
+    return np.asarray(np.diag(weighted.sum(axis=0)) - weighted.T @ share)

@@ -53,36 +53,52 @@ def harrell_c(
 
     References
     ----------
-    Harrell et al. 1982; Guinea-Pérez et al. 2026, section 2.4.3. Counting: Claude, Navarro and Ordóñez 2015 (the
-    wavelet matrix), used here to count smaller risks among later patients for all events at once.
+    Harrell et al. 1982; Guinea-Pérez et al. 2026, section 2.4.3.
     """
-    risk, time, event = _checked(risk, time, event)
-    order = np.lexsort((event, -time))
-    later = _partners(time=time[order], event=event[order])
-    ranks = np.unique(risk, return_inverse=True)[1][order]
-    events = event[order]
-    comparable = int(later[events].sum())
-    if comparable == 0:
+    pairs = _pairs(*_checked(risk, time, event))
+    if pairs.comparable == 0:
         raise CohortError(
             f"no comparable pair among {len(time)} patients with {int(event.sum())} events: the c-index is undefined. "
             "Use fewer folds, or a longer follow-up"
         )
-    less, equal = _count_smaller(ranks, prefix=later[events], value=ranks[events])
-    concordant, tied = int(less.sum()), int(equal.sum())
+    return pairs
+
+
+def comparable_pairs(*, time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]) -> int:
+    """Count the pairs by which a c-index of these patients would be judged."""
+    return _pairs(*_checked(np.zeros(len(time)), time, event)).comparable
+
+
+def _pairs(
+    risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]
+) -> Concordance:
+    """Count the pairs of each kind; c is NaN where there are none.
+
+    In an order of falling time, those censored first at one time, an event's partners are all who come before it but
+    the events of its own time. These stand by falling risk, so that none of them counts as a smaller one before it.
+    """
+    n = len(time)
+    # sorted as whole numbers, which numpy does several times faster than by several keys
+    rank, outcome = _dense_rank(risk), 2 * _dense_rank(-time) + event
+    order = np.argsort(outcome * n + (n - 1 - rank))
+    rank, outcome, event = rank[order], outcome[order], event[order]
+    peers = _index_in_run(outcome)
+    partners = np.arange(n) - peers
+    # rising risk, and from last to first among equals, so that an equal one before does not count as smaller
+    rising = np.argsort(rank * n + np.arange(n)[::-1])
+    equal = np.empty_like(partners)
+    equal[rising[::-1]] = _index_in_run(rank[rising[::-1]])
+    comparable = int(partners[event].sum())
+    concordant = int(_smaller_before(rising)[event].sum())
+    tied = int((equal - _index_in_run(outcome * n + rank))[event].sum())
     return Concordance(
-        c=(concordant + 0.5 * tied) / comparable,
+        c=(concordant + 0.5 * tied) / comparable if comparable else float("nan"),
         concordant=concordant,
         discordant=comparable - concordant - tied,
         tied_risk=tied,
         comparable=comparable,
-        tied_time=comparable - int(_strictly_later(time[order])[events].sum()),
+        tied_time=int((_index_in_run(outcome // 2) - peers)[event].sum()),
     )
-
-
-def comparable_pairs(*, time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]) -> int:
-    """Number of pairs by which a c-index of these patients would be judged."""
-    order = np.lexsort((event, -time))
-    return int(_partners(time=time[order], event=event[order])[event[order]].sum())
 
 
 def _checked(
@@ -100,41 +116,39 @@ def _checked(
     return risk, time, event
 
 
-def _strictly_later(time: Float[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
-    """Number of patients with a later time; `time` falls."""
-    return np.searchsorted(-time, -time, side="left")
+def _dense_rank(values: Float[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
+    """Rank from 0, equal for equal values and without gaps."""
+    return np.asarray(np.unique(values, return_inverse=True)[1])
 
 
-def _partners(
-    *, time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]
-) -> Int[np.ndarray, " patient"]:
-    """Number of patients before each one's time in an order of falling time, censored first at one time.
+def _index_in_run(values: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
+    """How many values directly before each one equal it."""
+    index = np.arange(len(values))
+    starts = np.concatenate(([False], values[1:] != values[:-1]))[: len(values)]
+    return index - np.maximum.accumulate(np.where(starts, index, 0))
 
-    For an event this is the number of its comparable partners, and they are the first so many of the order.
+
+def _smaller_before(rising: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
+    """How many of those before each position have a smaller value; `rising` holds the positions by rising value.
+
+    Halves blocks of positions, from all of them down to single ones, keeping the order of values in each: whoever
+    goes to the right half has before it all those that went left ahead of it.
     """
-    censored_before = np.concatenate(([0], np.cumsum(~event)))
-    ends = np.searchsorted(-time, -time, side="right")
-    starts = _strictly_later(time)
-    return starts + censored_before[ends] - censored_before[starts]
+    n = len(rising)
+    position, index = rising.astype(np.int32), np.arange(n, dtype=np.int32)
+    smaller = np.zeros(n, dtype=np.int32)
+    for bit in reversed(range((n - 1).bit_length())):
+        right = (position >> bit) & 1
+        start = position >> (bit + 1) << (bit + 1)
+        # blocks before this one are full, and half of each went left
+        left_ahead = np.cumsum(1 - right, dtype=np.int32) - (start >> 1)
+        smaller += left_ahead * right
+        place = np.where(right, index + (1 << bit) - left_ahead, start + left_ahead - 1)
+        position, smaller = _moved(position, place), _moved(smaller, place)
+    return smaller
 
 
-def _count_smaller(
-    ranks: Int[np.ndarray, " patient"], *, prefix: Int[np.ndarray, " query"], value: Int[np.ndarray, " query"]
-) -> tuple[Int[np.ndarray, " query"], Int[np.ndarray, " query"]]:
-    """How many of the first `prefix` ranks are below, and how many equal, `value`; all queries together.
-
-    Goes through the bits from the highest: at each, the ranks are parted stably into zeros and ones, and every
-    query follows its own bit. On a one, the zeros of its range are smaller and are counted.
-    """
-    left, right = np.zeros_like(prefix), prefix.copy()
-    less = np.zeros_like(prefix)
-    for bit in reversed(range(int(ranks.max(initial=0)).bit_length())):
-        ones = (ranks >> bit) & 1 == 1
-        zeros_before = np.concatenate(([0], np.cumsum(~ones)))
-        goes_one = (value >> bit) & 1 == 1
-        zeros_left, zeros_right = zeros_before[left], zeros_before[right]
-        less += np.where(goes_one, zeros_right - zeros_left, 0)
-        left = np.where(goes_one, zeros_before[-1] + left - zeros_left, zeros_left)
-        right = np.where(goes_one, zeros_before[-1] + right - zeros_right, zeros_right)
-        ranks = np.concatenate((ranks[~ones], ranks[ones]))
-    return less, right - left
+def _moved(values: Int[np.ndarray, " patient"], place: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
+    moved = np.empty_like(values)
+    moved[place] = values
+    return moved

@@ -35,7 +35,7 @@ class PreprocessRules(BaseModel):
 
 
 class ContinuousColumn(BaseModel):
-    """A z-scored covariate: (value, or `fill` where missing, − mean) / sd."""
+    """A z-scored covariate: (value, or `fill` where missing, - mean) / sd."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,7 +117,8 @@ class ClinicalPreprocessor(BaseModel):
         TableError
             If a covariate that was fitted is not in the frame.
         """
-        absent = [column.name for column in (*self.continuous, *self.categorical) if column.name not in frame.columns]
+        fitted = [column.name for column in self.continuous] + [column.name for column in self.categorical]
+        absent = [name for name in fitted if name not in frame.columns]
         if absent:
             raise TableError(
                 f"expected the covariates of the training fold, and {', '.join(absent)} is not among "
@@ -144,11 +145,16 @@ def _is_continuous(column: pd.Series) -> bool:
 def _fit_continuous(column: pd.Series, rules: PreprocessRules) -> ContinuousColumn | None:
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     known = values[~np.isnan(values)]
-    if known.size == 0 or np.ptp(known) == 0:
+    if _is_flat(known):
         return None
     mean = float(known.mean())
     fill = mean if rules.continuous_missing == "mean" else float(np.median(known))
     return ContinuousColumn(name=str(column.name), fill=fill, mean=mean, sd=float(known.std()))
+
+
+def _is_flat(known: Float[np.ndarray, " value"]) -> bool:
+    """Whether the values differ by no more than rounding, or by so little that dividing by it would overflow."""
+    return known.size == 0 or float(known.std()) <= max(1e-12 * float(np.abs(known).max()), 1e-150)
 
 
 def _labels(column: pd.Series, fill: str | None = None) -> list[str | None]:
@@ -176,4 +182,4 @@ def _z_scores(column: pd.Series, fitted: ContinuousColumn) -> Float[np.ndarray, 
 
 def _one_hot(column: pd.Series, fitted: CategoricalColumn) -> Float[np.ndarray, "patient level"]:
     labels = np.array(_labels(column, fitted.fill), dtype=object)
-    return (labels[:, np.newaxis] == np.array(fitted.levels, dtype=object)).astype(np.float64)
+    return np.asarray(labels[:, np.newaxis] == np.array(fitted.levels, dtype=object), dtype=np.float64)

@@ -46,7 +46,7 @@ def standardise_risks(
 
     References
     ----------
-    Protocol section 6 (Fig. 4): z = (h − μ)/σ, σ with divisor n.
+    Protocol section 6 (Fig. 4): (h - mean)/sd, the sd with divisor n.
     """
     train = np.asarray(train_risk, dtype=np.float64)
     if not np.isfinite(train).all() or np.ptp(train) == 0:

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ class Fold:
     """One outer fold: who trains and who is judged, each sorted."""
 
     index: int
-    """0 … repeats · folds − 1; names the fold in results and seeds."""
+    """0 … repeats * folds - 1; names the fold in results and seeds."""
     repeat: int
     """Which dealing of the whole cohort it belongs to."""
     train: tuple[str, ...]
@@ -68,11 +68,12 @@ class Splits(BaseModel):
         train = sorted(patient for part in parts if part != index for patient in self.test[part])
         return Fold(index=index, repeat=repeat, train=tuple(train), test=self.test[index])
 
-    def __iter__(self) -> Iterator[Fold]:  # type: ignore[override]  # pydantic iterates over fields; nobody needs that
-        return (self.fold(index) for index in range(len(self)))
+    def outer(self) -> tuple[Fold, ...]:
+        """Give every fold of every repeat, in order."""
+        return tuple(self.fold(index) for index in range(len(self)))
 
     def check(self, cohort: Cohort) -> "Splits":
-        """These splits, if they were dealt from this cohort and cover it once per repeat.
+        """Return these splits if they were dealt from this cohort and cover it once per repeat.
 
         Raises
         ------
@@ -94,7 +95,7 @@ class Splits(BaseModel):
         return self
 
     def to_json(self) -> str:
-        """The file's text; the same splits give the same text."""
+        """Give the file's text; equal splits give equal texts."""
         return self.model_dump_json(indent=1) + "\n"
 
 
@@ -171,7 +172,7 @@ def make_splits(
 def inner_split(
     cohort: Cohort, train: Sequence[str], *, seed: int, fold: int, share: float = 0.2, method: Method = "blocks"
 ) -> InnerSplit:
-    """The part of an outer training fold that early stopping watches, stratified like the outer folds.
+    """Part an outer training fold for early stopping, stratified like the outer folds.
 
     Parameters
     ----------
@@ -232,7 +233,7 @@ def write_splits(splits: Splits, path: str | os.PathLike[str]) -> Splits:
 
 
 def read_splits(path: str | os.PathLike[str], cohort: Cohort | None = None) -> Splits:
-    """Splits of a file, checked against the cohort where one is given.
+    """Read the splits of a file, checked against the cohort where one is given.
 
     Raises
     ------
@@ -246,7 +247,7 @@ def read_splits(path: str | os.PathLike[str], cohort: Cohort | None = None) -> S
 
 
 def parse_splits(text: str | bytes, *, where: str = "the splits") -> Splits:
-    """Splits from the text that `Splits.to_json` wrote.
+    """Read splits from the text that `Splits.to_json` wrote.
 
     Raises
     ------
@@ -295,7 +296,7 @@ def _names(cohort: Cohort, rows: Int[np.ndarray, " patient"]) -> tuple[str, ...]
 
 
 def _refuse_all_censored(cohort: Cohort, splits: Splits) -> None:
-    for fold in splits:
+    for fold in splits.outer():
         for part, patients in (("test", fold.test), ("training", fold.train)):
             rows = cohort.rows(patients)
             _refuse_undecidable(cohort.time[rows], cohort.event[rows], f"the {part} part of fold {fold.index}")
@@ -306,6 +307,6 @@ def _refuse_undecidable(time: Float[np.ndarray, " patient"], event: Bool[np.ndar
         return
     fault = "is all-censored" if not event.any() else "has no comparable pair"
     raise CohortError(
-        f"{part} {fault} ({len(time)} patients, {int(event.sum())} events): no model can be fitted or judged there. Use "
-        "fewer folds, the method `blocks`, or no grouping by centre"
+        f"{part} {fault} ({len(time)} patients, {int(event.sum())} events): no model can be fitted or judged "
+        "there. Use fewer folds, the method `blocks`, or no grouping by centre"
     )

@@ -18,7 +18,7 @@ class MeanSE:
 
     mean: float
     se: float | None
-    """sd/√n with the sd of n − 1; None for a single fold."""
+    """sd/√n with the sd of n - 1; None for a single fold."""
     n: int
 
 
@@ -91,7 +91,7 @@ def corrected_t(
 ) -> TTest:
     """t-test of fold values whose variance allows for the training patients that folds share.
 
-    t = (mean − null) / √(s²(1/J + test/train)), J − 1 degrees of freedom, J folds over all repeats.
+    t = (mean - null) / √(s²(1/J + test/train)), J - 1 degrees of freedom, J folds over all repeats.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def corrected_t(
     null
         Value under the null.
     test_to_train
-        Patients tested over patients trained on: 1/(k − 1) for k folds, 0.25 for five.
+        Patients tested over patients trained on: 1/(k - 1) for k folds, 0.25 for five.
 
     References
     ----------
@@ -143,7 +143,7 @@ def paired_contrast(
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """p-values adjusted so that rejecting those ≤ α errs in the whole family at most α; in the order given.
+    """p-values adjusted so that rejecting those <= alpha errs in the whole family at most alpha; in the order given.
 
     References
     ----------

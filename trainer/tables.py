@@ -1,8 +1,9 @@
 """Reads a clinical table and its cells strictly, so that no value is guessed; knows nothing of cohorts or models."""
 
+import csv
 import os
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ def read_table(table: Table) -> tuple[pd.DataFrame, str]:
     Parameters
     ----------
     table
-        Path or URL of a ``.csv``, ``.tsv`` or ``.parquet`` file, or a frame that was read already.
+        Path of a ``.csv``, ``.tsv`` or ``.parquet`` file, or a frame that was read already.
 
     Raises
     ------
@@ -47,23 +48,29 @@ def _read_file(path: str) -> pd.DataFrame:
         ".tsv": lambda name: _read_text(name, "\t"),
         ".parquet": pd.read_parquet,
     }
-    suffix = PurePath(path).suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix not in readers:
         raise TableError(
             f"{path} is not a clinical table: expected .csv, .tsv or .parquet, got {suffix or 'no suffix'}"
         )
     try:
         return readers[suffix](path)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise TableError(f"{path} cannot be read as a {suffix[1:]} table ({type(error).__name__}): {error}") from error
 
 
-def _read_text(path: str, separator: str) -> pd.DataFrame:
-    # header=None: pandas would rename a second column of the same name instead of refusing it
-    cells = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    body = cells.iloc[1:].fillna("")
-    body.columns = pd.Index(cells.iloc[0].fillna(""))
-    return body
+def _read_text(path: str, delimiter: str) -> pd.DataFrame:
+    # not pandas' reader: it fills short rows, renames a second column of one name and reads "None" as no value
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        lines = [line for line in csv.reader(file, delimiter=delimiter, strict=True) if line]
+    if not lines:
+        raise ValueError("it is empty")
+    header, *body = lines
+    uneven = [row for row, cells in enumerate(body, start=1) if len(cells) != len(header)]
+    if uneven:
+        cells = len(body[uneven[0] - 1])
+        raise ValueError(f"row {uneven[0]} under the header has {cells} cells, and the header {len(header)}")
+    return pd.DataFrame(body, columns=pd.Index(header, dtype=object), dtype=object)
 
 
 def require_columns(frame: pd.DataFrame, names: tuple[str, ...], where: str) -> None:
@@ -85,7 +92,7 @@ def text_cells(column: pd.Series, missing: tuple[str, ...]) -> list[str | None]:
 
 def id_cells(column: pd.Series, missing: tuple[str, ...], where: str) -> tuple[str, ...]:
     """Ids, one in every row, exactly as the file spells them (whole-number floats of Parquet without decimals)."""
-    spelled = column.map(str) if column.dtype.kind not in "f" else pd.Series(text_cells(column, ()))
+    spelled = column.map(str) if column.dtype.kind != "f" else pd.Series(text_cells(column, ()))
     ids = [None if gone else str(cell).strip() for cell, gone in zip(spelled, column.isna(), strict=True)]
     empty = [row for row, name in enumerate(ids, start=1) if name is None or name in {"", *missing}]
     if empty:

@@ -1,0 +1,372 @@
+"""Builds the frozen segmentation network and runs its steps on one slice; the only module that knows sam2 and hydra.
+
+It knows no volume, region, layout or order of prompting: `memory` decides what is run when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from jaxtyping import BFloat16, Float, Float32, Int, UInt8
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from extractor.architectures import BASE_CONFIG, FLAGS, MODELS, Flag
+from extractor.weights import (
+    Fetch,
+    check_sha256,
+    differences,
+    random_seed,
+    read_checkpoint,
+    seeded,
+    tensors_sha256,
+)
+from store_schema.errors import ConfigError, WeightsError
+
+Precision = Literal["float32", "bfloat16"]
+
+LOGIT_BOUND = 32.0
+"""Previous logits are clamped to ± this before they prompt the decoder, as the predictor does."""
+BOX_LABELS = (2, 3)
+"""SAM2's labels of a box's upper left and lower right corner among point prompts."""
+OBJECT_PRESENT = 10.0
+"""Object score that stands for certainty in SAM2."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class SliceFeatures:
+    """What the image encoder makes of one slice; shared by every stream that keeps the slice."""
+
+    levels: list[Float[Tensor, "cell 1 channel"]]
+    """Features from the finest to the coarsest grid; the last is what memory attention and memory encoder read."""
+    positions: list[Float[Tensor, "cell 1 channel"]]
+    sizes: list[tuple[int, int]]
+    """Rows and columns of each level."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the mask decoder makes of one slice."""
+
+    logits: Float32[Tensor, "1 1 row column"]
+    """Mask logits at a quarter of the image size; above 0 is inside."""
+    high_res_logits: Float32[Tensor, "1 1 image_row image_column"]
+    pointer: Float[Tensor, "1 channel"]
+    object_score: Float[Tensor, "1 1"]
+    prompted: bool
+    """Whether a box was given: such masks are binarised before they are encoded."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What later slices may attend to of one slice."""
+
+    memory: BFloat16[Tensor, "1 64 row column"] | None
+    """None once the slice is too far back to be attended to."""
+    position: Sequence[Float[Tensor, "1 64 row column"]]
+    pointer: Float[Tensor, "1 channel"]
+
+
+class SliceNetwork(SAM2Base):  # type: ignore[misc] # sam2 carries no types
+    """SAM2's own modules, with the steps of its video predictor callable one by one.
+
+    References
+    ----------
+    sam2 1.1.0, `sam2_video_predictor_legacy.py` (order of the steps) and `modeling/sam2_base.py` (the steps).
+    """
+
+    def encode(self, image: Float32[Tensor, "1 3 row column"]) -> SliceFeatures:
+        """Image features of one slice."""
+        _, levels, positions, sizes = self._prepare_backbone_features(self.forward_image(image))
+        return SliceFeatures(levels, positions, sizes)
+
+    def attend(
+        self,
+        features: SliceFeatures,
+        *,
+        first: Remembered | None,
+        recent: Mapping[int, Remembered],
+        frame: int,
+        frames: int,
+    ) -> Float[Tensor, "1 channel row column"]:
+        """Features conditioned on earlier slices; without a first slice the learned no-memory embedding is added.
+
+        Parameters
+        ----------
+        features
+            Of this slice.
+        first
+            The conditioning slice, frame 0.
+        recent
+            Later slices by frame number; those further back than attention sees are ignored.
+        frame, frames
+            Number of this slice, and how many the stream has (pointers are placed in time relative to it).
+        """
+        outputs = {
+            "cond_frame_outputs": {} if first is None else {0: _as_output(first)},
+            "non_cond_frame_outputs": {number: _as_output(entry) for number, entry in recent.items()},
+        }
+        conditioned: Tensor = self._prepare_memory_conditioned_features(
+            frame_idx=frame,
+            is_init_cond_frame=first is None,
+            current_vision_feats=features.levels[-1:],
+            current_vision_pos_embeds=features.positions[-1:],
+            feat_sizes=features.sizes[-1:],
+            output_dict=outputs,
+            num_frames=frames,
+        )
+        return conditioned
+
+    def decode(
+        self,
+        features: SliceFeatures,
+        conditioned: Float[Tensor, "1 channel row column"],
+        *,
+        box: Float32[Tensor, "1 2 2"] | None,
+        previous: Float32[Tensor, "1 1 row column"] | None = None,
+    ) -> Decoded:
+        """The mask on one slice, prompted by a box in image pixels and by earlier logits, or tracked without either."""
+        points = None if box is None else _as_points(box)
+        outputs = self._forward_sam_heads(
+            backbone_features=conditioned,
+            point_inputs=points,
+            mask_inputs=None if previous is None else previous.clamp(-LOGIT_BOUND, LOGIT_BOUND),
+            high_res_features=[
+                level.permute(1, 2, 0).view(level.size(1), level.size(2), *size)
+                for level, size in zip(features.levels[:-1], features.sizes[:-1], strict=True)
+            ],
+            multimask_output=self._use_multimask(is_init_cond_frame=False, point_inputs=points),
+        )
+        _, _, _, logits, high_res_logits, pointer, object_score = outputs
+        return Decoded(logits, high_res_logits, pointer, object_score, prompted=box is not None)
+
+    def remember(self, features: SliceFeatures, decoded: Decoded) -> Remembered:
+        """The memory of one slice: its raw image features and its mask, as bfloat16 on every device."""
+        memory, position = self._encode_new_memory(
+            current_vision_feats=features.levels,
+            feat_sizes=features.sizes,
+            pred_masks_high_res=decoded.high_res_logits,
+            object_score_logits=decoded.object_score,
+            is_mask_from_pts=decoded.prompted,
+        )
+        return Remembered(memory.to(torch.bfloat16), position, decoded.pointer)
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A frozen network, ready to run, with what a view records of it."""
+
+    name: str
+    image_size: int
+    """Edge of the square network input in pixels."""
+    weights_sha256: str
+    """Of the checkpoint file; for random weights of the tensors (`tensors_sha256`)."""
+    trained: bool
+    """False for random weights: what is made with them serves tests and demonstrations only."""
+    network: SliceNetwork
+    device: str = "cpu"
+    precision: Precision = "float32"
+    flags: Mapping[str, Flag] = FLAGS
+
+    @property
+    def memory_channels(self) -> int:
+        """Channels of one memory: 64."""
+        return int(self.network.mem_dim)
+
+    @property
+    def grid_px(self) -> int:
+        """Rows and columns of one memory."""
+        return self.image_size // int(self.network.backbone_stride)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many of the previous slices attention can see: by their memories, and by their pointers."""
+        return int(self.network.num_maskmem) - 1, int(self.network.max_obj_ptrs_in_encoder) - 1
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Everything the network computes belongs into this block: no gradients, and the chosen precision."""
+        kind = torch.device(self.device).type
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            yield
+
+    def network_input(self, slice_yx: UInt8[np.ndarray, "y x"]) -> Float32[Tensor, "1 3 row column"]:
+        """A slice as the network takes it: bicubic to a square without keeping the aspect, ImageNet-normalised grey.
+
+        References
+        ----------
+        MedSAM2's inference script for CT; sam2 1.1.0, `utils/misc.py`, `AsyncVideoFrameLoader` (the same arithmetic).
+        """
+        size = (self.image_size, self.image_size)
+        resized = Image.fromarray(np.ascontiguousarray(slice_yx)).resize(size, Image.Resampling.BICUBIC)
+        grey = torch.from_numpy(np.asarray(resized, dtype=np.int64))
+        return _NORMALISED_GREYS[:, grey].unsqueeze(0).to(self.device)
+
+    def box_prompt(self, box: Int[np.ndarray, "corners=4"], *, shape_yx: tuple[int, int]) -> Float32[Tensor, "1 2 2"]:
+        """A box (x0, y0, x1, y1) in native pixels as two corners in network pixels.
+
+        References
+        ----------
+        sam2 1.1.0, `add_new_points_or_box` with `normalize_coords`.
+        """
+        corners = torch.tensor(np.asarray(box).tolist(), dtype=torch.float32).reshape(1, 2, 2)
+        height, width = shape_yx
+        return (corners / torch.tensor([width, height]) * self.image_size).to(self.device)
+
+
+def load_segmenter(
+    model: str,
+    weights: str,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    expected_sha256: str | None = None,
+    fetch: Fetch | None = None,
+) -> Segmenter:
+    """The network with its weights, frozen and in evaluation mode.
+
+    Parameters
+    ----------
+    model
+        `medsam2`: the published architecture at 512 px; `mini`: the same modules, narrow, at 128 px.
+    weights
+        Path of a checkpoint, name of a published MedSAM2 checkpoint, or `random:SEED`.
+    device
+        A torch device such as `cpu`, `cuda` or `cuda:1`.
+    precision
+        `float32`, or `bfloat16` for automatic mixed precision.
+    expected_sha256
+        Digest that the weights must have (`Segmenter.weights_sha256`).
+    fetch
+        Brings a published checkpoint to a local path; by default from the Hugging Face hub.
+
+    Raises
+    ------
+    ConfigError
+        If model, device or precision is unknown here.
+    WeightsError
+        If the weights do not load strictly or are not those expected.
+    """
+    _check_options(model, device, precision)
+    seed = random_seed(weights)
+    if seed is None:
+        checkpoint = read_checkpoint(weights, expected_sha256=expected_sha256, fetch=fetch)
+        network, sha256, trained = _build(model, seed=0), checkpoint.sha256, checkpoint.trained
+        _load_strictly(network, checkpoint.tensors, weights, model)
+    else:
+        network, trained = _build(model, seed=seed), False
+        _assume_object(network)
+        sha256 = tensors_sha256(network.state_dict())
+        check_sha256(sha256, expected_sha256, what=f"{model} with {weights}")
+    network.requires_grad_(requires_grad=False).eval().to(device)
+    return Segmenter(
+        name=model,
+        image_size=int(network.image_size),
+        weights_sha256=sha256,
+        trained=trained,
+        network=network,
+        device=device,
+        precision="bfloat16" if precision == "bfloat16" else "float32",
+    )
+
+
+def save_checkpoint(segmenter: Segmenter, path: Path) -> None:
+    """Writes the weights as a checkpoint that this module and sam2 itself can load; random ones are marked."""
+    tensors = {name: tensor.cpu() for name, tensor in segmenter.network.state_dict().items()}
+    torch.save({"model": tensors, "trained": segmenter.trained}, path)
+
+
+def network_config(model: str) -> DictConfig:
+    """The configuration of a model: the one sam2 ships, with the changes of `MODELS` and the flags of `FLAGS`."""
+    config = OmegaConf.load(str(files("sam2") / BASE_CONFIG)).model
+    for key, value in MODELS[model].items():
+        OmegaConf.update(config, key, value, force_add=True)
+    config.binarize_mask_from_pts_for_mem_enc = FLAGS["binarize_mask_from_pts_for_mem_enc"]
+    config.sam_mask_decoder_extra_args = {
+        name: value for name, value in FLAGS.items() if name.startswith("dynamic_multimask")
+    }
+    return config
+
+
+def _build(model: str, *, seed: int) -> SliceNetwork:
+    """The network with sam2's own initialisation from this seed."""
+    config = network_config(model)
+    config["_target_"] = f"{SliceNetwork.__module__}.{SliceNetwork.__qualname__}"
+    with seeded(seed):
+        network = instantiate(config)
+    assert isinstance(network, SliceNetwork)
+    return network
+
+
+def _assume_object(network: SliceNetwork) -> None:
+    """Lets an untrained network see its object on every slice.
+
+    The sign of an untrained object score is chance. Where it is negative, SAM2 blanks every mask, and neither prompt
+    nor history reaches any memory; so 10 is added, the score that sam2's decoder assumes where it predicts none.
+    """
+    with torch.no_grad():
+        network.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.add_(OBJECT_PRESENT)
+
+
+def _check_options(model: str, device: str, precision: str) -> None:
+    if model not in MODELS:
+        raise ConfigError(f"model {model!r} is unknown: use one of {', '.join(MODELS)}")
+    if precision not in {"float32", "bfloat16"}:
+        raise ConfigError(f"precision {precision!r} is unknown: use float32 or bfloat16")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown: use cpu, cuda or cuda:N ({error})") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {device!r} was asked for, and torch sees no CUDA device: check the driver, or use cpu"
+        )
+
+
+def _load_strictly(network: SliceNetwork, tensors: Mapping[str, Tensor], weights: str, model: str) -> None:
+    faults = differences(tensors, network.state_dict())
+    if faults:
+        raise WeightsError(
+            f"checkpoint {weights} is not one of {model}: {'; '.join(faults)}. Give a checkpoint of this architecture, "
+            f"or choose the model that it belongs to ({', '.join(MODELS)})"
+        )
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def _normalised_greys() -> Float32[Tensor, "3 256"]:
+    """Each grey value as the three channels of a normalised frame: in double precision, rounded once at the end."""
+    greys = torch.from_numpy(np.arange(256, dtype=np.uint8) / 255.0).expand(3, 256)
+    mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float32)[:, None]
+    std = torch.tensor(IMAGENET_STD, dtype=torch.float32)[:, None]
+    return ((greys - mean) / std).float()
+
+
+_NORMALISED_GREYS = _normalised_greys()
+
+
+def _as_points(box: Float32[Tensor, "1 2 2"]) -> dict[str, Tensor]:
+    return {
+        "point_coords": box,
+        "point_labels": torch.tensor([BOX_LABELS], dtype=torch.int32, device=box.device),
+    }
+
+
+def _as_output(entry: Remembered) -> dict[str, Any]:
+    """A remembered slice under the names of the predictor's state."""
+    return {
+        "maskmem_features": entry.memory,
+        "maskmem_pos_enc": entry.position,
+        "obj_ptr": entry.pointer,
+    }

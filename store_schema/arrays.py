@@ -1,0 +1,162 @@
+"""Array data as Zarr v3 objects and back: which arrays an entry has, how each is stored, what their digest is.
+
+Knows no commit and no backend: it turns arrays into named bytes, and checked bytes into arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.errors import ChunkNotFoundError
+from zarr.storage import MemoryStore
+
+from store_schema.errors import ObjectAlteredError, ObjectMissingError, StoreError
+from store_schema.records import Json
+
+ZSTD_LEVEL = 1
+"""Noise-like floats hardly compress; a higher level costs time and gains nothing."""
+MASK_CHUNK_ZYX = (16, 128, 128)
+"""Inner chunk of a mask's single shard: a reader of a few slices fetches those alone."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """How one array of an entry is stored."""
+
+    dtype: str
+    dimensions: tuple[str, ...]
+    """Names of the axes; unique within an entry unless they mean the same axis."""
+    sharded: bool = False
+
+
+ARRAYS: Mapping[str, ArraySpec] = {
+    "memory": ArraySpec("float16", ("memory_layer", "channel", "row", "column")),
+    "mean_map": ArraySpec("float32", ("row", "column")),
+    "mask": ArraySpec("uint8", ("z", "y", "x"), sharded=True),
+    "preview": ArraySpec("uint8", ("preview_row", "preview_column", "rgb")),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one entry holds, before it is stored."""
+
+    arrays: Mapping[str, np.ndarray]
+    """By name, of the dtypes in `ARRAYS`; `memory` is required."""
+    attributes: Mapping[str, Json]
+    """Geometry, boxes, slices, valid layers; never a path or provenance."""
+
+
+@dataclass(frozen=True)
+class StagedEntry:
+    """An entry as the objects that will be written."""
+
+    objects: Mapping[str, bytes]
+    """By path relative to the attempt's folder."""
+    metadata: Mapping[str, Json]
+    """Zarr v3 metadata by array name."""
+    attributes: Mapping[str, Json]
+    content_sha256: str
+
+
+def stage(entry: Entry) -> StagedEntry:
+    """A Zarr v3 group made in memory, so that it is published whole with one PUT an object.
+
+    Raises
+    ------
+    StoreError
+        If an array is unknown, of another dtype or rank, empty, or not finite.
+    """
+    _check(entry)
+    attributes = json.loads(json.dumps(dict(entry.attributes), allow_nan=False))
+    objects: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(objects), zarr_format=3, attributes=attributes)
+    for name, values in entry.arrays.items():
+        _create(group, name, values)
+    data = {path: buffer.to_bytes() for path, buffer in objects.items()}
+    metadata = {name: json.loads(data[f"{name}/zarr.json"]) for name in entry.arrays}
+    return StagedEntry(data, metadata, attributes, content_sha256(entry.arrays))
+
+
+def _check(entry: Entry) -> None:
+    if "memory" not in entry.arrays:
+        raise StoreError(f"an entry needs a 'memory' array, got {sorted(entry.arrays)}.")
+    for name, values in entry.arrays.items():
+        spec = ARRAYS.get(name)
+        if spec is None:
+            raise StoreError(f"'{name}' is not an array of an entry: expected {', '.join(ARRAYS)}.")
+        if str(values.dtype) != spec.dtype or values.ndim != len(spec.dimensions) or not values.size:
+            raise StoreError(
+                f"array '{name}' must be {spec.dtype} with axes {spec.dimensions}, got {values.dtype} of shape {values.shape}."
+            )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise StoreError(f"array '{name}' has NaN or infinite values: nothing of this entry was written.")
+
+
+def _create(group: zarr.Group, name: str, values: np.ndarray) -> None:
+    spec = ARRAYS[name]
+    chunks = tuple(map(min, MASK_CHUNK_ZYX, values.shape)) if spec.sharded else values.shape
+    shard = tuple(math.ceil(size / chunk) * chunk for size, chunk in zip(values.shape, chunks, strict=True))
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=spec.dtype,
+        chunks=chunks,
+        shards=shard if spec.sharded else None,
+        compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()] if spec.sharded else ZstdCodec(level=ZSTD_LEVEL),
+        fill_value=0,
+        dimension_names=spec.dimensions,
+        # Without this an all-zero array writes no chunk, and a lost chunk could not be told from it.
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
+
+
+def content_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """Digest of decoded arrays: for each by sorted name, `name dtype shape` and a line feed, then its bytes in C order.
+
+    Dtypes are written as NumPy's names, shapes as JSON lists without spaces, values little-endian.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        shape = json.dumps(values.shape, separators=(",", ":"))
+        digest.update(f"{name} {values.dtype.name} {shape}\n".encode())
+        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def decode(
+    metadata: Json, name: str, fetch: Callable[[str], bytes], objects: Mapping[str, object], *, where: str
+) -> np.ndarray:
+    """One array from checked bytes; `fetch` gives the bytes of a path relative to the attempt.
+
+    Raises
+    ------
+    ObjectMissingError
+        If a chunk of the array is not among the objects.
+    ObjectAlteredError
+        If the bytes do not decode as the metadata says.
+    """
+    prototype = default_buffer_prototype().buffer
+    held = {f"{name}/zarr.json": prototype.from_bytes(json.dumps(metadata).encode())}
+    for path in objects:
+        if path.startswith(f"{name}/c"):
+            held[path] = prototype.from_bytes(fetch(path))
+    try:
+        with zarr.config.set({"array.read_missing_chunks": False}):
+            array = zarr.open_array(MemoryStore(held, read_only=True), path=name, mode="r", zarr_format=3)
+            return np.asarray(array[...])
+    except ChunkNotFoundError as error:
+        raise ObjectMissingError(f"{where}: a chunk of '{name}' is not among the committed objects.") from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ObjectAlteredError(f"{where}: '{name}' does not decode as its metadata says: {error}") from error

@@ -1,0 +1,41 @@
+"""What the command lines share: errors become one line and an exit status, results go to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from store_schema.errors import EngramError, UsageError
+
+FAILED, WRONG_USE = 1, 2
+
+
+class EngramGroup(click.Group):
+    """A group of commands whose errors end in one line on stderr: exit status 2 for a wrong call, else 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; only errors that Engram raises on purpose are turned into lines."""
+        try:
+            return super().invoke(ctx)
+        except EngramError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            sys.exit(WRONG_USE if isinstance(error, UsageError) else FAILED)
+
+
+def result_console() -> Any:
+    """Where results are printed: stdout, as wide as needed when it is no terminal."""
+    return _console(stderr=False)
+
+
+def error_console() -> Any:
+    """Where progress and logs are printed: stderr."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Any:
+    from rich.console import Console  # noqa: PLC0415 - keeps --help instant
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)

@@ -1,0 +1,224 @@
+"""The records of a store as frozen, checked values with one canonical JSON each; knows no backend and no array data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from store_schema.errors import SchemaError
+from store_schema.keys import MAX_VIEW_ID_LENGTH, EntryKey, check_id
+
+SCHEMA: Literal[1] = 1
+"""Version of the store's layout; a reader refuses any other."""
+
+Json = Any
+"""A value that JSON can hold."""
+Sha256 = str
+
+
+def canonical_json(value: Json) -> bytes:
+    """The one way a value is written before it is digested: keys sorted, no spaces, UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256(data: bytes) -> Sha256:
+    """Digest in 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and nothing in it that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON of the record."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+
+def parse_record[R: Record](kind: type[R], data: bytes, *, where: str) -> R:
+    """A record read from its bytes.
+
+    Raises
+    ------
+    SchemaError
+        If the bytes are no such record of this schema; names the place and what is wrong.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "record"
+        raise SchemaError(
+            f"{where} is not a {kind.__name__} of schema {SCHEMA}: {place}: {first['msg']} ({error.error_count()} problem(s)). "
+            "It was written by another version, or altered."
+        ) from error
+
+
+class StoreRecord(Record):
+    """`engram.json`: makes a folder a store."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    store_id: str
+    """UUID4 in hex, drawn when the store was created."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Encoder(Record):
+    """The frozen network of a view."""
+
+    name: str
+    image_size: int = Field(ge=1)
+    """Edge of the network's input in pixels."""
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    trained: bool
+    """False for random weights: such a view serves tests and demonstrations only."""
+
+
+class Intensity(Record):
+    """How voxel values of one modality become grey values 0–255."""
+
+    unit: Literal["HU", "SUV", "relative"]
+    low: float
+    """Value that becomes 0; below is clipped."""
+    high: float
+    """Value that becomes 255; above is clipped."""
+    outside: float
+    """Value assumed outside the field of view."""
+
+
+class Prompt(Record):
+    """What the network was told on each slice, and in which order."""
+
+    kind: Literal["box", "mask", "points", "none"]
+    mode: str
+    stride: int = Field(ge=1)
+    """Every stride-th mask-bearing slice was kept."""
+
+
+class Layout(Record):
+    """How the memories of the slices are packed."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Memory layer, channel, row, column."""
+
+
+class ViewSpec(Record):
+    """One frozen way of making embeddings; two entries can be compared only within one view."""
+
+    name: str
+    """For people; not part of the identity."""
+    encoder: Encoder
+    intensity: dict[str, Intensity]
+    prompt: Prompt
+    layout: Layout
+    flags: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    precision: Literal["float32", "bfloat16"]
+    recipe: int = Field(ge=1)
+    """Raised when our own code changes the numbers."""
+    grid: Literal["ct", "pet"]
+    regions: dict[str, Json] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return check_id("view", name)
+
+    @property
+    def digest(self) -> Sha256:
+        """Digest of everything but the name."""
+        return sha256(canonical_json(self.model_dump(mode="json", exclude={"name"})))
+
+    @property
+    def view_id(self) -> str:
+        """Name, hyphen, and the first 16 hex digits of the digest."""
+        return f"{self.name}-{self.digest[:16]}"
+
+
+def check_view_id(text: str) -> str:
+    """The text itself, if it can be a view id."""
+    return check_id("view", text, max_length=MAX_VIEW_ID_LENGTH)
+
+
+class Source(Record):
+    """A file that an entry was made from: its fingerprint, not its content."""
+
+    role: str
+    """CT, PET, label_map, mask:ROI."""
+    path: str
+    size_bytes: int
+    mtime_ns: int | None = None
+    """Modification time of a local file in nanoseconds since 1970."""
+    etag: str | None = None
+    """Tag of a remote object."""
+
+
+class ObjectRecord(Record):
+    """One object of an attempt."""
+
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class CommitRecord(Record):
+    """The create-only record that makes an attempt visible."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    view: str
+    patient: str
+    modality: str
+    roi: str
+    number: int = Field(ge=0)
+    attempt: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """UUID4 in hex: one writer's data folder."""
+    input_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    content_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    earlier_inputs: tuple[str, ...] = ()
+    """Input digests of commits 0 … number - 1, in order."""
+    objects: dict[str, ObjectRecord]
+    """By path relative to the attempt's folder."""
+    arrays: dict[str, Json]
+    """Zarr v3 metadata by array name, so that a reader needs no zarr.json."""
+    attributes: dict[str, Json]
+    """Attributes of the group: geometry, boxes, slices, valid layers."""
+    sources: tuple[Source, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    timings_s: dict[str, float] = Field(default_factory=dict)
+    written_at: str
+    """UTC, ISO 8601, by the writer's clock; for people, never for order."""
+
+    @model_validator(mode="after")
+    def _check(self) -> CommitRecord:
+        _ = self.key
+        check_view_id(self.view)
+        if len(self.earlier_inputs) != self.number:
+            raise ValueError(f"commit {self.number} lists {len(self.earlier_inputs)} earlier inputs")
+        return self
+
+    @property
+    def key(self) -> EntryKey:
+        """What the entry is of."""
+        return EntryKey(self.patient, self.modality, self.roi)
+
+    @property
+    def folder(self) -> str:
+        """Path of the attempt's data relative to the store's root."""
+        return f"data/{self.view}/{self.key}/{self.attempt}"
+
+
+class SnapshotHeader(Record):
+    """First line of a snapshot: the one view it pins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    store_id: str
+    view: str
+    rows: int = Field(ge=0)

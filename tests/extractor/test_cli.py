@@ -1,0 +1,83 @@
+"""The `extractor` command: help without torch, exit statuses, results on stdout and the rest on stderr."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from extractor.cli import main
+
+SETTINGS = "model: mini\nweights: random:0\npet_units: suv\nstride: 12\nderive: [spine_dilated]\nlayouts: [paper]\n"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "phantom"
+    result = CliRunner().invoke(main, ["phantom", "--out", str(folder), "--patients", "4", "--seed", "2"])
+    assert result.exit_code == 0, result.output
+    (folder / "small.yaml").write_text(SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def folder(cohort, tmp_path) -> Path:
+    return Path(shutil.copytree(cohort, tmp_path / "phantom"))
+
+
+def run(folder: Path, *more: str):
+    arguments = ["run", str(folder / "studies.csv"), "--store", str(folder / "store")]
+    return CliRunner().invoke(main, [*arguments, "--config", str(folder / "small.yaml"), "--jobs", "0", *more])
+
+
+def test_help_imports_no_torch_zarr_or_simpleitk():
+    code = (
+        "import sys; from click.testing import CliRunner; from extractor.cli import main;"
+        "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0;"
+        "print([name for name in ('torch', 'zarr', 'SimpleITK', 'sam2', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_run_exits_0_and_prints_its_snapshot(folder):
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert "8 committed" in result.stdout
+    assert "snapshot paper" in result.stdout
+    assert "UNTRAINED" in result.stderr
+
+
+def test_a_failed_item_exits_1_and_names_patient_and_reason(folder):
+    image = next(folder.glob("**/*ct*.nii.gz"))
+    image.write_bytes(image.read_bytes()[:1000])
+    result = run(folder)
+    assert result.exit_code == 1
+    assert "6 committed, 2 failed" in result.stdout
+    assert "ImageError" in result.stdout
+
+
+def test_a_dry_run_prints_the_plan_and_writes_no_store(folder):
+    result = run(folder, "--dry-run")
+    assert result.exit_code == 0
+    assert "no commit holds this entry" in result.stdout
+    assert not (folder / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "said"),
+    [
+        ("colour: red\n", (), "ConfigError"),
+        ("model: mini\npet_units: suv\nderive: [spine_dilated]\n", (), "random:SEED"),
+        ("model: mini\nderive: [spine_dilated]\n", ("--weights", "random:0"), "PET units"),
+        (SETTINGS, ("--weights", "random:x"), "random:"),
+    ],
+)
+def test_a_wrong_call_exits_2_and_says_why(folder, settings, more, said):
+    (folder / "small.yaml").write_text(settings)
+    result = run(folder, *more)
+    assert result.exit_code in (1, 2)
+    assert said in result.stderr
+    assert not (folder / "store").exists()

@@ -1,0 +1,244 @@
+"""A whole extraction: plan, resume, stale and superseded inputs, bad studies, processes that die."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from extractor.config import ExtractConfig
+from extractor.phantom import write_cohort
+from extractor.run import RunOptions, RunReport, run
+from store_schema import EntryKey, Store, open_store
+from store_schema.errors import BackendError, ConfigError, UsageError
+
+CONFIG = ExtractConfig(
+    model="mini", weights="random:0", pet_units="suv", stride=8, derive=("spine_dilated",), layouts=("paper", "pooled")
+)
+ITEMS = 2 * 2
+"""Entries of one study: two modalities and two layouts of one ROI."""
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder, n=4, seed=1)
+    return folder
+
+
+@pytest.fixture
+def studies(cohort, tmp_path) -> Path:
+    """A copy of the cohort that a test may damage."""
+    shutil.copytree(cohort, tmp_path / "cohort")
+    return tmp_path / "cohort" / "studies.csv"
+
+
+def extract(studies: Path, store: Path | str, config: ExtractConfig = CONFIG, **options) -> RunReport:
+    options = {"jobs": 0} | options
+    return run(config, RunOptions(studies, str(store), **options), console=Console(quiet=True))
+
+
+def digests(store: Store) -> dict[str, str]:
+    """Content digest of every current entry: what 'identical stores' means."""
+    return {
+        f"{view}/{key}": store.current(view, key).content_sha256 for view in store.view_ids() for key in store.keys(view)
+    }
+
+
+def states(report: RunReport) -> set[str]:
+    return {item.state for item in report.plan}
+
+
+def results(report: RunReport) -> set[str]:
+    return {outcome.result for outcome in report.outcomes}
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
+def patient_file(studies: Path, column: str, patient: int = 0) -> Path:
+    lines = studies.read_text().splitlines()
+    return studies.parent / lines[1 + patient].split(",")[lines[0].split(",").index(column)]
+
+
+def test_a_run_commits_every_item_and_a_rerun_does_nothing(studies, tmp_path):
+    first = extract(studies, tmp_path / "store")
+    assert results(first) == {"committed"}
+    assert len(first.outcomes) == 4 * ITEMS
+    assert not first.failed
+    before = digests(open_store(str(tmp_path / "store")))
+    second = extract(studies, tmp_path / "store")
+    assert states(second) == {"done"}
+    assert results(second) == {"done"}
+    assert second.snapshots == first.snapshots
+    assert digests(open_store(str(tmp_path / "store"))) == before
+
+
+def test_the_snapshot_is_exactly_the_table(studies, tmp_path):
+    report = extract(studies, tmp_path / "store")
+    lines = studies.read_text().splitlines()
+    studies.write_text("\n".join(lines[:3]) + "\n")
+    smaller = extract(studies, tmp_path / "store")
+    store = open_store(str(tmp_path / "store"))
+    assert len(store.snapshot(report.snapshots["paper"]).keys) == 4 * 2
+    assert len(store.snapshot(smaller.snapshots["paper"]).keys) == 2 * 2
+
+
+def test_mask_and_preview_are_in_the_first_view_alone(studies, tmp_path):
+    report = extract(studies, tmp_path / "store")
+    store = open_store(str(tmp_path / "store"))
+    key = store.keys(report.views["paper"])[0]
+    assert set(store.read(report.views["paper"], key).arrays) == {"memory", "mean_map", "mask", "preview"}
+    assert set(store.read(report.views["pooled"], key).arrays) == {"memory", "mean_map"}
+
+
+def test_no_path_stands_in_an_entrys_attributes(studies, tmp_path):
+    report = extract(studies, tmp_path / "store")
+    store = open_store(str(tmp_path / "store"))
+    entry = store.read(report.views["paper"], store.keys(report.views["paper"])[0])
+    assert str(tmp_path) not in json.dumps(dict(entry.attributes))
+
+
+def test_a_dry_run_writes_nothing(studies, tmp_path):
+    extract(studies, tmp_path / "store")
+    files = sorted((tmp_path / "store").rglob("*"))
+    shutil.copy(patient_file(studies, "ct", 1), patient_file(studies, "ct", 0))
+    report = extract(studies, tmp_path / "store", dry_run=True)
+    assert states(report) == {"done", "changed"}
+    assert sorted((tmp_path / "store").rglob("*")) == files
+
+
+def test_a_dry_run_needs_no_store_yet(studies, tmp_path):
+    report = extract(studies, tmp_path / "none", dry_run=True)
+    assert states(report) == {"new"}
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_touched_file_is_compared_by_its_voxels_and_done(studies, tmp_path):
+    extract(studies, tmp_path / "store")
+    os.utime(patient_file(studies, "ct"), (1, 1))
+    report = extract(studies, tmp_path / "store")
+    assert states(report) == {"done", "changed"}
+    assert results(report) == {"done"}
+
+
+def test_a_changed_input_is_committed_next_and_the_first_becomes_superseded(studies, tmp_path):
+    store_path = tmp_path / "store"
+    extract(studies, store_path)
+    original = patient_file(studies, "pet")
+    shutil.copy(original, tmp_path / "kept")
+    shutil.copy(patient_file(studies, "pet", 1), original)
+    changed = extract(studies, store_path)
+    assert {o.number for o in changed.outcomes if o.result == "committed"} == {1}
+    shutil.copy(tmp_path / "kept", original)
+    back = extract(studies, store_path)
+    assert {o.number for o in back.outcomes if o.result == "superseded"} == {0}
+    again = extract(studies, store_path, make_current=True)
+    assert {o.number for o in again.outcomes if o.result == "committed"} == {2}
+
+
+def test_a_snapshot_pins_the_tables_own_input_where_a_later_one_replaced_it(studies, tmp_path):
+    store_path = tmp_path / "store"
+    first = extract(studies, store_path)
+    original = patient_file(studies, "pet")
+    shutil.copy(original, tmp_path / "kept")
+    shutil.copy(patient_file(studies, "pet", 1), original)
+    extract(studies, store_path)
+    shutil.copy(tmp_path / "kept", original)
+    assert extract(studies, store_path).snapshots == first.snapshots
+
+
+def test_a_bad_study_fails_alone_and_is_resumed_once_mended(studies, tmp_path):
+    bad = patient_file(studies, "ct")
+    good = bad.read_bytes()
+    bad.write_bytes(good[: len(good) // 2])
+    report = extract(studies, tmp_path / "store")
+    assert report.failed
+    assert {o.patient for o in report.outcomes if o.result == "failed"} == {report.plan[0].patient}
+    assert sum(o.result == "committed" for o in report.outcomes) == 3 * ITEMS
+    bad.write_bytes(good)
+    mended = extract(studies, tmp_path / "store")
+    assert not mended.failed
+    assert sum(o.result == "committed" for o in mended.outcomes) == ITEMS
+
+
+def test_a_missing_file_is_refused_in_the_plan_and_the_others_go_on(studies, tmp_path):
+    patient_file(studies, "pet").unlink()
+    report = extract(studies, tmp_path / "store")
+    assert states(report) == {"refused", "new"}
+    assert report.failed
+    assert sum(o.result == "committed" for o in report.outcomes) == 3 * ITEMS
+
+
+def test_undeclared_pet_units_are_refused_before_anything_is_written(studies, tmp_path):
+    with pytest.raises(ConfigError, match="pet_units: suv"):
+        extract(studies, tmp_path / "store", CONFIG.model_copy(update={"pet_units": None}))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_memory_store_cannot_be_shared_by_processes(studies):
+    with pytest.raises(UsageError, match="--jobs 0"):
+        extract(studies, "memory://shared", jobs=2)
+
+
+def test_processes_change_no_number(studies, tmp_path):
+    extract(studies, tmp_path / "inline")
+    extract(studies, tmp_path / "pool", jobs=2)
+    assert digests(open_store(str(tmp_path / "inline"))) == digests(open_store(str(tmp_path / "pool")))
+
+
+def test_a_killed_worker_process_costs_nothing(studies, tmp_path):
+    extract(studies, tmp_path / "whole")
+    killed: list[int] = []
+
+    def kill_first_child() -> None:
+        while not killed:
+            for child in multiprocessing.active_children():
+                if child.pid and any((tmp_path / "killed").glob("commits/**/*.json")):
+                    os.kill(child.pid, signal.SIGKILL)
+                    killed.append(child.pid)
+                    return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_first_child, daemon=True)
+    killer.start()
+    report = extract(studies, tmp_path / "killed", jobs=1)
+    assert killed
+    assert not report.failed
+    assert digests(open_store(str(tmp_path / "killed"))) == digests(open_store(str(tmp_path / "whole")))
+
+
+def test_a_full_disk_fails_the_item_and_loses_nothing(studies, tmp_path, monkeypatch):
+    extract(studies, tmp_path / "store", CONFIG.model_copy(update={"modalities": ("CT",)}))
+    before = digests(open_store(str(tmp_path / "store")))
+    publish = Store.publish
+
+    def full(self, view_id, key: EntryKey, *args, **kwargs):
+        if key.modality == "PET":
+            raise BackendError("no space left on device")
+        return publish(self, view_id, key, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "publish", full)
+        report = extract(studies, tmp_path / "store")
+    assert {o.reason for o in report.outcomes if o.result == "failed"} == {"BackendError: no space left on device"}
+    store = open_store(str(tmp_path / "store"))
+    assert digests(store) == before
+    assert store.verify().ok
+    assert not extract(studies, tmp_path / "store").failed
+
+
+def test_the_run_record_tells_plan_outcomes_and_snapshots(studies, tmp_path):
+    report = extract(studies, tmp_path / "store")
+    store = open_store(str(tmp_path / "store"))
+    assert set(store.run_names(report.run_id)) == {"start.json", "plan.jsonl", "outcomes.jsonl", "finish.json"}
+    finish = json.loads(store.read_run(report.run_id, "finish.json"))
+    assert finish == {"snapshots": dict(report.snapshots), "failed": 0}
+    assert len(store.read_run(report.run_id, "outcomes.jsonl").splitlines()) == len(report.outcomes)

@@ -1,0 +1,333 @@
+"""Fits one survival model and stops it in time; knows nothing of folds, stores or how tasks are spread."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from store_schema.errors import CohortError, ConfigError, TaskError, UsageError
+from trainer.batch import Batch, Inputs
+from trainer.loss import RiskSets, cox_loss, partial_likelihood_loss
+from trainer.minibatch import deal_rows
+from trainer.model import ModelOutput, SurvivalModel, build_model
+from trainer.scaling import MapScaler
+from trainer.spec import FitConfig, ModelSpec
+
+StopReason = Literal["patience", "epochs", "fixed"]
+
+BLOCK = 256
+"""Patients evaluated at once."""
+
+
+class FitRecord(BaseModel):
+    """How a fit went; epochs count from 1.
+
+    Attributes
+    ----------
+    reason
+        ``patience`` (the validation loss stopped falling), ``epochs`` (it fell to the last epoch allowed) or ``fixed``
+        (too few validation events to listen to: the number of epochs was given).
+    epochs_run
+        Epochs fitted.
+    best_epoch
+        Epoch whose weights were kept.
+    train_loss
+        Loss of each epoch in training, as it was minimised: with dropout and penalty, the mean over batches.
+    validation_loss
+        Loss of each epoch over the whole validation part as one risk set, in evaluation mode; empty without one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: StopReason
+    epochs_run: int
+    best_epoch: int
+    train_loss: tuple[float, ...]
+    validation_loss: tuple[float, ...]
+
+
+class Prediction(NamedTuple):
+    """What a fitted model says of each patient."""
+
+    log_risk: Float[np.ndarray, " patient"]
+    """Log-risk, float64; higher is worse."""
+    alpha: Float[np.ndarray, " patient"] | None
+    """Gate's weight of the first modality; None where nothing was mixed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted model: all that prediction needs, and no patient."""
+
+    spec: ModelSpec
+    """What the model is."""
+    config: FitConfig
+    """How it was fitted."""
+    seed: int
+    """Of weights, dropout and mini-batches."""
+    scalers: Mapping[str, MapScaler]
+    """Standardisation of each modality, from the training part."""
+    state: Mapping[str, Tensor]
+    """Weights and running statistics of the best epoch, on the CPU."""
+    record: FitRecord
+    """How the fit went."""
+
+    def model(self) -> SurvivalModel:
+        """Rebuild the network, in evaluation mode, on the CPU."""
+        model = build_model(self.spec, seed=self.seed)
+        model.load_state_dict(dict(self.state))
+        return model.eval()
+
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Log-risks, and the gate's weights, of patients whose maps come as stored; one thread, evaluation mode.
+
+        Raises
+        ------
+        UsageError
+            If a modality is missing, or maps or covariates are not of the size of the training part's.
+        """
+        with one_thread():
+            output = _evaluate(self.model(), scaled(inputs, self.scalers))
+        alpha = None if output.alpha is None else output.alpha.double().numpy()
+        return Prediction(output.log_risk.double().numpy(), alpha)
+
+
+def fit_model(
+    spec: ModelSpec,
+    config: FitConfig,
+    *,
+    train: Batch,
+    validation: Batch | None = None,
+    seed: int,
+    fixed_epochs: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Fitted:
+    """Model of a training part, with the weights of the epoch that served the validation part best.
+
+    On the CPU it runs on one thread, whatever the process is set to, and draws from streams of its own: the same
+    arguments give the same bits in any process on machines alike, and torch's global random state is not touched.
+
+    Parameters
+    ----------
+    spec, config
+        What the model is and how it is fitted.
+    train
+        Patients whose gradients move the weights; maps as stored. Scalers are fitted here too.
+    validation
+        Other patients of the outer training fold. Their loss decides when to stop, if they have enough events.
+    seed
+        Of weights, dropout and mini-batches.
+    fixed_epochs
+        Epochs to fit where the validation part cannot decide. The learning rate still falls as over all
+        `config.epochs`, so that a number chosen by other fits means the same here.
+    device
+        Where to fit; the result lies on the CPU.
+
+    Raises
+    ------
+    CohortError
+        If the training part has fewer than two patients, or no event.
+    ConfigError
+        If nothing says how long to fit, or `fixed_epochs` is beyond `config.epochs`.
+    TaskError
+        If the maps do not differ, or the loss or its gradient stops being finite.
+
+    References
+    ----------
+    Guinea-Pérez et al. 2026, section 2.4.1; protocol section 5.
+    """
+    if len(train) < 2:
+        raise CohortError(f"a fit needs two patients at least, got {len(train)}")
+    heard = validation is not None and validation.events >= config.min_validation_events
+    epochs = config.epochs if heard else _given_epochs(config, validation, fixed_epochs)
+    with one_thread():
+        scalers = fit_scalers(spec, train.inputs)
+        watched = None if validation is None else _prepared(validation, scalers, device)
+        loop = _Loop(spec, config, _prepared(train, scalers, device), watched, seed=seed)
+        record = loop.run(epochs, stops=heard)
+    return Fitted(spec, config, seed, scalers, loop.state, record)
+
+
+def fit_scalers(spec: ModelSpec, inputs: Inputs) -> dict[str, MapScaler]:
+    """Standardisation of each of the model's modalities, from these patients alone.
+
+    Raises
+    ------
+    UsageError
+        If a modality is missing.
+    TaskError
+        If the maps of a modality are all equal.
+    """
+    missing = [modality for modality in spec.modalities if modality not in inputs.maps]
+    if missing:
+        raise UsageError(f"the model needs maps of {', '.join(missing)}, got {', '.join(inputs.maps) or 'none'}")
+    arrays = {modality: inputs.maps[modality].squeeze(1).cpu().numpy() for modality in spec.modalities}
+    return {modality: MapScaler.fit(array, kind=spec.map_scaling) for modality, array in arrays.items()}
+
+
+def scaled(inputs: Inputs, scalers: Mapping[str, MapScaler]) -> Inputs:
+    """Standardise the maps of the scalers' modalities, and leave the others out."""
+    maps = {
+        modality: scaler.transform(inputs.maps[modality].squeeze(1).cpu().numpy())
+        for modality, scaler in scalers.items()
+        if modality in inputs.maps
+    }
+    return Inputs({modality: torch.from_numpy(array).unsqueeze(1) for modality, array in maps.items()}, inputs.clinical)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch inside the block: sums then have one order, and processes do not crowd each other out.
+
+    The setting belongs to the whole process: run one fit at a time in each.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def learning_rate(config: FitConfig, epoch: int) -> float:
+    """Learning rate of an epoch, counted from 1."""
+    done = (epoch - 1) / config.epochs
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate * 0.1 ** int(3 * done) if config.schedule == "step" else config.learning_rate
+
+
+class _Loop:
+    """Model and optimiser under way, and the best weights so far."""
+
+    def __init__(
+        self, spec: ModelSpec, config: FitConfig, train: Batch, validation: Batch | None, *, seed: int
+    ) -> None:
+        self._config = config
+        self._train = train
+        self._validation = validation
+        self._model = build_model(spec, seed=seed, device=train.time.device)
+        self._optimiser = _optimiser(self._model, config)
+        self._deal_stream = torch.Generator().manual_seed(seed + 2)
+        self._whole = (train.inputs, RiskSets.of(time=train.time, event=train.event))
+        self.state = self._copied()
+
+    def run(self, epochs: int, *, stops: bool) -> FitRecord:
+        """Fit so many epochs, or until the validation loss has stopped falling."""
+        losses: list[float] = []
+        watched: list[float] = []
+        best, best_loss = epochs, math.inf
+        for epoch in range(1, epochs + 1):
+            losses.append(self._epoch(epoch))
+            watched += self._watch(epoch)
+            if not stops:
+                continue
+            if epoch >= min(self._config.min_epochs, epochs) and watched[-1] < best_loss - self._config.tolerance:
+                best, best_loss, self.state = epoch, watched[-1], self._copied()
+            elif epoch - best >= self._config.patience:
+                break
+        if not stops:
+            self.state = self._copied()
+        return _record(losses, watched, best=best, stops=stops, epochs=epochs)
+
+    def _epoch(self, epoch: int) -> float:
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate(self._config, epoch)
+        self._model.train()
+        losses = [self._step(inputs, sets, epoch) for inputs, sets in self._batches()]
+        return math.fsum(losses) / len(losses)
+
+    def _batches(self) -> list[tuple[Inputs, RiskSets]]:
+        dealt = deal_rows(self._train.event, batch_size=self._config.batch_size, stream=self._deal_stream)
+        if len(dealt) == 1:
+            return [self._whole]
+        parts = [self._train.rows(rows.to(self._train.time.device)) for rows in dealt]
+        return [(part.inputs, RiskSets.of(time=part.time, event=part.event)) for part in parts]
+
+    def _step(self, inputs: Inputs, sets: RiskSets, epoch: int) -> float:
+        risk = self._model(inputs.maps, inputs.clinical).log_risk
+        loss = partial_likelihood_loss(risk, sets, ties=self._config.ties)
+        if self._config.l2:
+            squares = [parameter.square().sum() for parameter in self._model.survival.parameters()]
+            loss = loss + self._config.l2 * torch.stack(squares).sum()
+        self._optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm or math.inf)
+        _refuse_infinite(float(loss.detach()), float(norm), epoch, self._config)
+        self._optimiser.step()
+        return float(loss.detach())
+
+    def _watch(self, epoch: int) -> list[float]:
+        """Judge the validation part, where there is one with an event."""
+        if self._validation is None or self._validation.events == 0:
+            return []
+        risk = _evaluate(self._model, self._validation.inputs).log_risk
+        outcome = {"time": self._validation.time, "event": self._validation.event}
+        loss = float(cox_loss(risk=risk, **outcome, ties=self._config.ties))
+        _refuse_infinite(loss, 0.0, epoch, self._config)
+        return [loss]
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._model.state_dict().items()}
+
+
+def _evaluate(model: SurvivalModel, inputs: Inputs) -> ModelOutput:
+    """Output in evaluation mode, a block of patients at a time: activations of thousands would not fit in memory."""
+    model.eval()
+    with torch.no_grad():
+        blocks = [inputs.rows(slice(start, start + BLOCK)) for start in range(0, len(inputs), BLOCK)]
+        outputs = [model(block.maps, block.clinical) for block in blocks]
+    alphas = [output.alpha for output in outputs if output.alpha is not None]
+    return ModelOutput(torch.cat([output.log_risk for output in outputs]), torch.cat(alphas) if alphas else None)
+
+
+def _prepared(batch: Batch, scalers: Mapping[str, MapScaler], device: torch.device | str) -> Batch:
+    return batch.with_inputs(scaled(batch.inputs, scalers)).to(device)
+
+
+def _given_epochs(config: FitConfig, validation: Batch | None, fixed_epochs: int | None) -> int:
+    if fixed_epochs is None and validation is not None:
+        raise ConfigError(
+            f"the validation part has {validation.events} events, and early stopping needs "
+            f"{config.min_validation_events}: give the number of epochs (fixed_epochs), as an inner cross-validation "
+            "finds it"
+        )
+    epochs = config.epochs if fixed_epochs is None else fixed_epochs
+    if not 1 <= epochs <= config.epochs:
+        raise ConfigError(f"fixed_epochs must be 1 to {config.epochs} (epochs), got {epochs}")
+    return epochs
+
+
+def _optimiser(model: SurvivalModel, config: FitConfig) -> torch.optim.AdamW:
+    parameters = list(model.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _refuse_infinite(loss: float, norm: float, epoch: int, config: FitConfig) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TaskError(
+            f"epoch {epoch}: the loss is {loss} and the norm of its gradient {norm}: lower learning_rate "
+            f"({config.learning_rate:g}), set clip_norm ({config.clip_norm}), or look for outliers among the inputs"
+        )
+
+
+def _record(losses: list[float], watched: list[float], *, best: int, stops: bool, epochs: int) -> FitRecord:
+    reason: StopReason = "fixed" if not stops else "epochs" if len(losses) == epochs else "patience"
+    return FitRecord(
+        reason=reason,
+        epochs_run=len(losses),
+        best_epoch=best,
+        train_loss=tuple(losses),
+        validation_loss=tuple(watched),
+    )

@@ -1,0 +1,159 @@
+"""Joins towers, fusion, covariates and survival head into one model; knows nothing of how it is fitted or judged."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from store_schema.errors import ConfigError, UsageError
+from trainer.fusion import ConcatFusion, GateFusion
+from trainer.heads import AverageHead
+from trainer.spec import FusionKind, ModelSpec
+
+FUSIONS: dict[FusionKind, type[ConcatFusion] | type[GateFusion]] = {"concat": ConcatFusion, "gate": GateFusion}
+
+
+class ModelOutput(NamedTuple):
+    """What a model says of each patient."""
+
+    log_risk: Float[Tensor, " patient"]
+    """Log-risk; higher is worse. Its zero has no meaning."""
+    alpha: Float[Tensor, " patient"] | None
+    """Gate's weight of the first modality; None where nothing was mixed."""
+
+
+class SeededDropout(nn.Module):
+    """Dropout that draws from a stream of its own, so that no other code in the process can shift its masks."""
+
+    def __init__(self, share: float, stream: torch.Generator) -> None:
+        super().__init__()
+        self.share = share
+        self.stream = stream
+
+    def forward(self, x: Float[Tensor, "patient unit"]) -> Float[Tensor, "patient unit"]:
+        """Units kept with probability 1 - share and scaled up in training; the input itself in evaluation."""
+        if not self.training or self.share == 0:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.share, generator=self.stream)
+        return x * kept / (1 - self.share)
+
+
+class SurvivalHead(nn.Sequential):
+    """DeepSurv: hidden layers (linear, batch normalisation, ReLU, dropout), then a linear log-risk without bias.
+
+    A bias there would cancel in the partial likelihood.
+
+    References
+    ----------
+    Katzman et al. 2018; Guinea-Pérez et al. 2026, section 2.3.3.
+    """
+
+    def __init__(self, width: int, spec: ModelSpec, stream: torch.Generator) -> None:
+        layers: list[nn.Module] = []
+        for hidden in spec.hidden:
+            # batch normalisation takes the mean off, and with it any bias before it
+            layers.append(nn.Linear(width, hidden, bias=not spec.batch_norm))
+            if spec.batch_norm:
+                layers.append(nn.BatchNorm1d(hidden, momentum=spec.norm_momentum))
+            layers += [nn.ReLU(), SeededDropout(spec.dropout, stream)]
+            width = hidden
+        super().__init__(*layers, nn.Linear(width, 1, bias=False))
+
+
+class SurvivalModel(nn.Module):
+    """Log-risk from the mean maps of a patient's modalities, the clinical vector, or both.
+
+    Build it with `build_model`, which seeds it.
+    """
+
+    def __init__(self, spec: ModelSpec, stream: torch.Generator) -> None:
+        super().__init__()
+        if not spec.modalities and spec.clinical_features == 0:
+            raise ConfigError("the model has no input: name a modality, or give it clinical covariates that vary")
+        self.spec = spec
+        self.towers = nn.ModuleDict({modality: AverageHead() for modality in spec.modalities})
+        width = spec.clinical_features
+        if spec.modalities:
+            fusion = FUSIONS[spec.fusion](width=AverageHead.width, modalities=len(spec.modalities))
+            width += fusion.width
+            self.fusion = fusion
+        self.survival = SurvivalHead(width, spec, stream)
+
+    def forward(
+        self,
+        maps: Mapping[str, Float[Tensor, "patient 1 row column"]],
+        clinical: Float[Tensor, "patient feature"] | None = None,
+    ) -> ModelOutput:
+        """Log-risk of each patient.
+
+        Parameters
+        ----------
+        maps
+            Standardised mean maps by modality; other modalities than the model's are not looked at.
+        clinical
+            Preprocessed covariates, where the model has them.
+
+        Raises
+        ------
+        UsageError
+            If a modality is missing, or the clinical vector is not of the model's length.
+        """
+        self._check(maps, clinical)
+        parts: list[Tensor] = []
+        alpha = None
+        if self.spec.modalities:
+            vector, alpha = self.fusion([tower(maps[modality]) for modality, tower in self.towers.items()])
+            parts.append(vector)
+        if clinical is not None and self.spec.clinical_features:
+            parts.append(clinical)
+        return ModelOutput(self.survival(torch.cat(parts, dim=1)).squeeze(1), alpha)
+
+    def _check(self, maps: Mapping[str, Tensor], clinical: Tensor | None) -> None:
+        missing = [modality for modality in self.spec.modalities if modality not in maps]
+        if missing:
+            raise UsageError(f"the model needs maps of {', '.join(missing)}, got {', '.join(maps) or 'none'}")
+        features = 0 if clinical is None else clinical.shape[1]
+        if features != self.spec.clinical_features and (self.spec.clinical_features or not self.spec.modalities):
+            raise UsageError(f"the model takes {self.spec.clinical_features} clinical features, got {features}")
+
+
+def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu") -> SurvivalModel:
+    """Model with fresh weights and a dropout stream, both from this seed alone.
+
+    Neither reads nor moves torch's global random state. Weights are drawn on the CPU, so that they are the same for
+    every device.
+
+    Raises
+    ------
+    ConfigError
+        If the specification leaves the model without an input.
+    """
+    with torch.device("meta"):
+        model = SurvivalModel(spec, torch.Generator(device="cpu"))
+    model.to_empty(device="cpu")
+    _initialise(model, torch.Generator(device="cpu").manual_seed(seed))
+    # another stream than that of the weights, so that a layer more does not shift the masks
+    stream = torch.Generator(device=device).manual_seed(seed + 1)
+    for module in model.modules():
+        if isinstance(module, SeededDropout):
+            module.stream = stream
+    return model.to(device)
+
+
+def _initialise(model: SurvivalModel, stream: torch.Generator) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=stream)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            module.reset_parameters()
+        if name == "fusion.gate":
+            # starts even-handed: alpha is 0.5 for everybody
+            nn.init.zeros_(module.weight)
+    last = model.survival[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.normal_(last.weight, std=1 / math.sqrt(last.in_features), generator=stream)
