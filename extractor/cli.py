@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that --help is instant.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -104,7 +105,7 @@ def run(
     show_default=True,
     help="Where the outcome's signal lies: spine uptake; its upper third only; CT only; nowhere.",
 )
-def phantom(folder: Path, n: int, seed: int, kind: str) -> None:
+def phantom(folder: Path, n: int, seed: int, kind: Literal["standard", "far", "ct_only", "null"]) -> None:
     r"""Write a synthetic PET/CT cohort with a planted, known signal.
 
     \b

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def _extract(spec: WorkerSpec, task: StudyTask) -> list[ItemOutcome]:
     return worker(spec)(task)
 
 
-def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> Iterator[StudyResult]:
+def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> Generator[StudyResult]:
     """Results as they come; with `jobs` 0 in this process, one after the other.
 
     A study that raises, or whose process dies, is a result with an error: the others go on.

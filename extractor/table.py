@@ -58,7 +58,8 @@ def read_study_table(path: Path, config: ExtractConfig) -> list[StudyRow]:
     rois = _roi_columns(frame, config, path)
     _check_columns(frame, config, rois, path)
     rows = [
-        _row(line, dict(record), rois, config, path) for line, record in enumerate(frame.to_dict("records"), start=2)
+        _row(line, {str(k): str(v) for k, v in record.items()}, rois, config, path)
+        for line, record in enumerate(frame.to_dict("records"), start=2)
     ]
     if not rows:
         raise TableError(f"{path} has no studies: expected a line per study below the header.")
@@ -74,7 +75,8 @@ def _read(path: Path) -> pd.DataFrame:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise TableError(f"{path} cannot be read as a study table (CSV or Parquet): {error}") from error
-    return frame.apply(lambda column: column.str.strip())
+    stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
+    return stripped
 
 
 def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: Path) -> tuple[str, ...]:

@@ -275,7 +275,11 @@ class _Loop:
         return [loss]
 
     def _copied(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._model.state_dict().items()}
+        # in plain memory order, as files of weights want it
+        return {
+            name: tensor.to("cpu").clone(memory_format=torch.contiguous_format)
+            for name, tensor in self._model.state_dict().items()
+        }
 
 
 def _evaluate(model: SurvivalModel, inputs: Inputs) -> ModelOutput:

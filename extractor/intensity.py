@@ -1,0 +1,60 @@
+"""Fixed intensity rules from Hounsfield units and SUV to grey values; knows no volume's statistics, on purpose.
+
+Per-volume scaling would let a bladder or an injection site set the scale of a patient's marrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from store_schema.errors import IntensityError
+
+CT_WINDOWS_HU: Mapping[str, tuple[float, float]] = {"bone": (-500.0, 1300.0), "soft_tissue": (-160.0, 240.0)}
+PET_CLIPS_SUV: Mapping[str, tuple[float, float]] = {"suv10": (0.0, 10.0), "suv20": (0.0, 20.0)}
+CT_OUTSIDE_HU = -1024.0
+"""Value of air outside a CT's field of view."""
+PET_OUTSIDE_SUV = 0.0
+MAX_PLAUSIBLE_SUV = 500.0
+"""No uptake by body weight comes near; Bq/ml and counts lie far above."""
+
+
+def to_uint8(values: Float32[np.ndarray, ...], *, low: float, high: float) -> UInt8[np.ndarray, ...]:
+    """Grey values: `low` and below become 0, `high` and above 255, linear between, rounded half to even."""
+    scaled = (np.clip(values, low, high) - np.float32(low)) * np.float32(255.0 / (high - low))
+    grey: UInt8[np.ndarray, ...] = np.rint(scaled).astype(np.uint8)
+    return grey
+
+
+def check_ct_hu(values: Float32[np.ndarray, ...], *, path: str) -> None:
+    """Refuses a CT whose numbers cannot be Hounsfield units.
+
+    Raises
+    ------
+    IntensityError
+        If no voxel is negative: air is −1000 HU, so the rescale intercept was not applied, or it is another image.
+    """
+    lowest = float(values.min())
+    if lowest >= 0:
+        raise IntensityError(
+            f"{path} has no negative value (lowest {lowest:g}): a CT in Hounsfield units has air near -1000. Apply the rescale "
+            "slope and intercept, or check that this is the CT."
+        )
+
+
+def check_pet_suv(values: Float32[np.ndarray, ...], *, path: str) -> None:
+    """Refuses a PET whose numbers cannot be SUV by body weight although they were declared so.
+
+    Raises
+    ------
+    IntensityError
+        If the largest value is 0 or lies above any plausible SUV.
+    """
+    highest = float(values.max())
+    if not 0 < highest <= MAX_PLAUSIBLE_SUV:
+        raise IntensityError(
+            f"{path} was declared as SUV and has a largest value of {highest:g}: expected more than 0 and at most "
+            f"{MAX_PLAUSIBLE_SUV:g}. Bq/ml or counts must be converted with dose, weight and decay first."
+        )

@@ -1,0 +1,185 @@
+"""Prepares one study: images on one grid as grey values, regions as masks, everything checked; knows no network or store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from extractor.intensity import PET_OUTSIDE_SUV, check_ct_hu, check_pet_suv, to_uint8
+from extractor.regions import derive_regions
+from extractor.volumes import (
+    Grid,
+    Labels,
+    coverage,
+    decoded_sha256,
+    read_labels,
+    read_volume,
+    resample_linear,
+    resample_nearest,
+)
+from store_schema.errors import GeometryError, IntensityError, MaskError, StudyError
+
+MAX_OUTSIDE_SHARE = 0.05
+"""A region of which more lies outside the PET is refused."""
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """Paths of one study."""
+
+    patient: str
+    ct: str
+    pet: str | None
+    masks: Mapping[str, str]
+    """Mask file by ROI."""
+    label_map: str | None = None
+
+
+@dataclass(frozen=True)
+class PrepareRules:
+    """What decides the numbers of a prepared study."""
+
+    pet_units: str | None
+    """`suv`; anything else is refused, since no file format read here can say its units."""
+    ct_window_hu: tuple[float, float] = (-500.0, 1300.0)
+    pet_clip_suv: tuple[float, float] = (0.0, 10.0)
+    derive: tuple[str, ...] = ()
+    label_set: str = "totalsegmentator"
+    closing_mm: float = 10.0
+    dilation_mm: float = 10.0
+    max_outside_share: float = MAX_OUTSIDE_SHARE
+    modalities: tuple[str, ...] = ("PET", "CT")
+
+
+@dataclass(frozen=True)
+class PreparedStudy:
+    """A study on the CT's grid, in LPS, ready to be embedded."""
+
+    images_zyx: Mapping[str, UInt8[np.ndarray, "z y x"]]
+    """Grey values by modality."""
+    masks_zyx: Mapping[str, UInt8[np.ndarray, "z y x"]]
+    """0 or 1, by ROI."""
+    grid: Grid
+    original_orientations: Mapping[str, str]
+    """Orientation code of each modality's file."""
+    source_sha256: Mapping[str, str]
+    """Digest of decoded voxels and geometry before resampling, by role: CT, PET, mask:ROI, label_map."""
+    outside_share: Mapping[str, float] = field(default_factory=dict)
+    """Share of each ROI's voxels outside the PET's field of view, 0–1; empty without a PET."""
+
+
+def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
+    """Images, masks and checks of one study.
+
+    Raises
+    ------
+    ImageError
+        If a file cannot be read, or has voxels that are not finite.
+    IntensityError
+        If units are not declared or contradict the values.
+    GeometryError
+        If the PET does not cover the CT's region: another patient, or a region beyond its field of view.
+    MaskError
+        If a mask is empty, or is not a mask.
+    """
+    ct = read_volume(files.ct)
+    check_ct_hu(ct.array_zyx, path=files.ct)
+    low_hu, high_hu = rules.ct_window_hu
+    images = {"CT": to_uint8(ct.array_zyx, low=low_hu, high=high_hu)}
+    digests = {"CT": decoded_sha256(ct)}
+    orientations = {"CT": ct.original_orientation}
+    masks = _masks(files, rules, ct.grid, digests)
+    shares: dict[str, float] = {}
+    if "PET" in rules.modalities:
+        images["PET"], digests["PET"], orientations["PET"], shares = _pet(files, rules, ct.grid, masks)
+    wanted = {name: images[name] for name in rules.modalities}
+    return PreparedStudy(wanted, masks, ct.grid, orientations, digests, shares)
+
+
+def _pet(
+    files: StudyFiles, rules: PrepareRules, grid: Grid, masks: Mapping[str, UInt8[np.ndarray, "z y x"]]
+) -> tuple[UInt8[np.ndarray, "z y x"], str, str, dict[str, float]]:
+    """Grey values on the CT grid, digest, orientation, and the share of each region outside the field of view."""
+    if rules.pet_units != "suv":
+        raise IntensityError(
+            f"the units of {files.pet} are not known: its format cannot say them. Declare 'pet_units: suv' if it holds SUV by body "
+            "weight; convert it first if it holds Bq/ml or counts."
+        )
+    if files.pet is None:
+        raise StudyError(f"patient '{files.patient}' has no PET file, and PET is to be extracted.")
+    pet = read_volume(files.pet)
+    check_pet_suv(pet.array_zyx, path=files.pet)
+    shares = _outside_shares(coverage(pet.grid, grid), masks, files, rules.max_outside_share)
+    low_suv, high_suv = rules.pet_clip_suv
+    resampled = resample_linear(pet, grid, outside=PET_OUTSIDE_SUV)
+    grey = to_uint8(resampled.array_zyx, low=low_suv, high=high_suv)
+    return grey, decoded_sha256(pet), pet.original_orientation, shares
+
+
+def _outside_shares(
+    covered: Bool[np.ndarray, "z y x"],
+    masks: Mapping[str, UInt8[np.ndarray, "z y x"]],
+    files: StudyFiles,
+    limit: float,
+) -> dict[str, float]:
+    if not covered.any():
+        raise GeometryError(f"{files.pet} and {files.ct} do not overlap in space: is the PET of another patient?")
+    shares = {roi: 1.0 - float(covered[mask != 0].mean()) for roi, mask in masks.items()}
+    for roi, share in shares.items():
+        if share > limit:
+            raise GeometryError(
+                f"{share:.1%} of region '{roi}' lies outside the field of view of {files.pet}: at most {limit:.0%} is accepted. "
+                "Check that PET and CT are of one study, or crop the mask."
+            )
+    return shares
+
+
+def _masks(
+    files: StudyFiles, rules: PrepareRules, grid: Grid, digests: dict[str, str]
+) -> dict[str, UInt8[np.ndarray, "z y x"]]:
+    """Every region on the CT grid; fills in the digests of their sources."""
+    masks: dict[str, UInt8[np.ndarray, "z y x"]] = {}
+    for roi, path in files.masks.items():
+        labels = read_labels(path)
+        digests[f"mask:{roi}"] = decoded_sha256(labels)
+        masks[roi] = _on_grid(_binary(labels, path), grid, path)
+    if rules.derive:
+        if files.label_map is None:
+            raise MaskError(
+                f"patient '{files.patient}' has no label map, and {list(rules.derive)} are to be derived from one."
+            )
+        label_map = read_labels(files.label_map)
+        digests["label_map"] = decoded_sha256(label_map)
+        regions = derive_regions(
+            label_map,
+            label_set=rules.label_set,
+            closing_mm=rules.closing_mm,
+            dilation_mm=rules.dilation_mm,
+            wanted=rules.derive,
+        )
+        masks |= {roi: _on_grid(region, grid, files.label_map) for roi, region in regions.items()}
+    return masks
+
+
+def _binary(labels: Labels, path: str) -> Labels:
+    """A mask of 0 and 1; its file may use any one other value for inside."""
+    values = np.unique(labels.array_zyx)
+    inside = values[values != 0]
+    if not inside.size:
+        raise MaskError(f"{path} is empty: every voxel is 0.")
+    if inside.size > 1:
+        raise MaskError(
+            f"{path} has the labels {inside[:5].tolist()} …: expected 0 and one other value. A label map belongs "
+            "into the 'label_map' column."
+        )
+    return Labels((labels.array_zyx != 0).astype(np.uint16), labels.grid, labels.original_orientation)
+
+
+def _on_grid(labels: Labels, grid: Grid, path: str) -> UInt8[np.ndarray, "z y x"]:
+    mask = resample_nearest(labels, grid).array_zyx.astype(np.uint8)
+    if not mask.any():
+        raise MaskError(f"{path} has no voxel within the CT: is it the mask of another study?")
+    return mask
