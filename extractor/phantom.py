@@ -170,7 +170,7 @@ def _lesions(count: int, size: float, draw: np.random.Generator, kind: Kind) -> 
 
 def _lesion(z_mm: float, size: float, draw: np.random.Generator) -> Lesion:
     x_mm, y_mm = draw.uniform(-10, 10), SPINE_Y_MM + draw.uniform(-8, 8)
-    return Lesion((x_mm * size, y_mm * size, float(z_mm)), float(draw.uniform(10, 14)))
+    return Lesion((x_mm * size, y_mm * size, float(z_mm)), float(draw.uniform(16, 22)))
 
 
 @cache

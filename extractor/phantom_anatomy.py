@@ -23,6 +23,8 @@ SPINE_BOTTOM_MM, PITCH_MM, DISC_MM = 50.0, 14.0, 3.0
 SPINE_TOP_MM = SPINE_BOTTOM_MM + VERTEBRAE * PITCH_MM
 SPINE_Y_MM = 45.0
 VERTEBRA_RADIUS_MM, CANAL_RADIUS_MM, ARCH_RADIUS_MM = 19.0, 8.0, 14.0
+SACRUM_MM = (42.0, 24.0)
+"""Half axes across and front to back; it reaches down to the edge of the image, so that the last slices hold marrow."""
 CANAL_Y_MM = SPINE_Y_MM + VERTEBRA_RADIUS_MM + CANAL_RADIUS_MM - 2.0
 
 INJECTED: Mapping[str, float] = {"soft": 0.7, "lung": 0.4, "bone": 0.9}
@@ -98,9 +100,8 @@ def _labels(
     for left, hip in ((True, HIP_LEFT), (False, HIP_RIGHT)):
         labels[_hip(x if left else -x, y, z)] = hip
     _add_ribs(labels, x, y, level, within)
-    labels[(z > 12) & (z < SPINE_BOTTOM_MM - DISC_MM) & ((x / 26) ** 2 + ((y - SPINE_Y_MM - 8) / 14) ** 2 <= 1)] = (
-        SACRUM
-    )
+    sacrum = ((x / SACRUM_MM[0]) ** 2 + ((y - SPINE_Y_MM) / SACRUM_MM[1]) ** 2 <= 1) & (z < SPINE_BOTTOM_MM - DISC_MM)
+    labels[sacrum] = SACRUM
     canal = x**2 + (y - CANAL_Y_MM) ** 2
     bone = (x**2 + (y - SPINE_Y_MM) ** 2 <= VERTEBRA_RADIUS_MM**2) | (canal <= ARCH_RADIUS_MM**2)
     vertebra = bone & (canal > CANAL_RADIUS_MM**2) & within

@@ -20,6 +20,8 @@ from store_schema import open_store
 
 MAX_DEATHS = 2
 """A study whose process dies this often is given up: it is the likely cause."""
+DIED = f"its process died {MAX_DEATHS} times: out of memory, or killed"
+NO_WORKER = "no worker process could be started: run with --jobs 0 to see why"
 
 
 @dataclass(frozen=True)
@@ -75,26 +77,30 @@ def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> G
     """
     deaths: dict[str, int] = {}
     waiting = list(tasks)
+    fruitless = 0
     while waiting:
         # After a death the suspects run alone, so that the study that kills its process is known.
         suspects = [task for task in waiting if deaths.get(task.row.patient)]
         batch = suspects[:1] or waiting
-        died: list[StudyTask] = []
+        returned = 0
         for result in _run_pool(batch, spec, jobs=min(jobs, len(batch))):
-            if isinstance(result, StudyTask):
-                died.append(result)
-            else:
-                waiting.remove(result.task)
-                yield result
-        for task in died:
-            deaths[task.row.patient] = deaths.get(task.row.patient, 0) + 1
-            if deaths[task.row.patient] >= MAX_DEATHS:
-                waiting.remove(task)
-                yield StudyResult(task, error=f"its process died {MAX_DEATHS} times: out of memory, or killed")
+            returned += 1
+            patient = result.task.row.patient
+            if result.error == DIED:
+                deaths[patient] = deaths.get(patient, 0) + 1
+                if deaths[patient] < MAX_DEATHS:
+                    continue
+            waiting.remove(result.task)
+            yield result
+        # A pool whose processes cannot even start gives nothing back: without this, it would be tried for ever.
+        fruitless = 0 if returned else fruitless + 1
+        if fruitless == MAX_DEATHS:
+            yield from (StudyResult(task, error=NO_WORKER) for task in waiting)
+            return
 
 
-def _run_pool(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> Iterator[StudyResult | StudyTask]:
-    """Results of one pool of processes; a task comes back as it is where the pool died before its result."""
+def _run_pool(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> Iterator[StudyResult]:
+    """Results of one pool of processes; `DIED` stands for those that the pool died under, and ends it."""
     queue = list(tasks)
     running: dict[Future[list[ItemOutcome]], StudyTask] = {}
     with _executor(jobs) as executor:
@@ -108,10 +114,10 @@ def _run_pool(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> Ite
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 task = running.pop(future)
-                broken = isinstance(future.exception(), BrokenProcessPool)
-                yield task if broken else _result(task, future)
-                if broken:
+                result = _result(task, future)
+                if result.error == DIED:
                     queue.clear()
+                yield result
 
 
 def _executor(jobs: int) -> Executor:
@@ -125,6 +131,8 @@ def _result(task: StudyTask, future: Future[list[ItemOutcome]]) -> StudyResult:
     error = future.exception()
     if error is None:
         return StudyResult(task, outcomes=tuple(future.result()))
+    if isinstance(error, BrokenProcessPool):
+        return StudyResult(task, error=DIED)
     where = traceback.extract_tb(error.__traceback__)[-1:] if error.__traceback__ else []
     place = f" ({where[0].filename}:{where[0].lineno})" if where else ""
     return StudyResult(task, error=f"{type(error).__name__}: {error}{place}")

@@ -13,6 +13,7 @@ import struct
 import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its users know
@@ -22,6 +23,10 @@ from store_schema.errors import GeometryError, ImageError
 
 GEOMETRY_DECIMALS = 4
 """Origins and spacings are digested to 0.1 µm: NIfTI keeps them in float32, other formats in float64."""
+
+NIFTI_HEADER_BYTES = 348
+SCAN_BYTES = 2**22
+"""Read at once while a file is checked."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,33 @@ class Grid:
             for name, values in asdict(self).items()
         }
         return hashlib.sha256(json.dumps(rounded, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What of a NIfTI-1 header tells how long the file must be."""
+
+    offset_bytes: int
+    """Where the voxels begin."""
+    data_bytes: int
+    """How long they are."""
+    float_type: np.dtype[np.floating] | None
+    """Type of the voxels where it can hold NaN."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> NiftiHeader | None:
+        """The header in the first 348 bytes; None where there is none."""
+        if len(data) < NIFTI_HEADER_BYTES:
+            return None
+        order = "<" if struct.unpack_from("<i", data)[0] == NIFTI_HEADER_BYTES else ">"
+        if struct.unpack_from(f"{order}i", data)[0] != NIFTI_HEADER_BYTES:
+            return None
+        dimensions = struct.unpack_from(f"{order}8h", data, 40)
+        kind, bits = struct.unpack_from(f"{order}2h", data, 70)
+        offset = max(NIFTI_HEADER_BYTES, int(struct.unpack_from(f"{order}f", data, 108)[0]))
+        voxels = math.prod(max(1, int(size)) for size in dimensions[1 : dimensions[0] + 1])
+        floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
+        return cls(offset, voxels * int(bits) // 8, floats.get(kind))
 
 
 @dataclass(frozen=True)
@@ -75,9 +107,7 @@ def read_volume(path: str) -> Volume:
     array_zyx = sitk.GetArrayFromImage(sitk.Cast(image, sitk.sitkFloat32))
     unfit = int(array_zyx.size - np.isfinite(array_zyx).sum())
     if unfit:
-        raise ImageError(
-            f"{path} has {unfit} voxels that are NaN or infinite: export it again or mend them before extraction."
-        )
+        raise _not_finite(path, unfit)
     return Volume(array_zyx, _grid(image), orientation)
 
 
@@ -123,7 +153,7 @@ def coverage(of: Grid, on: Grid) -> np.ndarray:
     """Where on one grid another has voxels to interpolate between: boolean z, y, x."""
     ones = sitk.Image([int(n) for n in of.size_xyz], sitk.sitkUInt8) + 1
     _place(ones, of)
-    return np.asarray(sitk.GetArrayViewFromImage(_resampled(ones, on, sitk.sitkNearestNeighbor, 0)), dtype=bool)
+    return np.asarray(sitk.GetArrayFromImage(_resampled(ones, on, sitk.sitkNearestNeighbor, 0)), dtype=bool)
 
 
 def decoded_sha256(image: Volume | Labels) -> str:
@@ -144,7 +174,7 @@ def write_image(array_zyx: np.ndarray, grid: Grid, path: Path, *, compression: i
 
 def _read_lps(path: str) -> tuple[sitk.Image, str]:
     """The image turned to LPS, with the code of its own orientation."""
-    _check_whole(path)
+    _check_nifti(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = sitk.ReadImage(path)
@@ -160,56 +190,53 @@ def _read_lps(path: str) -> tuple[sitk.Image, str]:
     return sitk.DICOMOrient(image, "LPS"), orientation
 
 
-def _check_whole(path: str) -> None:
-    """Refuses a NIfTI file that was cut short or damaged: SimpleITK fills what is missing with zeros and says nothing.
+def _check_nifti(path: str) -> None:
+    """Refuses a NIfTI file that SimpleITK would read without a word: cut short, damaged, or with voxels that are not finite.
+
+    ITK's NIfTI reader fills what is missing with zeros, and turns NaN and infinity into zeros.
 
     Raises
     ------
     ImageError
-        If the file is missing, its gzip stream does not end as it should, or it is shorter than its header says.
+        If the file is missing, its gzip stream does not end as it should, it is shorter than its header says, or a voxel is
+        NaN or infinite.
     """
     if not Path(path).is_file():
         raise ImageError(f"{path} is not there.")
     if not path.lower().endswith((".nii", ".nii.gz")):
         return
-    header, size_bytes = (_gzip_size if path.lower().endswith(".gz") else _plain_size)(path)
-    expected = _nifti_size_bytes(header)
-    if expected is None or size_bytes < expected:
-        raise ImageError(
-            f"{path} is damaged or cut short: {size_bytes} bytes of {expected or 'an unreadable header'}. Copy it again."
-        )
-
-
-def _plain_size(path: str) -> tuple[bytes, int]:
-    with Path(path).open("rb") as file:
-        return file.read(348), Path(path).stat().st_size
-
-
-def _gzip_size(path: str) -> tuple[bytes, int]:
-    """First bytes and length of what a gzip file holds, after its checksum was found right."""
-    header, size_bytes = b"", 0
+    opened = gzip.open if path.lower().endswith(".gz") else Path.open
     try:
-        with gzip.open(path) as file:
-            while block := file.read(2**22):
-                header = header or block[:348]
-                size_bytes += len(block)
+        with opened(Path(path), "rb") as file:
+            header = NiftiHeader.parse(file.read(NIFTI_HEADER_BYTES))
+            if header is None:
+                raise ImageError(f"{path} is damaged or cut short, or is no NIfTI-1 file: its header is unreadable.")
+            file.read(header.offset_bytes - NIFTI_HEADER_BYTES)
+            size_bytes, unfit = _scan(file, header)
     except (EOFError, OSError, zlib.error) as error:
         raise ImageError(f"{path} is damaged or cut short: {error}. Copy it again.") from error
-    return header, size_bytes
+    if size_bytes < header.data_bytes:
+        short = f"{size_bytes} bytes of voxels, {header.data_bytes} expected"
+        raise ImageError(f"{path} is damaged or cut short: {short}. Copy it again.")
+    if unfit:
+        raise _not_finite(path, unfit)
 
 
-def _nifti_size_bytes(header: bytes) -> int | None:
-    """Bytes that a NIfTI-1 file must have; None where the header is none. NIfTI-2 is left to the reader."""
-    if len(header) < 348:
-        return None
-    order = "<" if struct.unpack_from("<i", header)[0] in {348, 540} else ">"
-    if struct.unpack_from(f"{order}i", header)[0] != 348:
-        return 0 if struct.unpack_from(f"{order}i", header)[0] == 540 else None
-    dimensions = struct.unpack_from(f"{order}8h", header, 40)
-    bits = struct.unpack_from(f"{order}h", header, 72)[0]
-    offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
-    voxels = math.prod(max(1, int(size)) for size in dimensions[1 : dimensions[0] + 1])
-    return offset + voxels * int(bits) // 8
+def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int]:
+    """Bytes of voxels and count of those that are not finite; reads to the end, so that a gzip checksum is compared."""
+    size_bytes = unfit = 0
+    while block := file.read(SCAN_BYTES):
+        size_bytes += len(block)
+        if header.float_type is not None:
+            whole = len(block) - len(block) % 8
+            unfit += int((~np.isfinite(np.frombuffer(block[:whole], header.float_type))).sum())
+    return size_bytes, unfit
+
+
+def _not_finite(path: str, count: int) -> ImageError:
+    return ImageError(
+        f"{path} has {count} voxels that are NaN or infinite: export it again or mend them before extraction."
+    )
 
 
 def _grid(image: sitk.Image) -> Grid:

@@ -47,7 +47,9 @@ def extract(studies: Path, store: Path | str, config: ExtractConfig = CONFIG, **
 def digests(store: Store) -> dict[str, str]:
     """Content digest of every current entry: what 'identical stores' means."""
     return {
-        f"{view}/{key}": store.current(view, key).content_sha256 for view in store.view_ids() for key in store.keys(view)
+        f"{view}/{key}": store.current(view, key).content_sha256
+        for view in store.view_ids()
+        for key in store.keys(view)
     }
 
 

@@ -57,7 +57,18 @@ def test_parquet_reads_as_csv(tmp_path):
         (HEADER + "P1,c.nii,p.nii,\n", TableError, "no mask"),
         ("", TableError, "cannot be read"),
     ],
-    ids=["twice", "case twins", "bad id", "unknown column", "no pet", "no roi", "empty", "no pet cell", "no mask", "no text"],
+    ids=[
+        "twice",
+        "case twins",
+        "bad id",
+        "unknown column",
+        "no pet",
+        "no roi",
+        "empty",
+        "no pet cell",
+        "no mask",
+        "no text",
+    ],
 )
 def test_a_mistake_is_refused_and_named(tmp_path, text, error, said):
     with pytest.raises(error, match=said):

@@ -1,0 +1,82 @@
+"""Morphology in millimetres against a brute force, and the regions of a real label map."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extractor.regions import closed_mm, derive_regions, dilated_mm
+from extractor.volumes import Grid, Labels, read_labels
+from store_schema.errors import MaskError
+
+SPACING_ZYX_MM = (5.0, 2.0, 3.0)
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def brute_dilated(mask, radius_mm, spacing):
+    """Every voxel against every mask voxel."""
+    points = np.argwhere(mask) * spacing
+    grid = np.argwhere(np.ones_like(mask)) * spacing
+    near = (((grid[:, None] - points[None]) ** 2).sum(-1) <= radius_mm**2 + 1e-9).any(1)
+    return near.reshape(mask.shape)
+
+
+@pytest.mark.parametrize("radius_mm", [0.0, 4.0, 7.0, 11.0])
+def test_dilation_is_a_ball_in_millimetres(radius_mm):
+    mask = np.random.default_rng(0).random((7, 11, 9)) < 0.02
+    mask[3, 5, 4] = True
+    expected = brute_dilated(mask, radius_mm, np.array(SPACING_ZYX_MM))
+    np.testing.assert_array_equal(dilated_mm(mask, radius_mm, SPACING_ZYX_MM), expected)
+
+
+@pytest.mark.parametrize("radius_mm", [3.0, 6.0])
+def test_closing_is_dilation_then_erosion_with_nothing_eaten_at_the_border(radius_mm):
+    mask = np.random.default_rng(1).random((6, 10, 8)) < 0.15
+    spacing = np.array(SPACING_ZYX_MM)
+    margin = [int(np.ceil(2 * radius_mm / s)) + 2 for s in spacing]
+    padded = np.pad(mask, [(m, m) for m in margin])
+    dilated = brute_dilated(padded, radius_mm, spacing)
+    eroded = ~brute_dilated(~dilated, radius_mm, spacing)
+    inside = tuple(slice(m, m + n) for m, n in zip(margin, mask.shape, strict=True))
+    np.testing.assert_array_equal(closed_mm(mask, radius_mm, SPACING_ZYX_MM), eroded[inside] | mask)
+
+
+def labelled(array, spacing_xyz_mm=(2.0, 2.0, 2.0)):
+    grid = Grid(array.shape[::-1], (0.0, 0.0, 0.0), spacing_xyz_mm, IDENTITY)
+    return Labels(array.astype(np.uint16), grid, "LPS")
+
+
+def test_closing_fills_the_canal_and_skeleton_holds_the_spine():
+    array = np.zeros((20, 40, 40))
+    y, x = np.mgrid[:40, :40]
+    ring = ((x - 20) ** 2 + (y - 20) ** 2 < 64) & ((x - 20) ** 2 + (y - 20) ** 2 >= 16)
+    array[5:15, ring] = 30
+    array[5:15, 2:4, 2:4] = 95
+    regions = derive_regions(labelled(array), dilation_mm=0.0)
+    spine, skeleton = (regions[name].array_zyx for name in ("spine_dilated", "skeleton"))
+    assert spine[10, 20, 20] == 1
+    assert spine[10, 2, 2] == 0
+    assert skeleton[10, 2, 2] == 1
+    assert (skeleton >= spine).all()
+
+
+def test_a_label_map_without_vertebrae_is_refused():
+    with pytest.raises(MaskError, match="no vertebra"):
+        derive_regions(labelled(np.full((4, 4, 4), 5)))
+
+
+@pytest.mark.real
+def test_regions_of_a_real_label_map():
+    root = os.environ.get("ENGRAM_REAL_DATA")
+    if not root:
+        pytest.skip("ENGRAM_REAL_DATA is not set: no real label map")
+    labels = read_labels(str(Path(root, "totalsegmentator", "example_seg.nii.gz")))
+    regions = derive_regions(labels)
+    vertebrae = (labels.array_zyx >= 26) & (labels.array_zyx <= 50)
+    spine = regions["spine_dilated"].array_zyx.astype(bool)
+    skeleton = regions["skeleton"].array_zyx.astype(bool)
+    assert vertebrae.any()
+    assert spine[vertebrae].all()
+    assert (skeleton | ~spine).all()
+    assert vertebrae.sum() < spine.sum() < skeleton.sum() < skeleton.size
