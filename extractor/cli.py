@@ -123,7 +123,8 @@ def phantom(folder: Path, n: int, seed: int, kind: Literal["standard", "far", "c
     out.print(f"{n} synthetic patients ({kind}, seed {seed}) in {folder}. Next:", soft_wrap=True)
     out.print(
         f"  extractor run {folder}/studies.csv --store {folder}/store --config {folder}/extract.yaml --weights random:0\n"
-        f"  trainer cv --store {folder}/store --clinical {folder}/clinical.csv --config {folder}/cv.yaml --out {folder}/run\n"
+        f"  trainer cv --store {folder}/store --clinical {folder}/clinical.csv --config {folder}/cv.yaml "
+        f"--oracle {folder}/truth.csv --out {folder}/run\n"
         f"  trainer report {folder}/run",
         soft_wrap=True,
     )

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from store_schema.arrays import ARRAYS as ARRAYS
     from store_schema.arrays import Entry as Entry
+    from store_schema.commits import State as State
     from store_schema.keys import EntryKey as EntryKey
     from store_schema.keys import check_id as check_id
+    from store_schema.location import open_location as open_location
+    from store_schema.reader import StoredEntry as StoredEntry
     from store_schema.records import CommitRecord as CommitRecord
     from store_schema.records import Encoder as Encoder
     from store_schema.records import Intensity as Intensity
@@ -17,23 +20,28 @@ if TYPE_CHECKING:
     from store_schema.records import Prompt as Prompt
     from store_schema.records import Source as Source
     from store_schema.records import ViewSpec as ViewSpec
-    from store_schema.store import Publication as Publication
-    from store_schema.store import Snapshot as Snapshot
+    from store_schema.snapshot import Snapshot as Snapshot
+    from store_schema.snapshot import SnapshotRow as SnapshotRow
+    from store_schema.snapshot import open_snapshot as open_snapshot
     from store_schema.store import Store as Store
-    from store_schema.store import StoredEntry as StoredEntry
     from store_schema.store import create_store as create_store
-    from store_schema.store import open_snapshot as open_snapshot
     from store_schema.store import open_store as open_store
     from store_schema.store import url as url
     from store_schema.verify import VerifyReport as VerifyReport
+    from store_schema.writer import Publication as Publication
     from store_schema.zarr_store import SnapshotStore as SnapshotStore
 
 _HOMES = {
     "arrays": ("ARRAYS", "Entry"),
+    "commits": ("State",),
     "keys": ("EntryKey", "check_id"),
     "records": ("CommitRecord", "Encoder", "Intensity", "Layout", "Prompt", "Source", "ViewSpec"),
-    "store": ("Publication", "Snapshot", "Store", "StoredEntry", "create_store", "open_snapshot", "open_store", "url"),
+    "location": ("open_location",),
+    "reader": ("StoredEntry",),
+    "snapshot": ("Snapshot", "SnapshotRow", "open_snapshot"),
+    "store": ("Store", "create_store", "open_store", "url"),
     "verify": ("VerifyReport",),
+    "writer": ("Publication",),
     "zarr_store": ("SnapshotStore",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -51,7 +51,7 @@ class Entry:
     """What one entry holds, before it is stored."""
 
     arrays: Mapping[str, np.ndarray]
-    """By name, of the dtypes in `ARRAYS`; `memory` is required."""
+    """By name, of the dtypes in `ARRAYS`; `memory` is required, and a vector view has it as 1 × F × 1 × 1."""
     attributes: Mapping[str, Json]
     """Geometry, boxes, slices, valid layers; never a path or provenance."""
 
@@ -77,7 +77,7 @@ def stage(entry: Entry) -> StagedEntry:
         If an array is unknown, of another dtype or rank, empty, or not finite.
     """
     _check(entry)
-    attributes = json.loads(json.dumps(dict(entry.attributes), allow_nan=False))
+    attributes = _as_json(entry.attributes)
     objects: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(objects), zarr_format=3, attributes=attributes)
     for name, values in entry.arrays.items():
@@ -99,7 +99,34 @@ def _check(entry: Entry) -> None:
                 f"array '{name}' must be {spec.dtype} with axes {spec.dimensions}, got {values.dtype} of shape {values.shape}."
             )
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise StoreError(f"array '{name}' has NaN or infinite values: nothing of this entry was written.")
+            raise StoreError(
+                f"array '{name}' has NaN or infinite values, or values beyond its dtype (float16 ends at ±65504): nothing of this "
+                "entry was written. Look for empty means or an overflow where it was made."
+            )
+    _check_axes(entry.arrays)
+
+
+def _check_axes(arrays: Mapping[str, np.ndarray]) -> None:
+    """An axis has one length in all arrays of an entry, else labelled readers (xarray) cannot open it."""
+    lengths: dict[str, tuple[str, int]] = {}
+    for name, values in arrays.items():
+        for axis, length in zip(ARRAYS[name].dimensions, values.shape, strict=True):
+            other, expected = lengths.setdefault(axis, (name, length))
+            if length != expected:
+                raise StoreError(
+                    f"axis '{axis}' has {length} cells in '{name}' and {expected} in '{other}': expected one length."
+                )
+
+
+def _as_json(attributes: Mapping[str, Json]) -> dict[str, Json]:
+    """The attributes as a reader will get them: tuples as lists."""
+    try:
+        values: dict[str, Json] = json.loads(json.dumps(dict(attributes), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"the attributes are not JSON: {error}. Give finite numbers, text, lists and objects of them."
+        ) from error
+    return values
 
 
 def _create(group: zarr.Group, name: str, values: np.ndarray) -> None:
@@ -153,9 +180,11 @@ def decode(
         if path.startswith(f"{name}/c"):
             held[path] = prototype.from_bytes(fetch(path))
     try:
-        with zarr.config.set({"array.read_missing_chunks": False}):
-            array = zarr.open_array(MemoryStore(held, read_only=True), path=name, mode="r", zarr_format=3)
-            return np.asarray(array[...])
+        # Asked of this array alone: zarr's global setting is shared by all threads.
+        array = zarr.open_array(
+            MemoryStore(held, read_only=True), path=name, mode="r", zarr_format=3, config={"read_missing_chunks": False}
+        )
+        return np.asarray(array[...])
     except ChunkNotFoundError as error:
         raise ObjectMissingError(f"{where}: a chunk of '{name}' is not among the committed objects.") from error
     except (ValueError, RuntimeError, KeyError) as error:

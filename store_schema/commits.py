@@ -7,14 +7,16 @@ that n + 1 is next. Nothing is ever overwritten, so the highest number is the cu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, SchemaError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
-from store_schema.records import CommitRecord, parse_record
+from store_schema.records import CommitRecord, parse_record, unseal
 
+COMMIT_NAME = re.compile(r"([0-9]{6})\.json", re.ASCII)
 State = Literal["new", "done", "superseded", "stale"]
 MAX_TRIES = 64
 """Races lost in a row before a writer gives up; each lost race is another input committed."""
@@ -32,6 +34,8 @@ def read_commit(location: Location, view: str, key: EntryKey, number: int) -> Co
     ------
     ObjectMissingError
         If there is no such commit.
+    ObjectAlteredError
+        If its bytes are not those that were written.
     SchemaError
         If it is of another schema or names another entry.
     """
@@ -40,8 +44,8 @@ def read_commit(location: Location, view: str, key: EntryKey, number: int) -> Co
 
 
 def parse_commit(data: bytes, *, path: str) -> CommitRecord:
-    """A commit from its bytes; it must name the place it lies in."""
-    commit = parse_record(CommitRecord, data, where=path)
+    """A commit from its bytes, checked against the digest in them; it must name the place it lies in."""
+    commit = parse_record(CommitRecord, unseal(data, where=path), where=path)
     if commit_path(commit.view, commit.key, commit.number) != path:
         raise SchemaError(
             f"{path} holds the commit of another place: {commit_path(commit.view, commit.key, commit.number)}."
@@ -52,20 +56,22 @@ def parse_commit(data: bytes, *, path: str) -> CommitRecord:
 def current_number(location: Location, view: str, key: EntryKey) -> int | None:
     """Number of the current commit: one LIST, or probes where the backend cannot list; None without any."""
     if location.can_list:
-        names = location.children(f"commits/{view}/{key}")
-        numbers = [int(name.removesuffix(".json")) for name in names if name.endswith(".json") and name[:-5].isdigit()]
-        return max(numbers, default=None)
+        return max(numbers_in(location.children(f"commits/{view}/{key}")), default=None)
     return highest(lambda number: location.exists(commit_path(view, key, number)))
 
 
+def numbers_in(names: Iterable[str]) -> list[int]:
+    """Numbers of the commits among the names in an entry's folder; other names are no commits."""
+    return [int(match[1]) for match in map(COMMIT_NAME.fullmatch, names) if match]
+
+
 def highest(exists: Callable[[int], bool]) -> int | None:
-    """Highest number that exists, where all below it exist: probes 0, 1, 3, 7 … and then bisects."""
+    """Highest number that exists, where all below it exist: probes 0, 1, 2, 4, 8 … and then bisects."""
     if not exists(0):
         return None
-    low, step = 0, 1
-    while exists(low + step):
-        low, step = low + step, step * 2
-    high = low + step
+    low, high = 0, 1
+    while exists(high):
+        low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if exists(middle) else (low, middle)

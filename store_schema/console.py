@@ -1,4 +1,7 @@
-"""What the command lines share: errors become one line and an exit status, results go to stdout, the rest to stderr."""
+"""What the command lines share: help that keeps its examples, errors as one line and an exit status; knows no command.
+
+Results go to stdout, progress, logs and errors to stderr.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,26 @@ import click
 from store_schema.errors import EngramError, UsageError
 
 FAILED, WRONG_USE = 1, 2
+KEEP_LINES = "\b\n"
+"""Click keeps the lines of a paragraph that starts so; docstrings write it as a backslash and a b."""
+
+
+class EngramCommand(click.Command):
+    """A command whose raw docstring may mark its examples, so that each keeps its line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = _with_examples(self.help)
 
 
 class EngramGroup(click.Group):
     """A group of commands whose errors end in one line on stderr: exit status 2 for a wrong call, else 1."""
+
+    command_class = EngramCommand
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = _with_examples(self.help)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; only errors that Engram raises on purpose are turned into lines."""
@@ -22,6 +41,10 @@ class EngramGroup(click.Group):
         except EngramError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
             sys.exit(WRONG_USE if isinstance(error, UsageError) else FAILED)
+
+
+def _with_examples(text: str | None) -> str | None:
+    return text and text.replace("\\b\n", KEEP_LINES)
 
 
 def result_console() -> Any:

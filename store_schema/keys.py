@@ -11,6 +11,8 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*", re.ASCII)
 MAX_ID_LENGTH = 64
 MAX_VIEW_ID_LENGTH = MAX_ID_LENGTH + 1 + 16
 """A view id is its name, a hyphen and 16 hex digits."""
+RESERVED = frozenset({"zarr.json"})
+"""Names that mean something else to a Zarr reader where a patient, modality or ROI stands."""
 
 
 def check_id(kind: str, text: str, *, max_length: int = MAX_ID_LENGTH) -> str:
@@ -46,7 +48,11 @@ class EntryKey:
 
     def __post_init__(self) -> None:
         for kind in ("patient", "modality", "roi"):
-            check_id(kind, getattr(self, kind))
+            text = check_id(kind, getattr(self, kind))
+            if text.casefold() in RESERVED:
+                raise InvalidKeyError(
+                    f"'{text}' is not a {kind} id: readers of Zarr take it for metadata. Choose another."
+                )
 
     def __str__(self) -> str:
         return f"{self.patient}/{self.modality}/{self.roi}"

@@ -1,7 +1,7 @@
 """Opens the place a store lies in and moves whole objects; the only module that knows backends, and no record or array.
 
-Four things are asked of a backend: read one object, write one, create one that must not exist yet, list names. Everything
-above runs the same protocol over every backend.
+Few things are asked of a backend: read one object, write one, create one that must not exist yet, give its size, list names.
+Everything above runs the same protocol over every backend.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import unquote
 
 from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, StoreError, UsageError
 
@@ -85,13 +88,13 @@ class Location(ABC):
     def children(self, prefix: str) -> list[str]:
         """Names directly below a folder, sorted; empty where there is none."""
 
+    @abstractmethod
+    def size_bytes(self, path: str) -> int | None:
+        """The object's size, without reading it; None where there is no such object."""
+
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""
-        try:
-            self.get(path)
-        except ObjectMissingError:
-            return False
-        return True
+        return self.size_bytes(path) is not None
 
     def reachable(self) -> bool:
         """Whether another process can open this place by its address."""
@@ -136,6 +139,12 @@ class MemoryLocation(Location):
         """See `Location.children`."""
         depth = len(prefix) + 1
         return sorted({path[depth:].split("/")[0] for path in self.paths(prefix)})
+
+    def size_bytes(self, path: str) -> int | None:
+        """See `Location.size_bytes`."""
+        with self._lock:
+            data = self._objects.get(check_path(path))
+        return None if data is None else len(data)
 
     def reachable(self) -> bool:
         """Only from this process."""
@@ -188,9 +197,15 @@ class FolderLocation(Location):
         except OSError as error:
             raise BackendError(_told("list", self.root / prefix, error)) from error
 
-    def exists(self, path: str) -> bool:
-        """See `Location.exists`."""
-        return self._place(path).is_file()
+    def size_bytes(self, path: str) -> int | None:
+        """See `Location.size_bytes`."""
+        try:
+            status = self._place(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise BackendError(_told("look up", self.root / path, error)) from error
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def _place(self, path: str) -> Path:
         """The file of an object; a symbolic link that leads out of the root is refused."""
@@ -207,7 +222,7 @@ class FolderLocation(Location):
         except OSError as error:
             raise BackendError(_told("list", folder, error)) from error
         for entry in entries:
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(Path(entry.path), prefix / entry.name)
             elif not entry.name.startswith(TEMPORARY):
                 yield str(prefix / entry.name)
@@ -220,9 +235,7 @@ class FolderLocation(Location):
         try:
             _make_folders(place.parent)
             with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                self._fill(file, data)
             yield temporary, place
             _sync_folder(place.parent)
         except OSError as error:
@@ -230,6 +243,12 @@ class FolderLocation(Location):
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+    def _fill(self, file: BinaryIO, data: bytes) -> None:
+        """Writes all bytes of an object and syncs them; the one place where a disk runs full."""
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _make_folders(folder: Path) -> None:
@@ -257,6 +276,9 @@ def _told(action: str, place: Path, error: OSError) -> str:
         errno.ENOSPC: "the disk is full: free space and run the same command again; nothing partial is visible",
         errno.EDQUOT: "the quota is used up: free space and run the same command again; nothing partial is visible",
         errno.EACCES: "permission denied: check the owner and mode of the store's folder",
+        errno.EPERM: "not permitted: a store needs hard links, which FAT and some network file systems lack; use another",
+        errno.EOPNOTSUPP: "a store needs hard links, which this file system lacks: use another",
+        errno.ENAMETOOLONG: "the path is too long for this file system: use a shorter folder",
         errno.EROFS: "the file system is read-only: use another place or remount it",
     }
     remedy = remedies.get(error.errno or 0, "check the file system and run the same command again")
@@ -279,9 +301,11 @@ def open_location(url: str | os.PathLike[str]) -> Location:
     scheme, separator, rest = text.partition("://")
     if not separator:
         return FolderLocation(Path(text).expanduser())
-    if scheme == "file":
-        return FolderLocation(Path(rest))
+    if scheme == "file" and rest.removeprefix("localhost").startswith("/"):
+        return FolderLocation(Path(unquote(rest.removeprefix("localhost"))))
     if scheme == "memory" and rest:
         with _MEMORY_LOCK:
             return _MEMORY.setdefault(text, MemoryLocation(text))
-    raise UsageError(f"{scheme}:// is not a store this version opens: use a folder, file://PATH, or memory://NAME.")
+    raise UsageError(
+        f"{scheme}://… is not a store this version opens: use a folder's path, file:///PATH, or memory://NAME."
+    )

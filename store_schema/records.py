@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from store_schema.errors import SchemaError
+from store_schema.errors import ObjectAlteredError, SchemaError
 from store_schema.keys import MAX_VIEW_ID_LENGTH, EntryKey, check_id
 
 SCHEMA: Literal[1] = 1
@@ -17,6 +17,7 @@ SCHEMA: Literal[1] = 1
 Json = Any
 """A value that JSON can hold."""
 Sha256 = str
+SEAL_BYTES = len(',"sha256":""}') + 64
 
 
 def canonical_json(value: Json) -> bytes:
@@ -27,6 +28,28 @@ def canonical_json(value: Json) -> bytes:
 def sha256(data: bytes) -> Sha256:
     """Digest in 64 lower-case hex digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def seal(body: bytes) -> bytes:
+    """A canonical JSON object with one more member at its end: `sha256`, the digest of the object without it."""
+    return body[:-1] + b',"sha256":"' + sha256(body).encode() + b'"}'
+
+
+def unseal(data: bytes, *, where: str) -> bytes:
+    """The object that was sealed, byte for byte.
+
+    Raises
+    ------
+    ObjectAlteredError
+        If the bytes are not those that were sealed.
+    """
+    body = data[:-SEAL_BYTES] + b"}"
+    if seal(body) != data:
+        raise ObjectAlteredError(
+            f"{where} does not end in its own digest: it was altered or cut. Restore it from a copy of the store; "
+            "`store-schema verify` finds everything that is damaged."
+        )
+    return body
 
 
 class Record(BaseModel):
@@ -62,7 +85,7 @@ class StoreRecord(Record):
     """`engram.json`: makes a folder a store."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
-    store_id: str
+    store_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     """UUID4 in hex, drawn when the store was created."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -166,7 +189,7 @@ class ObjectRecord(Record):
 
 
 class CommitRecord(Record):
-    """The create-only record that makes an attempt visible."""
+    """The create-only record that makes an attempt visible; its bytes end in their own digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
@@ -207,6 +230,10 @@ class CommitRecord(Record):
         """What the entry is of."""
         return EntryKey(self.patient, self.modality, self.roi)
 
+    def to_bytes(self) -> bytes:
+        """The canonical JSON, sealed: a record that was altered is known without asking another object."""
+        return seal(super().to_bytes())
+
     @property
     def folder(self) -> str:
         """Path of the attempt's data relative to the store's root."""
@@ -221,4 +248,6 @@ class SnapshotHeader(Record):
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     store_id: str
     view: str
+    view_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """`ViewSpec.digest` of the view, whole."""
     rows: int = Field(ge=0)

@@ -1,4 +1,4 @@
-"""Immutable lists of commits: what a run of the trainer pins; knows no array.
+"""Immutable lists of commits: what a run of the trainer pins; knows no array and never the current commit.
 
 A snapshot is named by the sha256 of its uncompressed lines, so that its id does not depend on a compressor's version.
 """
@@ -6,17 +6,32 @@ A snapshot is named by the sha256 of its uncompressed lines, so that its id does
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from numcodecs import Zstd
 
-from store_schema.errors import NotCommittedError, ObjectAlteredError, SchemaError
+from store_schema.commits import commit_path, current_number, parse_commit
+from store_schema.errors import (
+    AlreadyExistsError,
+    InvalidKeyError,
+    NotCommittedError,
+    ObjectAlteredError,
+    ObjectMissingError,
+    SchemaError,
+)
 from store_schema.keys import EntryKey
-from store_schema.records import SnapshotHeader, canonical_json, parse_record, sha256
+from store_schema.location import Location, open_location
+from store_schema.reader import StoredEntry, read_entry
+from store_schema.records import CommitRecord, SnapshotHeader, ViewSpec, canonical_json, parse_record, sha256
+from store_schema.views import read_view
 
 ZSTD_LEVEL = 9
+SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+SUFFIX = ".jsonl.zst"
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +60,7 @@ class SnapshotList:
         )
         return b"\n".join([self.header.to_bytes(), *rows]) + b"\n"
 
-    @property
+    @cached_property
     def id(self) -> str:
         """sha256 of the lines."""
         return sha256(self.lines)
@@ -58,7 +73,7 @@ def make_list(header: SnapshotHeader, rows: Iterable[SnapshotRow]) -> SnapshotLi
 
 def snapshot_path(snapshot_id: str) -> str:
     """Path of a snapshot relative to the store's root."""
-    return f"snapshots/{snapshot_id}.jsonl.zst"
+    return f"snapshots/{snapshot_id}{SUFFIX}"
 
 
 def compress(lines: bytes) -> bytes:
@@ -80,39 +95,196 @@ def parse_list(data: bytes, *, snapshot_id: str) -> SnapshotList:
     try:
         lines = bytes(Zstd().decode(data))
     except (RuntimeError, ValueError) as error:
-        raise ObjectAlteredError(f"{path} does not decompress: {error}.") from error
+        raise ObjectAlteredError(
+            f"{path} does not decompress: {error}. Restore it from a copy of the store."
+        ) from error
     if sha256(lines) != snapshot_id:
-        raise ObjectAlteredError(f"{path} has content {sha256(lines)}: its name says otherwise.")
-    first, *rest = lines.decode().splitlines()
-    header = parse_record(SnapshotHeader, first.encode(), where=path)
+        raise ObjectAlteredError(f"{path} has content {sha256(lines)[:16]}…: restore it from a copy of the store.")
+    first, *rest = lines.removesuffix(b"\n").split(b"\n")
+    header = parse_record(SnapshotHeader, first, where=path)
     rows = tuple(_row(line, path) for line in rest)
-    if len(rows) != header.rows or list(rows) != sorted(rows):
-        raise SchemaError(f"{path} has {len(rows)} rows, sorted or not: its header says {header.rows}.")
+    if len(rows) != header.rows or any(before.key >= after.key for before, after in pairwise(rows)):
+        raise SchemaError(f"{path} has {len(rows)} rows: expected {header.rows}, sorted by key, each key once.")
     return SnapshotList(header, rows)
 
 
-def _row(line: str, path: str) -> SnapshotRow:
+def _row(line: bytes, path: str) -> SnapshotRow:
     try:
         patient, modality, roi, number, digest = json.loads(line)
-    except ValueError as error:
+        return SnapshotRow(EntryKey(patient, modality, roi), int(number), str(digest))
+    except (TypeError, ValueError, InvalidKeyError) as error:
         raise SchemaError(f"{path}: {line[:120]!r} is not a row [patient, modality, roi, number, sha256].") from error
-    return SnapshotRow(EntryKey(patient, modality, roi), int(number), str(digest))
 
 
 def resolve_id(text: str, ids: Callable[[], Sequence[str]]) -> str:
-    """The one snapshot id that starts with the text.
+    """The one snapshot id that starts with the text; `ids` is asked only where the text is not a whole id.
 
     Raises
     ------
     NotCommittedError
         If none or several do.
     """
-    if len(text) == 64:
+    if SNAPSHOT_ID.fullmatch(text):
         return text
-    found = [name for name in ids() if name.startswith(text)]
+    known = ids()
+    found = [name for name in known if text and name.startswith(text)]
     if len(found) != 1:
-        known = ", ".join(name[:16] for name in ids()[:8]) or "none"
+        some = ", ".join(name[:16] for name in (found or known)[:8]) or "none"
         raise NotCommittedError(
-            f"'{text}' names {len(found)} snapshots: give more of the id. Those there are: {known}."
+            f"{ascii(text)[:80]} begins {len(found)} snapshot ids: give one, or more of it. There are: {some}."
         )
     return found[0]
+
+
+def pin(location: Location, view_id: str, key: EntryKey, number: int | None) -> SnapshotRow:
+    """The row that pins an entry to a commit, or to the current one.
+
+    Raises
+    ------
+    NotCommittedError
+        If there is no such commit.
+    """
+    found = current_number(location, view_id, key) if number is None else number
+    path = commit_path(view_id, key, found or 0)
+    try:
+        data = location.get(path)
+    except ObjectMissingError as error:
+        which = "no commit" if number is None else f"no commit {number}"
+        raise NotCommittedError(
+            f"{location.url} has {which} of {view_id}/{key}: it cannot be pinned. Extract it, or leave the key out."
+        ) from error
+    return SnapshotRow(key, parse_commit(data, path=path).number, sha256(data))
+
+
+def write_list(location: Location, content: SnapshotList) -> str:
+    """Stores a snapshot under its name, where an equal one may be already.
+
+    Raises
+    ------
+    ObjectAlteredError
+        If what is there under that name is something else.
+    """
+    path = snapshot_path(content.id)
+    try:
+        location.create(path, compress(content.lines))
+    except AlreadyExistsError:
+        parse_list(location.get(path), snapshot_id=content.id)
+    return content.id
+
+
+def read_list(location: Location, snapshot_id: str) -> SnapshotList:
+    """A snapshot's content, checked against its whole id.
+
+    Raises
+    ------
+    NotCommittedError
+        If there is none.
+    ObjectAlteredError
+        If its content is not what its name says.
+    """
+    try:
+        data = location.get(snapshot_path(snapshot_id))
+    except ObjectMissingError as error:
+        raise NotCommittedError(
+            f"{location.url} has no snapshot {snapshot_id[:16]}…: list them with `store-schema ls URL`."
+        ) from error
+    return parse_list(data, snapshot_id=snapshot_id)
+
+
+def list_snapshots(location: Location) -> list[str]:
+    """Ids of all snapshots, sorted."""
+    names = location.children("snapshots")
+    return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Entries of one view pinned to commits; what it reads can never change."""
+
+    location: Location
+    content: SnapshotList
+
+    @property
+    def url(self) -> str:
+        """Address of the store it lies in."""
+        return self.location.url
+
+    @property
+    def id(self) -> str:
+        """64 hex digits."""
+        return self.content.id
+
+    @property
+    def view_id(self) -> str:
+        """The one view it pins."""
+        return self.content.header.view
+
+    @cached_property
+    def view(self) -> ViewSpec:
+        """Specification of that view, checked against the digest in the snapshot.
+
+        Raises
+        ------
+        ObjectAlteredError
+            If the store holds another specification now.
+        """
+        view = read_view(self.location, self.view_id)
+        if view.digest != self.content.header.view_sha256:
+            raise ObjectAlteredError(
+                f"{self.url}: view {self.view_id} is not the one that snapshot {self.id[:16]}… names."
+            )
+        return view
+
+    @property
+    def rows(self) -> tuple[SnapshotRow, ...]:
+        """The pins, sorted by key."""
+        return self.content.rows
+
+    @cached_property
+    def keys(self) -> tuple[EntryKey, ...]:
+        """The entries, sorted."""
+        return tuple(row.key for row in self.rows)
+
+    @cached_property
+    def _by_key(self) -> dict[EntryKey, SnapshotRow]:
+        return {row.key: row for row in self.rows}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def __reduce__(self) -> tuple[Callable[[str, str], Snapshot], tuple[str, str]]:
+        """A pickled snapshot is its store's address and its id: no handle and no credential travels."""
+        return open_snapshot, (self.url, self.id)
+
+    def commit(self, key: EntryKey) -> CommitRecord:
+        """The commit an entry is pinned to, checked against the digest in the snapshot.
+
+        Raises
+        ------
+        NotCommittedError
+            If the snapshot does not hold the entry.
+        ObjectMissingError, ObjectAlteredError
+            If the commit is gone or is not the one pinned.
+        """
+        row = self._by_key.get(key)
+        if row is None:
+            raise NotCommittedError(f"snapshot {self.id[:16]}… of {self.view_id} does not hold {key}.")
+        path = commit_path(self.view_id, key, row.number)
+        data = self.location.get(path)
+        if sha256(data) != row.commit_sha256:
+            raise ObjectAlteredError(f"{self.url}/{path} is not the commit that snapshot {self.id[:16]}… pinned.")
+        return parse_commit(data, path=path)
+
+    def read(self, key: EntryKey, *, arrays: Sequence[str] | None = None) -> StoredEntry:
+        """An entry as pinned, every byte checked; see `Store.read`."""
+        return read_entry(self.location, self.commit(key), arrays=arrays)
+
+
+def open_snapshot(url: str, snapshot_id: str) -> Snapshot:
+    """A snapshot by the URL of its store and its whole id, or a unique beginning of it; see `Store.snapshot`."""
+    location = open_location(url)
+    full = resolve_id(snapshot_id, lambda: list_snapshots(location))
+    return Snapshot(location, read_list(location, full))

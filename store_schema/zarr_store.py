@@ -17,8 +17,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from store_schema.errors import ObjectMissingError, StoreError
 from store_schema.keys import EntryKey
+from store_schema.reader import read_object
 from store_schema.records import CommitRecord
-from store_schema.store import Snapshot
+from store_schema.snapshot import Snapshot
 
 GROUP_METADATA = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}).encode()
 COMMITS_HELD = 4096
@@ -41,6 +42,7 @@ class SnapshotStore(Store):
         self.snapshot = snapshot
         self._commit = lru_cache(maxsize=COMMITS_HELD)(snapshot.commit)
         self._children = _tree(snapshot.keys)
+        self._groups = {f"{f}/zarr.json".lstrip("/") for f in self._children if f.count("/") < 2}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SnapshotStore) and other.snapshot.id == self.snapshot.id
@@ -49,7 +51,7 @@ class SnapshotStore(Store):
         return hash(self.snapshot.id)
 
     def __repr__(self) -> str:
-        return f"SnapshotStore({self.snapshot.store.url!r}, {self.snapshot.id[:16]}…)"
+        return f"SnapshotStore({self.snapshot.url!r}, {self.snapshot.id[:16]}…)"
 
     def __reduce__(self) -> tuple[type[SnapshotStore], tuple[Snapshot]]:
         return SnapshotStore, (self.snapshot,)
@@ -85,7 +87,7 @@ class SnapshotStore(Store):
             return None if path is None else GROUP_METADATA
         commit = self._commit(entry)
         if path in commit.objects:
-            return self.snapshot.store.object(commit, str(path))
+            return read_object(self.snapshot.location, commit, str(path))
         if path is not None and _is_chunk(commit, path):
             raise ObjectMissingError(
                 f"{self!r}: {key} is a chunk of a committed array, and commit {commit.number} lists it not."
@@ -94,14 +96,12 @@ class SnapshotStore(Store):
 
     def _split(self, key: str) -> tuple[EntryKey | None, str | None]:
         """Entry and path within it; without an entry, the path is not None for a group's metadata."""
-        parts = key.split("/")
-        if len(parts) <= 3:
-            folder, is_metadata = "/".join(parts[:-1]), parts[-1] == "zarr.json"
-            return None, key if is_metadata and folder in self._children else None
-        entry = "/".join(parts[:3])
-        if entry not in self._children:
+        if key in self._groups:
+            return None, key
+        *names, path = key.split("/", 3)
+        if len(names) < 3 or "/".join(names) not in self._children:
             return None, None
-        return EntryKey(*parts[:3]), "/".join(parts[3:])
+        return EntryKey(*names), path
 
     async def list(self) -> AsyncIterator[str]:
         """Every key."""
@@ -110,7 +110,8 @@ class SnapshotStore(Store):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Every key that starts with the prefix."""
-        for folder in sorted(self._children):
+        folders = [f for f in sorted(self._children) if f.startswith(prefix) or prefix.startswith(f"{f}/" if f else "")]
+        for folder in folders:
             for key in await asyncio.to_thread(self._keys_of, folder):
                 if key.startswith(prefix):
                     yield key

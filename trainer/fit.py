@@ -126,7 +126,7 @@ def fit_model(
         Of weights, dropout and mini-batches.
     fixed_epochs
         Epochs to fit where the validation part cannot decide. The learning rate still falls as over all
-        `config.epochs`, so that a number chosen by other fits means the same here.
+        `config.epochs`, so that a number that `choose_epochs` found by other fits means the same here.
     device
         Where to fit; the result lies on the CPU.
 
@@ -300,8 +300,8 @@ def _given_epochs(config: FitConfig, validation: Batch | None, fixed_epochs: int
     if fixed_epochs is None and validation is not None:
         raise ConfigError(
             f"the validation part has {validation.events} events, and early stopping needs "
-            f"{config.min_validation_events}: give the number of epochs (fixed_epochs), as an inner cross-validation "
-            "finds it"
+            f"{config.min_validation_events}: give the number of epochs (fixed_epochs), as choose_epochs finds it by "
+            "inner cross-validation"
         )
     epochs = config.epochs if fixed_epochs is None else fixed_epochs
     if not 1 <= epochs <= config.epochs:

@@ -19,7 +19,8 @@ say "3/5  Every object of the store against its digest"
 store-schema verify "$out/store"
 
 say "4/5  Five-fold cross-validation: clinical, image, both, and a control with permuted outcomes"
-trainer cv --store "$out/store" --clinical "$out/clinical.csv" --config "$out/cv.yaml" --out "$out/run"
+trainer cv --store "$out/store" --clinical "$out/clinical.csv" --config "$out/cv.yaml" \
+  --oracle "$out/truth.csv" --out "$out/run"
 
 say "5/5  The report"
 trainer report "$out/run"

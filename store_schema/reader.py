@@ -1,0 +1,77 @@
+"""Reads what commits list and checks every byte of it; knows no name that a commit does not give it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from store_schema.arrays import decode
+from store_schema.errors import NotCommittedError, ObjectAlteredError
+from store_schema.keys import EntryKey
+from store_schema.location import Location
+from store_schema.records import CommitRecord, Json, sha256
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """An entry read through its commit, checked."""
+
+    key: EntryKey
+    commit: CommitRecord
+    arrays: Mapping[str, np.ndarray]
+    attributes: Mapping[str, Json]
+
+
+def read_entry(location: Location, commit: CommitRecord, *, arrays: Sequence[str] | None = None) -> StoredEntry:
+    """An entry as one commit has it; all its arrays, or those asked for.
+
+    Raises
+    ------
+    NotCommittedError
+        If the commit lists no such array.
+    ObjectMissingError, ObjectAlteredError
+        If an object is not there, or is not the one committed.
+    """
+    names = tuple(commit.arrays) if arrays is None else tuple(arrays)
+    unknown = [name for name in names if name not in commit.arrays]
+    if unknown:
+        raise NotCommittedError(f"{commit.view}/{commit.key} has no array {unknown}: it has {sorted(commit.arrays)}.")
+    decoded = {name: _read_array(location, commit, name) for name in names}
+    return StoredEntry(commit.key, commit, decoded, commit.attributes)
+
+
+def _read_array(location: Location, commit: CommitRecord, name: str) -> np.ndarray:
+    where = f"{location.url}/{commit.folder}"
+    return decode(
+        commit.arrays[name], name, lambda path: read_object(location, commit, path), commit.objects, where=where
+    )
+
+
+def read_object(location: Location, commit: CommitRecord, path: str) -> bytes:
+    """One object of a commit, checked against its size and digest.
+
+    Parameters
+    ----------
+    path
+        Relative to the attempt's folder.
+
+    Raises
+    ------
+    NotCommittedError
+        If the commit lists no such object.
+    ObjectMissingError, ObjectAlteredError
+        If it is not there, or its bytes are not those committed.
+    """
+    expected = commit.objects.get(path)
+    if expected is None:
+        raise NotCommittedError(f"{commit.view}/{commit.key} commit {commit.number} lists no object '{path}'.")
+    data = location.get(f"{commit.folder}/{path}")
+    if len(data) != expected.size_bytes or sha256(data) != expected.sha256:
+        raise ObjectAlteredError(
+            f"{location.url}/{commit.folder}/{path} has {len(data)} bytes with sha256 {sha256(data)[:16]}: commit {commit.number} "
+            f"lists {expected.size_bytes} bytes with {expected.sha256[:16]}. Run `store-schema verify`, then restore or "
+            "extract it again."
+        )
+    return data

@@ -1,0 +1,186 @@
+"""Small entries, hypothesis strategies and locations that fail on purpose, for tests of stores; knows no test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from store_schema.arrays import Entry
+from store_schema.errors import BackendError
+from store_schema.keys import ID_PATTERN, MAX_ID_LENGTH, RESERVED, EntryKey
+from store_schema.location import Location
+from store_schema.records import Encoder, Intensity, Layout, Prompt, ViewSpec, sha256
+
+SHAPE = (2, 3, 4, 4)
+"""Memory layer, channel, row, column of the example view: small, so that a test may change every byte."""
+
+
+def example_view(*, name: str = "example", shape: tuple[int, ...] = SHAPE, recipe: int = 1) -> ViewSpec:
+    """A valid view; views of other recipes have other ids."""
+    return ViewSpec(
+        name=name,
+        encoder=Encoder(name="mini", image_size=64, weights_sha256=sha256(b"weights"), trained=False),
+        intensity={"CT": Intensity(unit="HU", low=-500, high=1300, outside=-1024)},
+        prompt=Prompt(kind="box", mode="sequential", stride=1),
+        layout=Layout(name="paper", shape=shape),
+        flags={"fill_hole_area": 0},
+        precision="float32",
+        recipe=recipe,
+        grid="ct",
+    )
+
+
+def example_entry(seed: int = 0, *, shape: tuple[int, ...] = SHAPE) -> Entry:
+    """An entry with all four arrays; other seeds give other values."""
+    rng = np.random.default_rng(seed)
+    memory = rng.normal(size=shape).astype(np.float16)
+    arrays = {
+        "memory": memory,
+        "mean_map": memory.astype(np.float32).mean((0, 1)),
+        "mask": (rng.random((5, 6, 7)) < 0.3).astype(np.uint8),
+        "preview": rng.integers(0, 256, (4, 5, 3), dtype=np.uint8),
+    }
+    return Entry(arrays, {"boxes_xyxy": [[0, 1, 2, 3]], "kept_slices_z": [4, 3], "valid_layers": [True, True]})
+
+
+def digest_of(text: str) -> str:
+    """An input digest for a test."""
+    return sha256(text.encode())
+
+
+# Strategies
+
+
+def ids() -> st.SearchStrategy[str]:
+    """Every id that may stand in a key."""
+    valid = st.from_regex(ID_PATTERN, fullmatch=True)
+    return valid.filter(lambda text: len(text) <= MAX_ID_LENGTH and text.casefold() not in RESERVED)
+
+
+def keys() -> st.SearchStrategy[EntryKey]:
+    """Every key of an entry."""
+    return st.builds(EntryKey, ids(), ids(), ids())
+
+
+def json_values() -> st.SearchStrategy[Any]:
+    """Values that attributes may hold, nested a little."""
+    leaves = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    return st.recursive(
+        leaves | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc é", max_size=4), inner, max_size=3),
+        max_leaves=6,
+    )
+
+
+@st.composite
+def entries(draw: st.DrawFn, shape: tuple[int, ...] = SHAPE) -> Entry:
+    """Entries of a view with this memory shape: any finite values, all zero among them, with or without the other arrays."""
+    finite16 = st.floats(width=16, allow_nan=False, allow_infinity=False)
+    finite32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    sides = st.integers(1, 5)
+    optional = {
+        "mean_map": hnp.arrays(np.float32, shape[2:], elements=finite32),
+        "mask": hnp.arrays(np.uint8, st.tuples(sides, sides, sides)),
+        "preview": hnp.arrays(np.uint8, st.tuples(sides, sides, st.just(3))),
+    }
+    arrays = {"memory": draw(hnp.arrays(np.float16, shape, elements=finite16))}
+    arrays |= {name: draw(strategy) for name, strategy in optional.items() if draw(st.booleans())}
+    return Entry(arrays, draw(st.dictionaries(st.text("abc", min_size=1, max_size=4), json_values(), max_size=3)))
+
+
+# Locations that fail on purpose
+
+
+class WrappedLocation(Location):
+    """Another location, operation by operation; tests override what they want to go wrong."""
+
+    def __init__(self, inner: Location) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.can_list = inner.can_list
+
+    def get(self, path: str) -> bytes:
+        """See `Location.get`."""
+        return self.inner.get(path)
+
+    def put(self, path: str, data: bytes) -> None:
+        """See `Location.put`."""
+        self.inner.put(path, data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """See `Location.create`."""
+        self.inner.create(path, data)
+
+    def size_bytes(self, path: str) -> int | None:
+        """See `Location.size_bytes`."""
+        return self.inner.size_bytes(path)
+
+    def paths(self, prefix: str) -> list[str]:
+        """See `Location.paths`."""
+        return self.inner.paths(prefix)
+
+    def children(self, prefix: str) -> list[str]:
+        """See `Location.children`."""
+        return self.inner.children(prefix)
+
+    def reachable(self) -> bool:
+        """As the other location."""
+        return self.inner.reachable()
+
+
+class FailingLocation(WrappedLocation):
+    """Fails for good at its n-th write, as when the disk fills up, the network goes, or the writer is killed."""
+
+    def __init__(self, inner: Location, *, writes: int, when: Literal["before", "after"]) -> None:
+        super().__init__(inner)
+        self._left = writes
+        self._when = when
+
+    def put(self, path: str, data: bytes) -> None:
+        """Writes, or fails before or after it has written."""
+        self._write(lambda: self.inner.put(path, data))
+
+    def create(self, path: str, data: bytes) -> None:
+        """Creates, or fails before or after it has created."""
+        self._write(lambda: self.inner.create(path, data))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        failing = self._left <= 0
+        self._left -= 1
+        if not failing or (self._when == "after" and self._left == -1):
+            write()
+        if failing:
+            raise BackendError("could not write: failed on purpose.")
+
+
+class HookedLocation(WrappedLocation):
+    """Calls a function before every create, so that a test can let a rival in at the worst moment."""
+
+    def __init__(self, inner: Location, before_create: Callable[[str, bytes], None]) -> None:
+        super().__init__(inner)
+        self._before_create = before_create
+
+    def create(self, path: str, data: bytes) -> None:
+        """Lets the rival in, then creates."""
+        self._before_create(path, data)
+        self.inner.create(path, data)
+
+
+class BlindLocation(WrappedLocation):
+    """A location that cannot list, as over HTTP."""
+
+    def __init__(self, inner: Location) -> None:
+        super().__init__(inner)
+        self.can_list = False
+
+    def paths(self, prefix: str) -> list[str]:
+        """Fails: this location cannot list."""
+        raise BackendError(f"could not list {prefix}: this place cannot list.")
+
+    def children(self, prefix: str) -> list[str]:
+        """Fails: this location cannot list."""
+        raise BackendError(f"could not list {prefix}: this place cannot list.")

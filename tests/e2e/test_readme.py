@@ -1,0 +1,85 @@
+"""Every command and every piece of code in the README runs as it stands there."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from extractor.phantom import write_cohort
+from extractor.regions import derive_regions
+from extractor.segmenter import load_segmenter, save_checkpoint
+from extractor.volumes import read_labels, write_image
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PATIENTS = 40
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A user's own folder: images, masks, tables, settings from the README, and a checkpoint of the name it gives."""
+    folder = tmp_path_factory.mktemp("own")
+    write_cohort(folder, n=PATIENTS, seed=11)
+    rows = []
+    for row in pd.read_csv(folder / "studies.csv").itertuples():
+        spine = derive_regions(read_labels(str(folder / row.label_map)), wanted=("spine_dilated",))["spine_dilated"]
+        write_image(spine.array_zyx, spine.grid, folder / f"images/{row.patient}_spine.nii.gz")
+        rows.append([row.patient, row.ct, row.pet, f"images/{row.patient}_spine.nii.gz"])
+    with (folder / "studies.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["patient", "ct", "pet", "spine"], *rows])
+    extract, cross_validate = blocks("yaml")
+    # The checkpoint that a test can make is a mini one; its random weights make the view's name say so.
+    (folder / "extract.yaml").write_text(extract + "model: mini\nstride: 8\n")
+    renamed = cross_validate.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper")
+    (folder / "cv.yaml").write_text(renamed + "fit: {epochs: 2, min_epochs: 1, min_validation_events: 1}\n")
+    save_checkpoint(load_segmenter("mini", "random:3"), folder / "MedSAM2_latest.pt")
+    return folder
+
+
+def test_the_four_commands_run_on_a_users_own_folder(folder):
+    (commands,) = blocks("bash")
+    lines = commands.strip().splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert (folder / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_the_python_of_the_readme_runs_on_that_store(folder):
+    (code,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_demo_and_make_test_run_what_the_readme_says():
+    def planned(target: str) -> str:
+        return subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "tests/e2e/demo.sh" in planned("demo")
+    assert "pytest" in planned("test")
+    for target in ("demo", "test"):
+        assert f"make {target}" in README
+
+
+def test_every_command_of_the_readme_is_a_console_script():
+    scripts = re.search(r"\[project\.scripts\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), flags=re.DOTALL)
+    assert scripts is not None
+    known = {line.split("=")[0].strip() for line in scripts.group(1).splitlines()}
+    (commands,) = blocks("bash")
+    assert {line.split()[0] for line in commands.strip().splitlines()} <= known

@@ -1,0 +1,155 @@
+"""Locations beyond what every backend promises: the folder's own traps, and the URLs that are opened."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, StoreError, UsageError
+from store_schema.location import TEMPORARY, FolderLocation, MemoryLocation, open_location
+
+
+class FullDisk(FolderLocation):
+    """A folder whose disk is full after a few bytes of each object."""
+
+    def _fill(self, file: BinaryIO, data: bytes) -> None:
+        file.write(data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("write", [FolderLocation.put, FolderLocation.create])
+def test_full_disk_leaves_nothing_and_says_what_to_do(tmp_path: Path, write) -> None:
+    with pytest.raises(BackendError, match=rf"could not write {tmp_path}/runs/r/x: No space left.*free space and run"):
+        write(FullDisk(tmp_path), "runs/r/x", b"too many bytes")
+    assert _files(tmp_path) == []
+
+
+def test_file_size_limit_of_the_system_leaves_nothing(tmp_path: Path) -> None:
+    """A true failure of write(2), in a process of its own: the first object fits, the second does not."""
+    script = """
+import resource, sys
+from pathlib import Path
+from store_schema.errors import BackendError
+from store_schema.location import FolderLocation
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+location = FolderLocation(Path(sys.argv[1]))
+location.create("data/small", b"x" * 500)
+try:
+    location.create("data/large", b"x" * 5000)
+except BackendError as error:
+    print(error)
+print(location.paths("data"))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "could not write" in run.stdout
+    assert "File too large" in run.stdout
+    assert run.stdout.endswith("['data/small']\n")
+    assert _files(tmp_path) == [tmp_path / "data/small"]
+
+
+def test_unfinished_files_of_a_killed_writer_are_no_objects(tmp_path: Path) -> None:
+    location = FolderLocation(tmp_path)
+    location.put("data/a/x", b"whole")
+    (tmp_path / "data/a" / f"{TEMPORARY}123").write_bytes(b"half")
+    assert location.paths("data") == ["data/a/x"]
+    assert location.children("data/a") == ["x"]
+
+
+def test_writing_leaves_no_temporary_files(tmp_path: Path) -> None:
+    location = FolderLocation(tmp_path)
+    location.put("a/x", b"1")
+    location.create("a/y", b"2")
+    with pytest.raises(AlreadyExistsError):
+        location.create("a/y", b"3")
+    assert sorted(path.name for path in _files(tmp_path)) == ["x", "y"]
+
+
+def test_link_out_of_the_store_is_refused(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    root = tmp_path / "store"
+    root.mkdir()
+    (root / "data").symlink_to(outside)
+    location = FolderLocation(root)
+    for act in (location.get, location.size_bytes):
+        with pytest.raises(StoreError, match="leads out of the store"):
+            act("data/secret")
+    with pytest.raises(StoreError, match="leads out of the store"):
+        location.put("data/new", b"x")
+    with pytest.raises(StoreError, match="leads out of the store"):
+        location.paths("data")
+    assert _files(outside) == [outside / "secret"]
+
+
+def test_links_within_the_store_are_not_followed_in_circles(tmp_path: Path) -> None:
+    location = FolderLocation(tmp_path)
+    location.put("data/a/x", b"1")
+    (tmp_path / "data/a/loop").symlink_to(tmp_path / "data")
+    assert location.paths("data") == ["data/a/loop", "data/a/x"]
+
+
+def test_store_may_itself_lie_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    FolderLocation(tmp_path / "link").put("a/x", b"1")
+    assert FolderLocation(tmp_path / "real").get("a/x") == b"1"
+
+
+def test_file_where_a_folder_is_needed_is_told(tmp_path: Path) -> None:
+    location = FolderLocation(tmp_path)
+    location.put("a", b"1")
+    with pytest.raises(ObjectMissingError):
+        location.get("a/b")
+    assert location.size_bytes("a/b") is None
+    assert location.paths("a") == location.children("a") == []
+    with pytest.raises(BackendError, match="could not write"):
+        location.create("a/b", b"2")
+
+
+def test_name_beyond_the_file_system_is_told(tmp_path: Path) -> None:
+    location = FolderLocation(tmp_path)
+    for act in (location.get, location.size_bytes, location.paths, location.children):
+        with pytest.raises(BackendError, match="the path is too long"):
+            act("x" * 300)
+
+
+def test_urls_of_one_folder_open_the_same_place(tmp_path: Path) -> None:
+    folder = tmp_path / "with space#and%"
+    open_location(folder).put("a/x", b"1")
+    for address in (
+        str(folder),
+        f"file://{tmp_path}/with%20space%23and%25",
+        f"file://localhost{tmp_path}/with%20space%23and%25",
+    ):
+        assert open_location(address).get("a/x") == b"1"
+        assert open_location(address).url == str(folder)
+
+
+def test_memory_is_one_place_by_name() -> None:
+    open_location("memory://location-test").put("a/x", b"1")
+    assert open_location("memory://location-test").get("a/x") == b"1"
+    assert isinstance(open_location("memory://location-test"), MemoryLocation)
+    assert open_location("memory://location-other").paths("a") == []
+
+
+@pytest.mark.parametrize("address", ["ftp://host/x", "memory://", "file://otherhost/x", "file://relative"])
+def test_address_that_no_backend_serves_is_wrong_use(address: str) -> None:
+    with pytest.raises(UsageError, match=r"use a folder's path, file:///PATH, or memory://NAME"):
+        open_location(address)
+
+
+def test_credentials_in_an_address_are_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        open_location("s3x://key:secret@bucket/path")
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,192 @@
+"""Spreads tasks over this process, local processes or a Dask cluster; the only module that knows Dask, and no model."""
+
+import logging
+import os
+import tempfile
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, as_completed
+
+from store_schema.errors import EngramError, TaskError, UsageError
+from trainer.fold import run_task
+from trainer.task import Task
+from trainer.versions import code_digest
+
+WAIT_S = 60
+"""How long a scheduler, or its first worker, is waited for."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where tasks run."""
+
+    number: int | None = None
+    """Local processes; None for one a core, 0 for this process alone."""
+    scheduler: str | None = None
+    """Address of a running Dask scheduler, whose workers reach the store and the run folder."""
+
+    def __post_init__(self) -> None:
+        if self.scheduler is not None and self.number is not None:
+            raise UsageError("--workers counts local processes, and --scheduler names a cluster: give one of them")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: its result is in the run folder, or the error says why not."""
+
+    task: Task
+    error: str | None = None
+
+
+def run_tasks(tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Outcome], None]) -> list[Outcome]:
+    """Do every task; one that fails leaves the others alone. Gives the outcomes in the order of the tasks.
+
+    A worker that dies loses nothing: its tasks are done again elsewhere, and each result is written once.
+
+    Parameters
+    ----------
+    tasks
+        What is to be done.
+    workers
+        Where.
+    on_done
+        Called in this process with each outcome as it comes.
+
+    Raises
+    ------
+    UsageError
+        If the scheduler cannot be reached, has no worker, or a worker runs other code than this process.
+    """
+    found: dict[str, Outcome] = {}
+    source = _in_process(tasks) if workers.number == 0 else _on_cluster(tasks, workers)
+    for outcome in source:
+        found[outcome.task.id] = outcome
+        on_done(outcome)
+    return [found[task.id] for task in tasks]
+
+
+def _in_process(tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """One after the other in a thread, whose future holds whatever a task raises."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        for task in tasks:
+            error = thread.submit(run_task, task).exception()
+            yield Outcome(task, None if error is None else _reason(error))
+
+
+def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
+    if not tasks:
+        return
+    with _client(workers, len(tasks)) as client:
+        _check_workers(client)
+        # keys of this call alone: a key that another call left in error would be answered by that error
+        call = uuid.uuid4().hex
+        futures = {
+            client.submit(_on_worker, task.model_dump_json(), code_digest(), key=f"{task.id}-{call}", pure=False): task
+            for task in tasks
+        }
+        for future in as_completed(list(futures)):
+            task = futures.pop(future)
+            yield Outcome(task, _failure(future))
+            future.release()
+
+
+def _on_worker(description: str, digest: str) -> str:
+    """Do a task where it landed; only its id travels back."""
+    if code_digest() != digest:
+        # a worker that joined after the check of all workers
+        raise TaskError("this worker runs other code of `trainer` or `store_schema` than the client: install the same")
+    return run_task(Task.model_validate_json(description)).task_id
+
+
+def _failure(future: Any) -> str | None:
+    if future.status == "finished":
+        return None
+    if future.status in ("cancelled", "lost"):
+        return "the scheduler was lost: run the same command again, what is done is kept"
+    return _reason(future.exception(), future.traceback())
+
+
+def _reason(error: BaseException, trace: Any = None) -> str:
+    """Kind and message; of an error that is not ours also where it was raised."""
+    if type(error).__name__ == "KilledWorker":
+        return f"its worker died every time it was tried (out of memory?): {error}"
+    place = ""
+    frames = traceback.extract_tb(trace or error.__traceback__)
+    if not isinstance(error, EngramError) and frames:
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})"
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _check_workers(client: Client) -> None:
+    """Refuse workers with other code: Dask sends functions by name, and they would compute other numbers."""
+    digests = client.run(code_digest, on_error="return")
+    for address, digest in digests.items():
+        if isinstance(digest, BaseException):
+            raise UsageError(f"worker {address} cannot import `trainer` ({digest}): install engram[trainer] there")
+        if digest != code_digest():
+            raise UsageError(
+                f"worker {address} runs other code of `trainer` or `store_schema` ({digest[:12]}) than this process "
+                f"({code_digest()[:12]}): install the same version of engram on both"
+            )
+
+
+@contextmanager
+def _client(workers: Workers, tasks: int) -> Iterator[Client]:
+    if workers.scheduler is not None:
+        with _connected(workers.scheduler) as client:
+            yield client
+        return
+    number = min(workers.number or cores(), tasks)
+    with (
+        tempfile.TemporaryDirectory(prefix="engram-dask-") as folder,
+        _local_cluster(number, folder) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=WAIT_S)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=WAIT_S)
+        except TimeoutError as error:
+            raise UsageError(
+                f"the scheduler at {address} has no worker: start one with `dask worker {address}`"
+            ) from error
+        yield client
+
+
+@contextmanager
+def _local_cluster(number: int, folder: str) -> Iterator[LocalCluster]:
+    # spawn: a forked process would inherit torch's and the store's threads and locks
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+        cluster = LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            local_directory=folder,
+            # a limit would pause or kill fits that the machine can hold
+            memory_limit=0,
+            # a worker that dies is told by its nanny as a warning, and its tasks are done again
+            silence_logs=logging.ERROR,
+        )
+        with cluster:
+            yield cluster
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,58 @@
+"""Reads the maps of a cohort from a snapshot, once per process; knows nothing of folds, models or outcomes."""
+
+import functools
+
+import numpy as np
+from jaxtyping import Float
+
+from store_schema import EntryKey, Snapshot, open_snapshot
+from store_schema.errors import TaskError
+
+MEAN_MAP = "mean_map"
+
+
+@functools.lru_cache(maxsize=4)
+def snapshot_of(store_url: str, snapshot_id: str) -> Snapshot:
+    """Snapshot opened by address, kept while the process lives: it can never change."""
+    return open_snapshot(store_url, snapshot_id)
+
+
+# Whole cohorts are kept, since every fold reads every patient: 16 KiB a map, 3.5 MiB for 227 patients and one modality.
+@functools.lru_cache(maxsize=8)
+def mean_maps(
+    store_url: str, snapshot_id: str, modality: str, roi: str, patients: tuple[str, ...]
+) -> Float[np.ndarray, "patient row column"]:
+    """Mean maps of these patients in their order, float32, every byte checked against its commit; not writable.
+
+    Parameters
+    ----------
+    store_url, snapshot_id
+        Where, and what is pinned.
+    modality, roi
+        Which entry of each patient.
+    patients
+        Keys of the store.
+
+    Raises
+    ------
+    NotCommittedError
+        If the snapshot lacks a patient's entry, or the entry has no mean map (a view of vectors).
+    ObjectMissingError, ObjectAlteredError
+        If an object is gone or is not the one committed.
+    TaskError
+        If the maps are not of one size.
+    """
+    snapshot = snapshot_of(store_url, snapshot_id)
+    maps = [_mean_map(snapshot, EntryKey(patient, modality, roi)) for patient in patients]
+    shapes = sorted({array.shape for array in maps})
+    if len(shapes) != 1:
+        raise TaskError(
+            f"maps {modality}/{roi} of {snapshot.view_id} differ in size: {shapes}. Extract them by one view"
+        )
+    stacked = np.stack(maps)
+    stacked.setflags(write=False)
+    return stacked
+
+
+def _mean_map(snapshot: Snapshot, key: EntryKey) -> Float[np.ndarray, "row column"]:
+    return np.asarray(snapshot.read(key, arrays=[MEAN_MAP]).arrays[MEAN_MAP])

@@ -1,0 +1,151 @@
+"""Decides everything about a run before its first task: snapshots, cohort, folds, tasks; does none of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from store_schema import Store, open_store
+from store_schema.errors import UsageError
+from store_schema.records import sha256
+from trainer.cohort import Cohort, build_cohort
+from trainer.config import Model, RunConfig
+from trainer.oracle import read_oracle
+from trainer.pins import Pin, pin_views, wanted_entries
+from trainer.run_folder import cohort_bytes
+from trainer.splits import Splits, make_splits
+from trainer.task import Task
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads."""
+
+    clinical: Path
+    """Clinical table."""
+    store_url: str | None = None
+    """Feature store; None for clinical models alone."""
+    snapshots: tuple[str, ...] = ()
+    """Ids of snapshots, or unique beginnings; a new one is made of each view without one."""
+    oracle: Path | None = None
+    """Table of known risks; wins over the config's."""
+    latest: bool = False
+    """Take the current commit of entries that were extracted from several inputs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do; everything in it follows from the config and the inputs."""
+
+    config: RunConfig
+    clinical: Path
+    store: Store | None
+    pins: tuple[Pin, ...]
+    cohort: Cohort
+    splits: Mapping[int, Splits]
+    """Of the real outcomes (0) and of each permutation."""
+    oracle: Mapping[str, Float[np.ndarray, " patient"]]
+
+    @cached_property
+    def cohort_sha256(self) -> str:
+        """Digest of the cohort's file."""
+        return sha256(cohort_bytes(self.cohort))
+
+    @cached_property
+    def splits_sha256(self) -> dict[int, str]:
+        """Digest of each file of splits."""
+        return {number: sha256(splits.to_json().encode()) for number, splits in self.splits.items()}
+
+    def tasks(self, run_url: str) -> tuple[Task, ...]:
+        """Every fold of every model, then of every permuted control."""
+        controls = () if self.config.permuted_control is None else self.config.permuted_control.models
+        return tuple(
+            self._task(model, permutation, fold, run_url)
+            for permutation, splits in self.splits.items()
+            for model in self.config.models
+            if not permutation or model.name in controls
+            for fold in range(len(splits))
+        )
+
+    def _task(self, model: Model, permutation: int, fold: int, run_url: str) -> Task:
+        snapshots = {pin.view: pin.snapshot.id for pin in self.pins}
+        control = self.config.permuted_control if permutation else None
+        return Task(
+            store_url=None if model.view is None or self.store is None else self.store.url,
+            run_url=run_url,
+            snapshot=None if model.view is None else snapshots[model.view],
+            model=model,
+            preprocessing=self.config.preprocessing,
+            fold=fold,
+            seed=_seed(self.config, permutation, fold),
+            permutation=permutation,
+            permutation_seed=None if control is None else control.seed,
+            cohort_sha256=self.cohort_sha256,
+            splits_sha256=self.splits_sha256[permutation],
+        )
+
+
+def make_plan(config: RunConfig, inputs: Inputs, *, recorded: tuple[str, ...] = ()) -> Plan:
+    """Plan of a run.
+
+    Parameters
+    ----------
+    config, inputs
+        What is asked for.
+    recorded
+        Snapshots that an earlier call of this run pinned: they are read again where none is given, so that a run
+        resumes although the store has grown.
+
+    Raises
+    ------
+    UsageError
+        If the config and the inputs do not fit together.
+    TableError
+        If a table cannot be read as declared.
+    CohortError
+        If the patients do not allow the folds.
+    StoreError
+        If the store does not hold what is read.
+    """
+    store = _opened(config, inputs)
+    given = inputs.snapshots or recorded
+    pins = () if store is None else pin_views(store, wanted_entries(config), given=given, latest=inputs.latest)
+    available = {label: patients for pin in pins for label, patients in pin.available.items()}
+    cohort = build_cohort(inputs.clinical, config.columns, available, require_clinical=config.require_clinical)
+    oracle = read_oracle(config, cohort, clinical=inputs.clinical, table=inputs.oracle)
+    repeats = 0 if config.permuted_control is None else config.permuted_control.repeats
+    splits = {number: _splits(config, cohort, number) for number in range(1 + repeats)}
+    return Plan(config, inputs.clinical, store, pins, cohort, splits, oracle)
+
+
+def _opened(config: RunConfig, inputs: Inputs) -> Store | None:
+    if not config.views:
+        if inputs.snapshots:
+            raise UsageError("--snapshot was given, and no model of the config reads images")
+        return None
+    if inputs.store_url is None:
+        raise UsageError(f"the config reads view {', '.join(config.views)}: name the feature store with --store URL")
+    return open_store(inputs.store_url)
+
+
+def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:
+    """Folds dealt from the outcomes that they are used with: those of a permutation from permuted ones."""
+    if permutation and config.permuted_control is not None:
+        cohort = cohort.permuted([config.permuted_control.seed, permutation])
+    settings = config.splits
+    return make_splits(
+        cohort,
+        folds=settings.folds,
+        seed=settings.seed,
+        method=settings.method,
+        by_centre=settings.by_centre,
+        repeats=settings.repeats,
+    )
+
+
+def _seed(config: RunConfig, permutation: int, fold: int) -> int:
+    """Own stream for each fold and permutation; models share it, and none depends on its place in the config."""
+    return int(np.random.SeedSequence([config.seed, permutation, fold]).generate_state(1)[0])

@@ -1,0 +1,81 @@
+"""Writes a run's results as CSV text; knows no file and computes no figure."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from trainer.results import RunResults, TaskResult
+from trainer.summary import Judgement
+
+FOLD_FACTS = ("c", "concordant", "discordant", "tied_risk", "comparable", "train_c")
+SIZES = ("train_patients", "train_events", "test_events", "train_mean", "train_sd", "seconds")
+ROW_FACTS = (
+    "mean",
+    "se",
+    "t",
+    "df",
+    "p_one_sided",
+    "p_two_sided",
+    "corrected_p_one_sided",
+    "permutation_p",
+    "pooled_c",
+)
+GROUP_FACTS = ("chi_squared", "nominal_p", "permutation_p", "low_median", "high_median")
+
+
+def folds_csv(results: Iterable[TaskResult]) -> str:
+    """One line per task: its c, pairs, sizes and epochs."""
+    header = ("model", "permutation", "repeat", "fold", *FOLD_FACTS, "test_patients", *SIZES)
+    return _csv((*header, "stopped_by", "epochs_run", "best_epoch"), map(_fold_line, results))
+
+
+def _fold_line(result: TaskResult) -> list[Any]:
+    curves = result.curves
+    ended = ["", "", ""] if curves is None else [curves.reason, curves.epochs_run, curves.best_epoch]
+    facts = [getattr(result, name) for name in FOLD_FACTS]
+    sizes = [getattr(result, name) for name in SIZES]
+    first = [result.model, result.permutation, result.repeat, result.fold]
+    return [*first, *facts, len(result.patients), *sizes, *ended]
+
+
+def risks_csv(judgement: Judgement) -> str:
+    """One line per patient and task: the out-of-fold risk, beside the outcome that the task was judged by."""
+    header = ("model", "permutation", "repeat", "fold", "patient", "log_risk", "z", "time", "event", "alpha")
+    return _csv(header, (line for result in judgement.results for line in _risk_lines(judgement, result)))
+
+
+def _risk_lines(judgement: Judgement, result: TaskResult) -> list[list[Any]]:
+    cohort = judgement.permuted_cohort(result.permutation)
+    rows = cohort.rows(result.patients)
+    alpha: Sequence[float | None] = result.alpha or [None] * len(rows)
+    first = [result.model, result.permutation, result.repeat, result.fold]
+    cells = zip(
+        result.patients,
+        result.log_risk,
+        result.z,
+        cohort.time[rows],
+        cohort.event[rows].astype(int),
+        alpha,
+        strict=True,
+    )
+    return [[*first, *line] for line in cells]
+
+
+def summary_csv(results: RunResults) -> str:
+    """One line per row of the table."""
+    header = ("row", "kind", "model", "scores", *ROW_FACTS, *(f"quartiles_{name}" for name in GROUP_FACTS))
+    lines = []
+    for row in results.rows:
+        groups = [None if row.risk_groups is None else getattr(row.risk_groups, name) for name in GROUP_FACTS]
+        facts = [getattr(row, name) for name in ROW_FACTS]
+        lines.append([row.label, row.kind, row.model, len(row.scores), *facts, *groups])
+    return _csv(header, lines)
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if cell is None else cell for cell in line] for line in lines)
+    return text.getvalue()

@@ -1,0 +1,256 @@
+"""Records of what a run found: of one task, of one row of the table, of a whole run; knows nothing of how it was fitted."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from store_schema.errors import SchemaError
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        """Text of the record's file."""
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+
+class Curves(_Record):
+    """How a network's fit went; epochs count from 1.
+
+    Attributes
+    ----------
+    reason
+        Why it ended: ``patience``, ``epochs`` or ``fixed``.
+    epochs_run, best_epoch
+        Epochs fitted, and the one whose weights were kept.
+    train_loss, validation_loss
+        Loss of each epoch; the validation part is inside the outer training fold.
+    """
+
+    reason: str
+    epochs_run: int
+    best_epoch: int
+    train_loss: tuple[float, ...]
+    validation_loss: tuple[float, ...]
+
+
+class TaskResult(_Record):
+    """What came of one fold of one model.
+
+    Attributes
+    ----------
+    task_id
+        Identity of the task.
+    model, permutation, fold, repeat
+        Which row and fold; permutation 0 is the real outcomes.
+    c
+        Harrell's c of the test part.
+    concordant, discordant, tied_risk, comparable
+        Pairs by which c was judged.
+    patients, log_risk
+        Test patients and their log-risks; higher is worse.
+    alpha
+        Gate's weight of the first modality of each test patient; None where nothing was mixed.
+    train_mean, train_sd
+        Mean and standard deviation (divisor n) of the log-risks of all outer-training patients, in evaluation mode.
+    train_c
+        Harrell's c of the outer training part: how far the model fits what it has seen.
+    train_patients, train_events, test_events
+        Sizes.
+    curves
+        Of a network.
+    coefficients
+        Log hazard ratios of a linear model, by feature.
+    preprocessing
+        Statistics of the fold's training part by which covariates became features.
+    seconds
+        Wall time of the task; the only thing that differs between machines.
+    """
+
+    layout: Literal["engram-result-1"] = "engram-result-1"
+    task_id: str
+    model: str
+    permutation: int
+    fold: int
+    repeat: int
+    c: float
+    concordant: int
+    discordant: int
+    tied_risk: int
+    comparable: int
+    patients: tuple[str, ...]
+    log_risk: tuple[float, ...]
+    alpha: tuple[float, ...] | None
+    train_mean: float
+    train_sd: float
+    train_c: float
+    train_patients: int
+    train_events: int
+    test_events: int
+    curves: Curves | None
+    coefficients: dict[str, float] | None
+    preprocessing: dict[str, Any] | None
+    seconds: float
+
+    @property
+    def z(self) -> tuple[float | None, ...]:
+        """Log-risks in standard deviations of the training patients'; None where these were all equal."""
+        if self.train_sd == 0:
+            return tuple(None for _ in self.log_risk)
+        return tuple((risk - self.train_mean) / self.train_sd for risk in self.log_risk)
+
+
+class FoldScore(_Record):
+    """One fold of a row of the table; `c` is None where the task failed."""
+
+    fold: int
+    repeat: int
+    c: float | None
+
+
+class RiskGroups(_Record):
+    """First against fourth quartile of pooled out-of-fold risks (paper, Fig. 4).
+
+    Attributes
+    ----------
+    cuts
+        Quartile cuts of the standardised risks.
+    low_patients, low_events, high_patients, high_events
+        Sizes of the first and the fourth quartile.
+    low_median, high_median
+        Median survival in the unit of the table; None where it is not reached.
+    chi_squared, nominal_p
+        Log-rank test of the two; nominal, since folds share training patients.
+    permutation_p
+        (1 + #) / (B + 1) over the run's permutations; None where they are fewer than 19.
+    """
+
+    cuts: tuple[float, float, float]
+    low_patients: int
+    low_events: int
+    high_patients: int
+    high_events: int
+    low_median: float | None
+    high_median: float | None
+    chi_squared: float
+    nominal_p: float
+    permutation_p: float | None
+
+
+class Row(_Record):
+    """One row of the table.
+
+    Attributes
+    ----------
+    label
+        What the row is called.
+    kind
+        ``model``, ``permuted`` (its outcomes dealt at random) or ``oracle`` (risks known from simulation).
+    model
+        Name of the model; of an oracle, its column.
+    scores
+        c of each fold. Of several permutations, c of each permutation's mean.
+    mean, se
+        Over the scores, se = sd/√n; None where a task failed.
+    t, df, p_one_sided, p_two_sided
+        Plain t-test against 0.5, as in the paper.
+    corrected_p_one_sided
+        The same with a variance that allows for shared training patients (Nadeau and Bengio).
+    permutation_p
+        Of the mean c, over the run's permutations of this model; None where they are fewer than 19.
+    pooled_c
+        c of all patients by their standardised out-of-fold risk, averaged over repeats; None where not defined.
+    risk_groups
+        Outer quartiles; None of controls and oracles, and where not defined.
+    risk_groups_note
+        Why there are no outer quartiles.
+    """
+
+    label: str
+    kind: Literal["model", "permuted", "oracle"]
+    model: str
+    scores: tuple[FoldScore, ...]
+    mean: float | None
+    se: float | None
+    t: float | None
+    df: int | None
+    p_one_sided: float | None
+    p_two_sided: float | None
+    corrected_p_one_sided: float | None
+    permutation_p: float | None
+    pooled_c: float | None
+    risk_groups: RiskGroups | None = None
+    risk_groups_note: str | None = None
+
+
+class Failure(_Record):
+    """A task that failed, and why."""
+
+    task_id: str
+    label: str
+    reason: str
+
+
+class RunResults(_Record):
+    """Every figure of a run; derived from the tasks' results alone.
+
+    Attributes
+    ----------
+    complete
+        Whether every task has a result.
+    rows
+        Models, then permuted controls, then oracles.
+    warnings
+        What a reader must know before believing a figure: signs of a leak.
+    failures
+        Tasks without a result.
+    task_ids
+        Tasks whose results these are, in order.
+    """
+
+    layout: Literal["engram-results-1"] = "engram-results-1"
+    complete: bool
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    task_ids: tuple[str, ...]
+
+    def of_kind(self, kind: str) -> tuple[Row, ...]:
+        """Rows of one kind."""
+        return tuple(row for row in self.rows if row.kind == kind)
+
+
+def parse_result(data: bytes, *, where: str) -> TaskResult:
+    """Result of a task from its file.
+
+    Raises
+    ------
+    SchemaError
+        If it is anything else.
+    """
+    try:
+        return TaskResult.model_validate_json(data)
+    except ValidationError as error:
+        raise SchemaError(f"{where} is not a task's result: {error}. Remove it, and the task runs again") from error
+
+
+def parse_results(data: bytes, *, where: str) -> RunResults:
+    """Results of a run from their file.
+
+    Raises
+    ------
+    SchemaError
+        If it is anything else.
+    """
+    try:
+        return RunResults.model_validate_json(data)
+    except ValidationError as error:
+        raise SchemaError(f"{where} is not a run's results: {error}. Run `trainer cv` again") from error
+
+
+def of_model(results: Iterable[TaskResult], model: str, permutation: int = 0) -> tuple[TaskResult, ...]:
+    """Results of one model on the real outcomes or on one permutation, by fold."""
+    mine = (result for result in results if (result.model, result.permutation) == (model, permutation))
+    return tuple(sorted(mine, key=lambda result: result.fold))

@@ -1,0 +1,29 @@
+"""Says which code and libraries a process runs, so that results are not mixed; knows no run and no cluster."""
+
+import functools
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import store_schema
+import trainer
+
+LIBRARIES = ("engram", "numpy", "pandas", "scipy", "scikit-survival", "torch", "zarr")
+"""Distributions that can change a number of a run."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a number."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
+
+
+@functools.cache
+def code_digest() -> str:
+    """Sha256 over the source files of `trainer` and `store_schema`: equal versions may still be different code."""
+    digest = hashlib.sha256()
+    for package in (store_schema, trainer):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(str(path.relative_to(root.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
