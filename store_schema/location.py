@@ -22,6 +22,8 @@ from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingE
 
 TEMPORARY = ".engram-tmp-"
 """Prefix of a folder's unfinished files: never listed, never read."""
+SYNCED_HELD = 10_000
+"""Folders that a location remembers as synced."""
 
 
 def check_path(path: str) -> str:
@@ -161,6 +163,9 @@ class FolderLocation(Location):
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.url = str(self.root)
+        self._real_root = os.path.realpath(self.root)
+        self._synced: set[Path] = set()
+        """Folders known to be there for good: what is written into them needs no sync of the folders above."""
 
     def get(self, path: str) -> bytes:
         """See `Location.get`."""
@@ -210,7 +215,7 @@ class FolderLocation(Location):
     def _place(self, path: str) -> Path:
         """The file of an object; a symbolic link that leads out of the root is refused."""
         place = self.root / check_path(path)
-        if not place.resolve().is_relative_to(self.root.resolve()):
+        if not os.path.realpath(place).startswith(f"{self._real_root.rstrip(os.sep)}{os.sep}"):
             raise StoreError(f"{place} leads out of the store {self.root}: a store holds no links.")
         return place
 
@@ -233,7 +238,7 @@ class FolderLocation(Location):
         place = self._place(path)
         temporary = place.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
-            _make_folders(place.parent)
+            self._make_folders(place.parent)
             with temporary.open("xb") as file:
                 self._fill(file, data)
             yield temporary, place
@@ -244,22 +249,27 @@ class FolderLocation(Location):
             with contextlib.suppress(OSError):
                 temporary.unlink()
 
+    def _make_folders(self, folder: Path) -> None:
+        """Makes a folder and those above it, each synced into the one above, also where another writer has just made it."""
+        if not self.root.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            _sync_folder(self.root.parent)
+        missing: list[Path] = []
+        while folder != self.root and folder not in self._synced:
+            missing.append(folder)
+            folder = folder.parent
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            _sync_folder(path.parent)
+        if len(self._synced) > SYNCED_HELD:
+            self._synced.clear()
+        self._synced.update(missing)
+
     def _fill(self, file: BinaryIO, data: bytes) -> None:
         """Writes all bytes of an object and syncs them; the one place where a disk runs full."""
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _make_folders(folder: Path) -> None:
-    """Creates a folder with its parents, each entry synced into the one above."""
-    missing = [folder]
-    while not missing[-1].parent.exists():
-        missing.append(missing[-1].parent)
-    for path in reversed(missing):
-        if not path.exists():
-            path.mkdir(exist_ok=True)
-            _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -54,7 +54,7 @@ class Store:
     """Gives `written_at`; it decides nothing."""
     new_attempt: Callable[[], str] = field(default=uuid4_hex, repr=False, compare=False)
     _views: dict[str, ViewSpec] = field(default_factory=dict, repr=False, compare=False)
-    """Specifications read so far; they never change."""
+    """Specifications read so far, by id; they never change."""
 
     @property
     def url(self) -> str:
@@ -106,9 +106,10 @@ class Store:
         ObjectAlteredError
             If the specification is not the one that gave the view its id.
         """
-        if name not in self._views:
-            self._views[name] = read_view(self.location, self.resolve_view(name))
-        return self._views[name]
+        view_id = name if name in self._views else self.resolve_view(name)
+        if view_id not in self._views:
+            self._views[view_id] = read_view(self.location, view_id)
+        return self._views[view_id]
 
     # Entries
 

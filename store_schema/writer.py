@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -69,9 +70,14 @@ class Writer:
         staged = stage(entry)
         _check_layout(staged, self.view, key)
         draft = self._draft(key, staged, input_sha256, provenance)
-        for path, data in sorted(staged.objects.items()):
-            self.location.put(f"{draft.folder}/{path}", data)
+        self._put(draft.folder, staged.objects)
         return Publication(*append_commit(self.location, draft, after=current, make_current=make_current))
+
+    def _put(self, folder: str, objects: Mapping[str, bytes]) -> None:
+        """Writes all objects of an attempt at once: each waits for its own sync or answer; all are durable at the end."""
+        with ThreadPoolExecutor(len(objects)) as pool:
+            for done in [pool.submit(self.location.put, f"{folder}/{path}", data) for path, data in objects.items()]:
+                done.result()
 
     def _draft(self, key: EntryKey, staged: StagedEntry, input_sha256: str, provenance: Provenance) -> CommitRecord:
         """The commit to be; it gets its number when it is created."""

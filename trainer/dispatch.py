@@ -19,9 +19,6 @@ from trainer.fold import run_task
 from trainer.task import Task
 from trainer.versions import code_digest
 
-WAIT_S = 60
-"""How long a scheduler, or its first worker, is waited for."""
-
 
 @dataclass(frozen=True)
 class Workers:
@@ -31,6 +28,8 @@ class Workers:
     """Local processes; None for one a core, 0 for this process alone."""
     scheduler: str | None = None
     """Address of a running Dask scheduler, whose workers reach the store and the run folder."""
+    wait_s: float = 60.0
+    """How long the scheduler, and then its first worker, is waited for."""
 
     def __post_init__(self) -> None:
         if self.scheduler is not None and self.number is not None:
@@ -140,7 +139,7 @@ def _check_workers(client: Client) -> None:
 @contextmanager
 def _client(workers: Workers, tasks: int) -> Iterator[Client]:
     if workers.scheduler is not None:
-        with _connected(workers.scheduler) as client:
+        with _connected(workers.scheduler, workers.wait_s) as client:
             yield client
         return
     number = min(workers.number or cores(), tasks)
@@ -153,14 +152,14 @@ def _client(workers: Workers, tasks: int) -> Iterator[Client]:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Client]:
+def _connected(address: str, wait_s: float) -> Iterator[Client]:
     try:
-        client = Client(address, timeout=WAIT_S)
+        client = Client(address, timeout=wait_s)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
     with client:
         try:
-            client.wait_for_workers(1, timeout=WAIT_S)
+            client.wait_for_workers(1, timeout=wait_s)
         except TimeoutError as error:
             raise UsageError(
                 f"the scheduler at {address} has no worker: start one with `dask worker {address}`"

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 
 from store_schema import EntryKey, Snapshot, open_snapshot
-from store_schema.errors import TaskError
 
 MEAN_MAP = "mean_map"
 
@@ -39,16 +38,9 @@ def mean_maps(
         If the snapshot lacks a patient's entry, or the entry has no mean map (a view of vectors).
     ObjectMissingError, ObjectAlteredError
         If an object is gone or is not the one committed.
-    TaskError
-        If the maps are not of one size.
     """
     snapshot = snapshot_of(store_url, snapshot_id)
     maps = [_mean_map(snapshot, EntryKey(patient, modality, roi)) for patient in patients]
-    shapes = sorted({array.shape for array in maps})
-    if len(shapes) != 1:
-        raise TaskError(
-            f"maps {modality}/{roi} of {snapshot.view_id} differ in size: {shapes}. Extract them by one view"
-        )
     stacked = np.stack(maps)
     stacked.setflags(write=False)
     return stacked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -139,6 +140,7 @@ class FailingLocation(WrappedLocation):
         super().__init__(inner)
         self._left = writes
         self._when = when
+        self._lock = Lock()
 
     def put(self, path: str, data: bytes) -> None:
         """Writes, or fails before or after it has written."""
@@ -149,9 +151,10 @@ class FailingLocation(WrappedLocation):
         self._write(lambda: self.inner.create(path, data))
 
     def _write(self, write: Callable[[], None]) -> None:
-        failing = self._left <= 0
-        self._left -= 1
-        if not failing or (self._when == "after" and self._left == -1):
+        with self._lock:
+            failing, first = self._left <= 0, self._left == 0
+            self._left -= 1
+        if not failing or (self._when == "after" and first):
             write()
         if failing:
             raise BackendError("could not write: failed on purpose.")

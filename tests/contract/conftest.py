@@ -1,3 +1,8 @@
+"""Lets pytest explain the asserts of the contract, which live in the package; where another test imported it, they stay plain."""
+
+import sys
+
 import pytest
 
-pytest.register_assert_rewrite("store_schema.testing")
+if "store_schema.testing" not in sys.modules:
+    pytest.register_assert_rewrite("store_schema.testing")

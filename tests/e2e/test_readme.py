@@ -54,7 +54,9 @@ def test_the_four_commands_run_on_a_users_own_folder(folder):
     lines = commands.strip().splitlines()
     assert len(lines) == 4
     for line in lines:
-        done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
 
@@ -62,7 +64,12 @@ def test_the_four_commands_run_on_a_users_own_folder(folder):
 def test_the_python_of_the_readme_runs_on_that_store(folder):
     (code,) = blocks("python")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

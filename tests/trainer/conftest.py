@@ -1,0 +1,124 @@
+"""A small cohort with a planted signal: a store of mean maps, a clinical table, the truth, and a config."""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from store_schema import Encoder, Entry, EntryKey, Intensity, Layout, Prompt, Store, ViewSpec, create_store
+from trainer.config import RunConfig, parse_config
+
+SIDE, PATIENTS = 8, 40
+VIEW = ViewSpec(
+    name="tiny",
+    encoder=Encoder(name="tiny", image_size=64, weights_sha256="0" * 64, trained=False),
+    intensity={"PET": Intensity(unit="SUV", low=0, high=10, outside=0)},
+    prompt=Prompt(kind="box", mode="sequential", stride=2),
+    layout=Layout(name="pooled", shape=(1, 4, SIDE, SIDE)),
+    precision="float32",
+    recipe=1,
+    grid="ct",
+)
+SHORT = {"epochs": 3, "min_epochs": 1, "min_validation_events": 2}
+CONFIG: dict[str, Any] = {
+    "columns": {
+        "time": "months",
+        "time_unit": "months",
+        "event": "event",
+        "continuous": ["age"],
+        "categorical": ["stage"],
+    },
+    "splits": {"folds": 3},
+    "fit": SHORT,
+    "models": [
+        {"name": "cox", "kind": "ridge_cox"},
+        {
+            "name": "image",
+            "kind": "network",
+            "view": "tiny",
+            "images": {"roi": "spine"},
+            "fusion": "gate",
+            "hidden": [4],
+        },
+    ],
+}
+
+
+def draw(n: int = PATIENTS, seed: int = 0) -> pd.DataFrame:
+    """Patients with a signal z in images and an age that matters."""
+    rng = np.random.default_rng(seed)
+    z, age = rng.normal(size=n), rng.normal(60, 10, n).round()
+    log_hazard = 1.5 * z + 0.05 * (age - 60)
+    onset = 36 * (rng.exponential(size=n) * np.exp(-log_hazard)) ** (1 / 1.2)
+    censored = rng.uniform(12, 140, n)
+    return pd.DataFrame(
+        {
+            "patient": [f"P{row:03d}" for row in range(n)],
+            "age": age,
+            "stage": rng.choice(["I", "II", "III"], n),
+            "months": np.ceil(np.minimum(onset, censored)),
+            "event": (onset <= censored).astype(int),
+            "z": z,
+            "log_hazard": log_hazard,
+        }
+    )
+
+
+def entry(z: float, seed: list[int]) -> Entry:
+    """Noise with a blob as bright as the signal."""
+    rng = np.random.default_rng(seed)
+    memory = rng.normal(size=(1, 4, SIDE, SIDE)).astype(np.float32)
+    memory[:, :, 2:5, 3:6] += np.float32(z)
+    return Entry({"memory": memory.astype(np.float16), "mean_map": memory.mean(axis=(0, 1))}, {"valid": [True]})
+
+
+def fill(store: Store, table: pd.DataFrame, *, seed: int = 0) -> str:
+    view = store.put_view(VIEW)
+    for row, (patient, z) in enumerate(zip(table["patient"], table["z"], strict=True)):
+        for channel, modality in enumerate(("PET", "CT")):
+            made = entry(z if modality == "PET" else 0.3 * z, [seed, row, channel])
+            digest = hashlib.sha256(made.arrays["mean_map"].tobytes()).hexdigest()
+            store.publish(view, EntryKey(patient, modality, "spine"), made, input_sha256=digest)
+    return view
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory) -> Path:
+    """`store`, `clinical.csv`, `truth.csv`; tests that write copy what they change."""
+    folder = tmp_path_factory.mktemp("cohort")
+    table = draw()
+    fill(create_store(folder / "store"), table)
+    table.drop(columns=["z", "log_hazard"]).to_csv(folder / "clinical.csv", index=False)
+    table[["patient", "z", "log_hazard"]].to_csv(folder / "truth.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def config() -> Callable[..., RunConfig]:
+    """Makes the small config with some settings replaced."""
+    return lambda **changes: parse_config({**copy.deepcopy(CONFIG), **changes})
+
+
+@pytest.fixture
+def write_config(tmp_path) -> Callable[..., Path]:
+    """Writes the small config, with some settings replaced, as a file."""
+
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "cv.yaml"
+        path.write_text(yaml.safe_dump({**copy.deepcopy(CONFIG), **changes}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def kit() -> SimpleNamespace:
+    """What makes other cohorts and stores than the shared one."""
+    return SimpleNamespace(draw=draw, entry=entry, fill=fill, view=VIEW, settings=copy.deepcopy(CONFIG), short=SHORT)

@@ -1,0 +1,121 @@
+"""Where tasks run changes no number: in process, on local processes, on a cluster, with a worker killed."""
+
+import os
+import signal
+
+import pytest
+from distributed import LocalCluster
+
+from store_schema.errors import TaskError, UsageError
+from trainer.dispatch import Outcome, Workers, _on_worker, cores, run_tasks
+from trainer.plan import Inputs, make_plan
+from trainer.results import parse_result
+from trainer.run_folder import RunFolder, task_name
+from trainer.run_record import keep_plan
+from trainer.task import Task
+from trainer.versions import code_digest
+
+
+@pytest.fixture
+def tasks_in(cohort_folder, config, tmp_path):
+    """Plans the small run in a folder of this name and gives its tasks."""
+
+    def make(name: str, **changes) -> tuple[Task, ...]:
+        inputs = Inputs(cohort_folder / "clinical.csv", str(cohort_folder / "store"))
+        plan = make_plan(config(permuted_control={"models": ["image"]}, **changes), inputs)
+        folder = RunFolder.open(str(tmp_path / name))
+        keep_plan(plan, folder)
+        return plan.tasks(folder.url)
+
+    return make
+
+
+def numbers(tasks) -> list[dict]:
+    folder = RunFolder.open(tasks[0].run_url)
+    results = [parse_result(folder.location.get(task_name(task.id)), where="") for task in tasks]
+    return [result.model_dump(exclude={"seconds"}) for result in results]
+
+
+def ignore(outcome: Outcome) -> None:
+    """The outcomes that `run_tasks` gives are enough."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0, silence_logs=40
+    ) as made:
+        yield made
+
+
+def test_local_processes_give_the_numbers_of_this_process(tasks_in):
+    here, there = tasks_in("here"), tasks_in("there")
+    seen: list[Outcome] = []
+    assert run_tasks(here, Workers(number=0), on_done=seen.append) == [Outcome(task) for task in here]
+    assert seen == [Outcome(task) for task in here]
+    assert run_tasks(there, Workers(number=1), on_done=ignore) == [Outcome(task) for task in there]
+    assert numbers(here) == numbers(there)
+
+
+def test_a_worker_killed_in_mid_run_changes_no_number(tasks_in, cluster):
+    here, there = tasks_in("here"), tasks_in("there")
+    run_tasks(here, Workers(number=0), on_done=ignore)
+    pids = [worker.pid for worker in cluster.workers.values()]
+    seen: list[Outcome] = []
+
+    def kill_one(outcome: Outcome) -> None:
+        seen.append(outcome)
+        if len(seen) == 2:
+            os.kill(pids[0], signal.SIGKILL)
+
+    outcomes = run_tasks(there, Workers(scheduler=cluster.scheduler_address), on_done=kill_one)
+    assert outcomes == [Outcome(task) for task in there]
+    assert len(seen) == len(there)
+    assert numbers(here) == numbers(there)
+
+
+@pytest.mark.parametrize("where", ["process", "cluster"])
+def test_a_task_that_fails_leaves_the_others_alone(tasks_in, cluster, where):
+    workers = Workers(number=0) if where == "process" else Workers(scheduler=cluster.scheduler_address)
+    tasks = tasks_in("run")
+    broken = tasks[0].model_copy(update={"fold": 99})
+    outcomes = run_tasks((broken, *tasks[1:3]), workers, on_done=ignore)
+    assert outcomes[0].error == "UsageError: fold 99 is not one of 0 to 2"
+    assert [outcome.error for outcome in outcomes[1:]] == [None, None]
+
+
+def test_an_error_that_is_not_ours_says_where_it_was_raised(tasks_in):
+    odd = tasks_in("run")[0].model_copy(update={"model": None})
+    (outcome,) = run_tasks([odd], Workers(number=0), on_done=ignore)
+    assert "AttributeError" in (outcome.error or "")
+    assert ".py:" in (outcome.error or "")
+
+
+def test_a_worker_with_other_code_does_no_task(tasks_in):
+    task = tasks_in("run")[0]
+    assert _on_worker(task.model_dump_json(), code_digest()) == task.id
+    with pytest.raises(TaskError, match="runs other code"):
+        _on_worker(task.model_dump_json(), "0" * 64)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tasks_in):
+    workers = Workers(scheduler="tcp://127.0.0.1:9", wait_s=0.5)
+    with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        run_tasks(tasks_in("run"), workers, on_done=ignore)
+
+
+def test_a_scheduler_without_workers_is_named(tasks_in):
+    with LocalCluster(n_workers=0, dashboard_address=None, silence_logs=40) as empty:
+        workers = Workers(scheduler=empty.scheduler_address, wait_s=0.5)
+        with pytest.raises(UsageError, match="has no worker"):
+            run_tasks(tasks_in("run"), workers, on_done=ignore)
+
+
+def test_no_task_starts_no_worker():
+    assert run_tasks((), Workers(), on_done=ignore) == []
+    assert cores() >= 1
+
+
+def test_processes_and_a_cluster_exclude_each_other():
+    with pytest.raises(UsageError, match="give one of them"):
+        Workers(number=2, scheduler="tcp://a:1")

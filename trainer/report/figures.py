@@ -1,0 +1,204 @@
+"""Draws what a run found: folds, risk quartiles, learning curves, gate weights; computes no statistic of its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from store_schema.errors import CohortError, TaskError
+from trainer.kaplan_meier import KaplanMeier
+from trainer.report.reading import FinishedRun
+from trainer.report.svg import FAINT, INK, SERIES, bare_figure, styled, to_svg
+from trainer.results import Row, TaskResult
+from trainer.risk_groups import RiskQuartiles
+from trainer.summary import quartiles_of
+
+LOW, HIGH = SERIES[0], SERIES[1]
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with what is said about it."""
+
+    name: str
+    """Of its file and its ids."""
+    caption: str
+    svg: str
+
+
+def draw_all(run: FinishedRun) -> list[Drawn]:
+    """Every figure that the run's results allow."""
+    drawn = [_folds(run)]
+    for model in run.names:
+        drawn += [figure for figure in (_quartiles(run, model), _curves(run, model), _gate(run, model)) if figure]
+    return drawn
+
+
+def _draw(name: str, caption: str, description: str, size: tuple[float, float], paint: Callable[[Any], None]) -> Drawn:
+    with styled(name):
+        figure = bare_figure(*size)
+        paint(figure)
+        return Drawn(name, caption, to_svg(figure, name=name, title=caption, description=description))
+
+
+def _folds(run: FinishedRun) -> Drawn:
+    rows = run.results.rows
+    said = "; ".join(f"{row.label} {'incomplete' if row.mean is None else f'{row.mean:.3f}'}" for row in rows)
+    caption = "c-index of every fold (points) with mean ± SE (bar). The line at 0.5 is chance."
+    size = (7.2, 0.9 + 0.42 * len(rows))
+    return _draw("folds", caption, f"Mean c-index by row: {said}.", size, lambda figure: _paint_folds(figure, rows))
+
+
+def _paint_folds(figure: Any, rows: Sequence[Row]) -> None:
+    axes = figure.subplots()
+    axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    colours = {"model": SERIES[0], "permuted": SERIES[5], "oracle": SERIES[2]}
+    for place, row in enumerate(rows):
+        values = [score.c for score in row.scores if score.c is not None]
+        # points of one row side by side, so that equal ones are both seen
+        offsets = place + np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else [place] * len(values)
+        marker = MARKERS[("model", "permuted", "oracle").index(row.kind)]
+        axes.scatter(values, offsets, s=16, color=colours[row.kind], marker=marker, alpha=0.75, linewidths=0)
+        if row.mean is not None:
+            axes.errorbar(
+                row.mean, place, xerr=row.se or 0, color=INK, fmt="|", markersize=13, linewidth=1.4, capsize=3
+            )
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("Harrell's c")
+    axes.grid(axis="x")
+
+
+def _quartiles(run: FinishedRun, model: str) -> Drawn | None:
+    try:
+        found = quartiles_of(run.of(model), run.cohort)
+    except (CohortError, TaskError):
+        return None
+    row = next(row for row in run.results.of_kind("model") if row.model == model)
+    groups = row.risk_groups
+    if groups is None:
+        return None
+    permutation = "not computed" if groups.permutation_p is None else f"{groups.permutation_p:.3f}"
+    caption = (
+        f"{model}: survival in the lowest and the highest quartile of out-of-fold risk, with 95% log-log bands. Log-rank p "
+        f"{groups.nominal_p:.2g} (nominal: it rejects a true null 11 to 20% of the time); permutation p {permutation}."
+    )
+    said = (
+        f"Lowest quartile: {groups.low_patients} patients, {groups.low_events} events. Highest: {groups.high_patients} "
+        f"patients, {groups.high_events} events."
+    )
+    # one time axis for all models, so that their figures can be held side by side
+    last, unit = float(run.cohort.time.max()), run.cohort.time_unit
+    return _draw(
+        f"quartiles-{model}", caption, said, (5.6, 4.3), lambda figure: _paint_quartiles(figure, found, last, unit)
+    )
+
+
+def _paint_quartiles(figure: Any, found: RiskQuartiles, last: float, unit: str) -> None:
+    axes, table = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    for curve, colour, style, label in (
+        (found.low_risk, LOW, "-", "lowest risk quartile"),
+        (found.high_risk, HIGH, (0, (5, 1.5)), "highest risk quartile"),
+    ):
+        _paint_curve(axes, curve, colour, style, label)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(0, last)
+    axes.set_ylabel("free of the event")
+    axes.legend(loc="best")
+    axes.tick_params(labelbottom=False)
+    _paint_at_risk(table, found, axes.get_xticks(), last)
+    table.set_xlabel(f"time ({unit})")
+
+
+def _paint_curve(axes: Any, curve: KaplanMeier, colour: str, style: Any, label: str) -> None:
+    time = np.concatenate(([0.0], curve.time))
+    level, low, high = (np.concatenate(([1.0], y)) for y in (curve.survival, curve.low, curve.high))
+    axes.step(time, level, where="post", color=colour, linestyle=style, label=label, linewidth=1.6)
+    axes.fill_between(time, low, high, step="post", color=colour, alpha=0.14, linewidth=0)
+    gone = curve.censored > 0
+    axes.plot(curve.time[gone], curve.survival[gone], "|", color=colour, markersize=6)
+
+
+def _paint_at_risk(axes: Any, found: RiskQuartiles, ticks: np.ndarray, last: float) -> None:
+    shown = np.array([tick for tick in ticks if 0 <= tick <= last])
+    for place, (curve, colour) in enumerate(((found.low_risk, LOW), (found.high_risk, HIGH))):
+        for tick, count in zip(shown, curve.at_risk_at(shown), strict=True):
+            axes.text(
+                tick, place, str(count), color=colour, ha="left" if tick == 0 else "center", va="center", fontsize=9
+            )
+    axes.set_yticks((0, 1), ("lowest", "highest"))
+    axes.set_ylim(1.6, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title("at risk", fontsize=9)
+    axes.spines["left"].set_visible(False)
+
+
+def _curves(run: FinishedRun, model: str) -> Drawn | None:
+    results = [result for result in run.of(model) if result.curves is not None]
+    if not results:
+        return None
+    most = 12
+    left_out = f" The first {most} of {len(results)} folds." if len(results) > most else ""
+    caption = (
+        f"{model}: loss by epoch in each fold, in training (solid) and on the watched part of the training fold (dashed); "
+        f"the vertical line marks the epoch that was kept.{left_out}"
+    )
+    kept = ", ".join(str(result.curves.best_epoch) for result in results[:most] if result.curves)
+    columns = min(5, len(results))
+    lines = -(-min(most, len(results)) // columns)
+    size = (1.75 * columns + 0.6, 1.7 * lines + 0.5)
+    return _draw(
+        f"curves-{model}",
+        caption,
+        f"Epochs kept, by fold: {kept}.",
+        size,
+        lambda figure: _paint_curves(figure, results[:most], lines, columns),
+    )
+
+
+def _paint_curves(figure: Any, results: Sequence[TaskResult], lines: int, columns: int) -> None:
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, result in zip(grid, results, strict=False):
+        curves = result.curves
+        assert curves is not None
+        epochs = range(1, curves.epochs_run + 1)
+        axes.plot(epochs, curves.train_loss, color=SERIES[0], linewidth=1.2)
+        if curves.validation_loss:
+            axes.plot(epochs, curves.validation_loss, color=SERIES[1], linewidth=1.2, linestyle=(0, (4, 2)))
+        axes.axvline(curves.best_epoch, color=FAINT, linewidth=0.8)
+        axes.set_title(f"fold {result.fold}", fontsize=9)
+    for axes in grid[len(results) :]:
+        axes.set_visible(False)
+    figure.supxlabel("epoch", fontsize=10)
+    figure.supylabel("loss", fontsize=10)
+
+
+def _gate(run: FinishedRun, model: str) -> Drawn | None:
+    results = [result for result in run.of(model) if result.alpha is not None]
+    images = next(found.images for found in run.config.models if found.name == model)
+    if not results or images is None:
+        return None
+    first = images.modalities[0]
+    every = np.concatenate([result.alpha or () for result in results])
+    caption = f"{model}: the gate's weight of {first} (α) for each test patient, by fold; the rest goes to {images.modalities[1]}."
+    said = f"Median {np.median(every):.3f}, from {every.min():.3f} to {every.max():.3f} over {len(every)} patients."
+    return _draw(
+        f"gate-{model}", caption, said, (5.6, 2.4), lambda figure: _paint_gate(figure, results, f"α ({first})")
+    )
+
+
+def _paint_gate(figure: Any, results: Sequence[TaskResult], label: str) -> None:
+    axes = figure.subplots()
+    axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    for place, result in enumerate(results):
+        alpha = np.sort(result.alpha or ())
+        across = place + np.linspace(-0.3, 0.3, len(alpha))
+        axes.scatter(across, alpha, s=9, color=SERIES[0], alpha=0.8, linewidths=0)
+        axes.plot([place - 0.35, place + 0.35], [np.median(alpha)] * 2, color=INK, linewidth=1.4)
+    axes.set_xticks(range(len(results)), [str(result.fold) for result in results])
+    axes.set_xlabel("fold")
+    axes.set_ylabel(label)
+    axes.set_ylim(0, 1)
+    axes.grid(axis="y")

@@ -1,0 +1,103 @@
+"""Puts a finished run into one HTML page that needs no network; fits nothing and computes no statistic of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from trainer.kaplan_meier import median_follow_up
+from trainer.leaks import SUSPICIOUS_C
+from trainer.printed import mean_text, p_text, scores_text
+from trainer.report.figures import Drawn, draw_all
+from trainer.report.reading import FinishedRun, read_run
+from trainer.report.svg import for_page
+from trainer.run_folder import REPORT, RunFolder
+
+SECTIONS = {"folds": "results", "quartiles": "risk", "curves": "fitting", "gate": "gates"}
+"""Section of the page for each kind of figure, by the first word of its name."""
+
+
+def write_report(run_url: str) -> str:
+    """Write the page and the figures of a finished run, over older ones; gives the page's address.
+
+    Raises
+    ------
+    NotCommittedError
+        If the folder holds no finished run.
+    SchemaError
+        If a file of the run is not what its name says.
+    """
+    folder = RunFolder.open(run_url)
+    run = read_run(folder)
+    figures = draw_all(run)
+    for figure in figures:
+        folder.replace(f"figures/{figure.name}.svg", figure.svg)
+    folder.replace(REPORT, render(run, figures))
+    return f"{folder.url}/{REPORT}"
+
+
+def render(run: FinishedRun, figures: list[Drawn]) -> str:
+    """HTML of the page; every text of the run is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"p": p_text, "mean": mean_text, "scores": scores_text, "months": _months}
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        record=run.record,
+        results=run.results,
+        cohort=run.cohort,
+        patients=_patients(run),
+        figures=_by_section(figures),
+        settings=yaml.safe_dump(run.record["config"], sort_keys=False, allow_unicode=True, default_flow_style=None),
+        suspicious=SUSPICIOUS_C,
+        seconds=sum(result.seconds for result in run.tasks),
+    )
+
+
+def _by_section(figures: list[Drawn]) -> dict[str, list[dict[str, Any]]]:
+    sections: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS.values()}
+    for figure in figures:
+        # our own SVG, whose texts matplotlib and `to_svg` escaped
+        shown = {"name": figure.name, "caption": figure.caption, "svg": Markup(for_page(figure.svg))}  # noqa: S704
+        sections[SECTIONS[figure.name.split("-")[0]]].append(shown)
+    return sections
+
+
+def _patients(run: FinishedRun) -> list[tuple[str, str, str]]:
+    """Lines of table one: what, value, how many are missing."""
+    cohort = run.cohort
+    follow_up = median_follow_up(cohort.time, cohort.event)
+    lines = [
+        ("Patients", str(len(set(cohort.person))), ""),
+        ("Events", f"{int(cohort.event.sum())} ({100 * cohort.event.mean():.0f}%)", ""),
+        (f"Median follow-up, {cohort.time_unit} (reverse Kaplan–Meier)", _months(follow_up), ""),
+    ]
+    if len(cohort) > len(set(cohort.person)):
+        lines.insert(1, ("Studies", str(len(cohort)), ""))
+    return lines + [_covariate(cohort.frame[name]) for name in cohort.frame.columns]
+
+
+def _covariate(column: pd.Series) -> tuple[str, str, str]:
+    missing = int(column.isna().sum())
+    told = f"{missing} ({100 * missing / len(column):.0f}%)"
+    known = column.dropna()
+    if column.dtype.kind == "f":
+        if not len(known):
+            return str(column.name), "no value", told
+        low, middle, high = np.quantile(known.to_numpy(dtype=float), (0.25, 0.5, 0.75))
+        return str(column.name), f"{middle:.4g} [{low:.4g}–{high:.4g}]", told
+    counts = known.value_counts().sort_index()
+    return str(column.name), ", ".join(f"{level}: {count}" for level, count in counts.items()) or "no value", told
+
+
+def _months(value: float | None) -> str:
+    return "not reached" if value is None else f"{value:.1f}"

@@ -1,0 +1,67 @@
+"""Reads a finished run from its folder, for the page and its figures; knows nothing of how they look."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from store_schema.errors import NotCommittedError
+from trainer.cohort import Cohort
+from trainer.config import RunConfig, parse_config
+from trainer.results import RunResults, TaskResult, of_model, parse_result, parse_results
+from trainer.run_folder import COHORT, RESULTS, RUN, RunFolder, task_name
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """Everything that a report tells."""
+
+    record: Mapping[str, Any]
+    """`run.json`: config, snapshots, versions."""
+    config: RunConfig
+    cohort: Cohort
+    results: RunResults
+    tasks: tuple[TaskResult, ...]
+    """Results of the tasks that succeeded."""
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Models, in the order of the config."""
+        return tuple(model.name for model in self.config.models)
+
+    def of(self, model: str) -> tuple[TaskResult, ...]:
+        """Results of one model on the real outcomes, by fold."""
+        return of_model(self.tasks, model)
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Views whose encoder has random weights."""
+        return tuple(pin["view"] for pin in self.record["snapshots"] if not pin["trained"])
+
+
+def read_run(folder: RunFolder) -> FinishedRun:
+    """A finished run.
+
+    Raises
+    ------
+    NotCommittedError
+        If the folder holds no run, or one that never finished.
+    SchemaError
+        If a file is not what its name says.
+    """
+    record, cohort = folder.read_json(RUN), folder.read_json(COHORT)
+    results = folder.read(RESULTS)
+    if record is None or cohort is None or results is None:
+        raise NotCommittedError(
+            f"{folder.url} holds no finished run: it has no {RUN if record is None else RESULTS}. Run "
+            f"`trainer cv … --out {folder.url}` first; it resumes what was begun"
+        )
+    parsed = parse_results(results, where=f"{folder.url}/{RESULTS}")
+    tasks = (task_name(task_id) for task_id in parsed.task_ids)
+    return FinishedRun(
+        record=record,
+        config=parse_config(record["config"], origin=f"{folder.url}/{RUN}"),
+        cohort=Cohort.from_dict(cohort),
+        results=parsed,
+        tasks=tuple(parse_result(folder.location.get(name), where=f"{folder.url}/{name}") for name in tasks),
+    )
