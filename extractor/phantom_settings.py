@@ -21,20 +21,20 @@ columns:
   continuous: [age]
   categorical: [riss, sex]
 splits: {folds: 5, seed: 0}
-fit: {epochs: 40, learning_rate: 0.003}
+fit: {epochs: 40, learning_rate: 0.01}
 models:
   - {name: clinical-cox, kind: ridge_cox, penalty: 10}
   - {name: clinical-deepsurv, kind: network, clinical: true, hidden: [16]}
   - name: image
     kind: network
     view: mini-untrained-sequential-paper
-    images: {modalities: [PET], roi: spine_dilated}
+    images: {modalities: [PET], roi: spine_dilated, pool: 4}
     hidden: []             # straight from the 128-d embedding to the log-risk
     dropout: 0
   - name: both
     kind: network
     view: mini-untrained-sequential-paper
-    images: {modalities: [PET], roi: spine_dilated}
+    images: {modalities: [PET], roi: spine_dilated, pool: 4}
     clinical: true
     hidden: []
     dropout: 0

@@ -52,10 +52,14 @@ class Images(_Settings):
         In the order in which their vectors are fused: with the gate, alpha is the weight of the first.
     roi
         Region of interest.
+    pool
+        Maps are averaged in plane over blocks of so many cells before the head; 1 leaves them as stored. A `paper` map
+        of a small network is an enlarged one (8×8 to 64×64 for `mini`): 4 then loses nothing and fits 16 times faster.
     """
 
     modalities: Annotated[tuple[str, ...], Field(min_length=1)] = ("PET", "CT")
     roi: str
+    pool: Annotated[int, Field(ge=1)] = 1
 
     @field_validator("modalities", "roi")
     @classmethod

@@ -175,7 +175,8 @@ def _local_cluster(number: int, folder: str) -> Iterator[LocalCluster]:
             n_workers=number,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            # without a dashboard Dask still opens its page server: on loopback, and on a port that nobody else can hold
+            dashboard_address="127.0.0.1:0",
             local_directory=folder,
             # a limit would pause or kill fits that the machine can hold
             memory_limit=0,

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from store_schema import EntryKey, Snapshot, open_snapshot
+from store_schema.errors import ConfigError
 
 MEAN_MAP = "mean_map"
 
@@ -44,6 +45,23 @@ def mean_maps(
     stacked = np.stack(maps)
     stacked.setflags(write=False)
     return stacked
+
+
+def pooled(
+    maps: Float[np.ndarray, "patient row column"], block: int
+) -> Float[np.ndarray, "patient pooled_row pooled_column"]:
+    """Maps averaged in plane over blocks of `block` × `block` cells; 1 gives them as they are.
+
+    Raises
+    ------
+    ConfigError
+        If the blocks do not part the maps evenly.
+    """
+    patients, rows, columns = maps.shape
+    if rows % block or columns % block:
+        raise ConfigError(f"images.pool: blocks of {block} do not part maps of {rows} × {columns} evenly")
+    blocks = maps.reshape(patients, rows // block, block, columns // block, block)
+    return maps if block == 1 else np.asarray(blocks.mean(axis=(2, 4), dtype=np.float64), dtype=maps.dtype)
 
 
 def _mean_map(snapshot: Snapshot, key: EntryKey) -> Float[np.ndarray, "row column"]:

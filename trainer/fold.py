@@ -15,7 +15,7 @@ from trainer.config import NetworkModel, RidgeCoxModel
 from trainer.cox import RidgeCox
 from trainer.dealing import deal
 from trainer.epochs import choose_epochs
-from trainer.features import mean_maps
+from trainer.features import mean_maps, pooled
 from trainer.fit import Fitted, fit_model
 from trainer.metrics import harrell_c
 from trainer.preprocess import ClinicalPreprocessor
@@ -136,7 +136,7 @@ def _maps(task: Task, cohort: Cohort) -> dict[str, Float[np.ndarray, "patient ro
     if task.store_url is None or task.snapshot is None:
         raise TaskError(f"{task.label} reads images, and the task names no store and snapshot")
     return {
-        modality: mean_maps(task.store_url, task.snapshot, modality, images.roi, cohort.patients)
+        modality: pooled(mean_maps(task.store_url, task.snapshot, modality, images.roi, cohort.patients), images.pool)
         for modality in images.modalities
     }
 
