@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, KilledWorker, LocalCluster, as_completed
 
 from store_schema.errors import EngramError, TaskError, UsageError
 from trainer.fold import run_task
@@ -114,8 +114,8 @@ def _failure(future: Any) -> str | None:
 
 def _reason(error: BaseException, trace: Any = None) -> str:
     """Kind and message; of an error that is not ours also where it was raised."""
-    if type(error).__name__ == "KilledWorker":
-        return f"its worker died every time it was tried (out of memory?): {error}"
+    if isinstance(error, KilledWorker):
+        return f"the worker that did it died, {error.allowed_failures + 1} times (out of memory?)"
     place = ""
     frames = traceback.extract_tb(trace or error.__traceback__)
     if not isinstance(error, EngramError) and frames:

@@ -37,6 +37,15 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What a run that was begun already reads."""
+
+    store_id: str
+    snapshots: Mapping[str, str]
+    """By view id."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run will do; everything in it follows from the config and the inputs."""
 
@@ -88,7 +97,7 @@ class Plan:
         )
 
 
-def make_plan(config: RunConfig, inputs: Inputs, *, recorded: tuple[str, ...] = ()) -> Plan:
+def make_plan(config: RunConfig, inputs: Inputs, *, recorded: Recorded | None = None) -> Plan:
     """Plan of a run.
 
     Parameters
@@ -96,8 +105,8 @@ def make_plan(config: RunConfig, inputs: Inputs, *, recorded: tuple[str, ...] = 
     config, inputs
         What is asked for.
     recorded
-        Snapshots that an earlier call of this run pinned: they are read again where none is given, so that a run
-        resumes although the store has grown.
+        What an earlier call of this run pinned: it is read again where nothing is given, so that a run resumes although
+        the store has grown.
 
     Raises
     ------
@@ -111,8 +120,7 @@ def make_plan(config: RunConfig, inputs: Inputs, *, recorded: tuple[str, ...] = 
         If the store does not hold what is read.
     """
     store = _opened(config, inputs)
-    given = inputs.snapshots or recorded
-    pins = () if store is None else pin_views(store, wanted_entries(config), given=given, latest=inputs.latest)
+    pins = () if store is None else _pins(store, config, inputs, recorded)
     available = {label: patients for pin in pins for label, patients in pin.available.items()}
     cohort = build_cohort(inputs.clinical, config.columns, available, require_clinical=config.require_clinical)
     oracle = read_oracle(config, cohort, clinical=inputs.clinical, table=inputs.oracle)
@@ -129,6 +137,14 @@ def _opened(config: RunConfig, inputs: Inputs) -> Store | None:
     if inputs.store_url is None:
         raise UsageError(f"the config reads view {', '.join(config.views)}: name the feature store with --store URL")
     return open_store(inputs.store_url)
+
+
+def _pins(store: Store, config: RunConfig, inputs: Inputs, recorded: Recorded | None) -> tuple[Pin, ...]:
+    given = inputs.snapshots
+    if not given and recorded is not None and recorded.store_id == store.store_id:
+        views = {store.resolve_view(view) for view in config.views}
+        given = tuple(snapshot for view, snapshot in recorded.snapshots.items() if view in views)
+    return pin_views(store, wanted_entries(config), given=given, latest=inputs.latest)
 
 
 def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:

@@ -1,10 +1,12 @@
 """Prints a run's results for a person; computes nothing."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from trainer.results import Row, RunResults
 from trainer.run import CvReport
+from trainer.wording import mean_text, p_text, scores_text
 
 CAPTION = (
     "c: Harrell's c of the test part, 0.5 is chance; mean ± SE over folds. p: t-test against 0.5 as in the paper, one- and "
@@ -25,9 +27,8 @@ def print_run(report: CvReport, console: Console) -> None:
     events, patients = int(plan.cohort.event.sum()), len(plan.cohort)
     console.print(f"cohort   {patients} patients, {events} events; {len(plan.splits[0])} folds")
     done = report.tasks - len(report.results.failures)
-    console.print(
-        f"tasks    {done} of {report.tasks} done, {report.resumed} of them before; results in {report.folder.url}"
-    )
+    told = f"tasks    {done} of {report.tasks} done, {report.resumed} of them before; results in {report.folder.url}"
+    console.print(told, markup=False, soft_wrap=True)
 
 
 def print_results(results: RunResults, console: Console) -> None:
@@ -36,35 +37,12 @@ def print_results(results: RunResults, console: Console) -> None:
     for name in ("model", "c, mean ± SE", "folds", "p one-sided", "p two-sided", "p corrected", "p permutation"):
         table.add_column(name, justify="left" if name in ("model", "folds") else "right", overflow="fold")
     for row in results.rows:
-        table.add_row(row.label, mean_text(row), *_cells(row))
+        table.add_row(escape(row.label), mean_text(row), *_cells(row))
     console.print(table)
     for failure in results.failures:
         console.print(f"failed: {failure.label}: {failure.reason}", markup=False, soft_wrap=True)
     for warning in results.warnings:
         console.print(f"LEAK WARNING: {warning}.", markup=False, soft_wrap=True)
-
-
-def mean_text(row: Row) -> str:
-    """Mean and standard error with three decimals."""
-    if row.mean is None:
-        return "incomplete"
-    return f"{row.mean:.3f}" + ("" if row.se is None else f" ± {row.se:.3f}")
-
-
-def p_text(p: float | None) -> str:
-    """Probability for a table; a dash where it was not computed."""
-    if p is None:
-        return "–"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
-
-
-def scores_text(row: Row, most: int = 10) -> str:
-    """Fold by fold, or how many there are where they are too many for a line."""
-    if len(row.scores) > most:
-        values = [score.c for score in row.scores if score.c is not None]
-        span = f"{min(values):.3f} to {max(values):.3f}" if values else "none done"
-        return f"{len(row.scores)} scores, {span}"
-    return " ".join("failed" if score.c is None else f"{score.c:.3f}" for score in row.scores)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

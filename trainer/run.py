@@ -13,7 +13,7 @@ from trainer.plan import Inputs, Plan, make_plan
 from trainer.result_tables import folds_csv, risks_csv, summary_csv
 from trainer.results import Failure, RunResults, parse_result
 from trainer.run_folder import RESULTS, RunFolder, task_name
-from trainer.run_record import keep_plan, recorded_snapshots
+from trainer.run_record import keep_plan, recorded_pins
 from trainer.summary import Judgement, summarise
 from trainer.task import Task
 
@@ -54,7 +54,7 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
         If the store does not hold what is read, or the folder holds another run.
     """
     folder = RunFolder.open(out)
-    plan = make_plan(config, inputs, recorded=recorded_snapshots(folder))
+    plan = make_plan(config, inputs, recorded=recorded_pins(folder))
     _refuse_unreachable(plan, folder, workers)
     keep_plan(plan, folder)
     tasks = plan.tasks(folder.url)

@@ -7,7 +7,7 @@ from typing import Any
 from store_schema.errors import AlreadyExistsError
 from store_schema.records import sha256
 from trainer.pins import Pin
-from trainer.plan import Plan
+from trainer.plan import Plan, Recorded
 from trainer.run_folder import COHORT, RUN, RunFolder, cohort_bytes, splits_name
 from trainer.tables import shown
 from trainer.versions import versions
@@ -35,10 +35,12 @@ def keep_plan(plan: Plan, folder: RunFolder) -> None:
         folder.keep(splits_name(number), splits.to_json().encode())
 
 
-def recorded_snapshots(folder: RunFolder) -> tuple[str, ...]:
-    """Snapshots that the folder's run reads; none where there is no run."""
+def recorded_pins(folder: RunFolder) -> Recorded | None:
+    """What the folder's run reads; None where there is no run, or one without images."""
     record = folder.read_json(RUN) or {}
-    return tuple(str(pin["snapshot"]) for pin in record.get("snapshots", ()))
+    if not record.get("store"):
+        return None
+    return Recorded(record["store"]["id"], {pin["view"]: pin["snapshot"] for pin in record["snapshots"]})
 
 
 def run_record(plan: Plan) -> dict[str, Any]:

@@ -21,14 +21,14 @@ layouts: [paper, pooled]
 CROSS_VALIDATE = """\
 columns: {time: pfs_months, time_unit: months, event: pfs_event}
 splits: {folds: 5, repeats: 2}
-fit: {epochs: 40, learning_rate: 0.003}
+fit: {epochs: 40, learning_rate: 0.01}
 models:
 """
 MODEL = """\
   - name: {layout}
     kind: network
     view: mini-untrained-upfront-{layout}
-    images: {{modalities: [PET], roi: spine_dilated}}
+    images: {{modalities: [PET], roi: spine_dilated, pool: {pool}}}
     hidden: []
     dropout: 0
 """
@@ -47,7 +47,7 @@ def far_means(folder: Path, *, n: int, seed: int) -> dict[str, float]:
     """Mean c of the two layouts on one `far` cohort."""
     write_cohort(folder, n=n, seed=seed, kind="far")
     (folder / "extract.yaml").write_text(EXTRACT)
-    models = "".join(MODEL.format(layout=layout) for layout in ("paper", "pooled"))
+    models = "".join(MODEL.format(layout=layout, pool=pool) for layout, pool in (("paper", 4), ("pooled", 1)))
     (folder / "cv.yaml").write_text(CROSS_VALIDATE + models)
     store, clinical, config = str(folder / "store"), str(folder / "clinical.csv"), str(folder / "cv.yaml")
     extract = ["--config", str(folder / "extract.yaml"), "--weights", "random:0"]

@@ -17,7 +17,7 @@ from extractor.volumes import read_labels, write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-PATIENTS = 40
+PATIENTS = 30
 
 
 def blocks(language: str) -> list[str]:
@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
         csv.writer(file).writerows([["patient", "ct", "pet", "spine"], *rows])
     extract, cross_validate = blocks("yaml")
     # The checkpoint that a test can make is a mini one; its random weights make the view's name say so.
-    (folder / "extract.yaml").write_text(extract + "model: mini\nstride: 8\n")
+    (folder / "extract.yaml").write_text(extract + "model: mini\nstride: 16\n")
     renamed = cross_validate.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper")
     (folder / "cv.yaml").write_text(renamed + "fit: {epochs: 2, min_epochs: 1, min_validation_events: 1}\n")
     save_checkpoint(load_segmenter("mini", "random:3"), folder / "MedSAM2_latest.pt")

@@ -1,13 +1,13 @@
-"""Where tasks run changes no number: in process, on local processes, on a cluster, with a worker killed."""
+"""Where tasks run changes no number: in process, or on a cluster of which a worker is killed."""
 
 import os
 import signal
 
 import pytest
-from distributed import LocalCluster
+from distributed import KilledWorker, LocalCluster
 
 from store_schema.errors import TaskError, UsageError
-from trainer.dispatch import Outcome, Workers, _on_worker, cores, run_tasks
+from trainer.dispatch import Outcome, Workers, _on_worker, _reason, cores, run_tasks
 from trainer.plan import Inputs, make_plan
 from trainer.results import parse_result
 from trainer.run_folder import RunFolder, task_name
@@ -53,15 +53,6 @@ def cluster():
         yield made
 
 
-def test_local_processes_give_the_numbers_of_this_process(tasks_in):
-    here, there = tasks_in("here"), tasks_in("there")
-    seen: list[Outcome] = []
-    assert run_tasks(here, Workers(number=0), on_done=seen.append) == [Outcome(task) for task in here]
-    assert seen == [Outcome(task) for task in here]
-    assert run_tasks(there, Workers(number=1), on_done=ignore) == [Outcome(task) for task in there]
-    assert numbers(here) == numbers(there)
-
-
 def test_a_worker_killed_in_mid_run_changes_no_number(tasks_in, cluster):
     here, there = tasks_in("here"), tasks_in("there")
     run_tasks(here, Workers(number=0), on_done=ignore)
@@ -92,8 +83,14 @@ def test_a_task_that_fails_leaves_the_others_alone(tasks_in, cluster, where):
 def test_an_error_that_is_not_ours_says_where_it_was_raised(tasks_in):
     odd = next(task for task in tasks_in("run") if task.model.name == "image").model_copy(update={"seed": 2**70})
     (outcome,) = run_tasks([odd], Workers(number=0), on_done=ignore)
-    assert "RuntimeError" in (outcome.error or "")
+    assert "ValueError" in (outcome.error or "")
     assert ".py:" in (outcome.error or "")
+
+
+def test_a_worker_that_always_dies_is_told_apart_from_an_error():
+    error = KilledWorker("key", None, 3)
+    assert "the worker that did it died, 4 times" in _reason(error)
+    assert _reason(TaskError("diverged")) == "TaskError: diverged"
 
 
 def test_a_worker_with_other_code_does_no_task(tasks_in):

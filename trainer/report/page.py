@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from trainer.kaplan_meier import median_follow_up
 from trainer.leaks import SUSPICIOUS_C
-from trainer.printed import mean_text, p_text, scores_text
 from trainer.report.figures import Drawn, draw_all
 from trainer.report.reading import FinishedRun, read_run
 from trainer.report.svg import for_page
 from trainer.run_folder import REPORT, RunFolder
+from trainer.wording import mean_text, p_text, scores_text
 
 SECTIONS = {"folds": "results", "quartiles": "risk", "curves": "fitting", "gate": "gates"}
 """Section of the page for each kind of figure, by the first word of its name."""

@@ -1,0 +1,26 @@
+"""Says figures as text, the same on the terminal and on the page; computes nothing."""
+
+from trainer.results import Row
+
+
+def mean_text(row: Row) -> str:
+    """Mean and standard error with three decimals."""
+    if row.mean is None:
+        return "incomplete"
+    return f"{row.mean:.3f}" + ("" if row.se is None else f" ± {row.se:.3f}")
+
+
+def p_text(p: float | None) -> str:
+    """Probability for a table; a dash where it was not computed."""
+    if p is None:
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+
+
+def scores_text(row: Row, most: int = 10) -> str:
+    """Fold by fold, or how many there are where they are too many for a line."""
+    if len(row.scores) > most:
+        values = [score.c for score in row.scores if score.c is not None]
+        span = f"{min(values):.3f} to {max(values):.3f}" if values else "none done"
+        return f"{len(row.scores)} scores, {span}"
+    return " ".join("failed" if score.c is None else f"{score.c:.3f}" for score in row.scores)
