@@ -17,14 +17,22 @@ PET_CLIPS_SUV: Mapping[str, tuple[float, float]] = {"suv10": (0.0, 10.0), "suv20
 CT_OUTSIDE_HU = -1024.0
 """Value of air outside a CT's field of view."""
 PET_OUTSIDE_SUV = 0.0
+SLAB_VOXELS = 2**22
+"""Converted at once."""
 MAX_PLAUSIBLE_SUV = 500.0
 """No uptake by body weight comes near; Bq/ml and counts lie far above."""
 
 
 def to_uint8(values: Float32[np.ndarray, ...], *, low: float, high: float) -> UInt8[np.ndarray, ...]:
     """Grey values: `low` and below become 0, `high` and above 255, linear between, rounded half to even."""
-    scaled = (np.clip(values, low, high) - np.float32(low)) * np.float32(255.0 / (high - low))
-    grey: UInt8[np.ndarray, ...] = np.rint(scaled).astype(np.uint8)
+    grey = np.empty(values.shape, np.uint8)
+    # In slabs: a whole-body CT would need three more float copies at once.
+    slab = max(1, SLAB_VOXELS * len(values) // max(1, values.size))
+    for start in range(0, len(values), slab):
+        part = np.clip(values[start : start + slab], low, high)
+        part -= np.float32(low)
+        part *= np.float32(255.0 / (high - low))
+        grey[start : start + slab] = np.rint(part, out=part)
     return grey
 
 

@@ -85,31 +85,35 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
     MaskError
         If a mask is empty, or is not a mask.
     """
+    grey, digest, orientation, grid = _ct(files, rules)
+    images, digests, orientations = {"CT": grey}, {"CT": digest}, {"CT": orientation}
+    masks = _masks(files, rules, grid, digests)
+    shares: dict[str, float] = {}
+    if "PET" in rules.modalities:
+        images["PET"], digests["PET"], orientations["PET"], shares = _pet(files, rules, grid, masks)
+    wanted = {name: images[name] for name in rules.modalities}
+    return PreparedStudy(wanted, masks, grid, orientations, digests, shares)
+
+
+def _ct(files: StudyFiles, rules: PrepareRules) -> tuple[UInt8[np.ndarray, "z y x"], str, str, Grid]:
+    """Grey values, digest, orientation and grid; the Hounsfield units are let go."""
     ct = read_volume(files.ct)
     check_ct_hu(ct.array_zyx, path=files.ct)
     low_hu, high_hu = rules.ct_window_hu
-    images = {"CT": to_uint8(ct.array_zyx, low=low_hu, high=high_hu)}
-    digests = {"CT": decoded_sha256(ct)}
-    orientations = {"CT": ct.original_orientation}
-    masks = _masks(files, rules, ct.grid, digests)
-    shares: dict[str, float] = {}
-    if "PET" in rules.modalities:
-        images["PET"], digests["PET"], orientations["PET"], shares = _pet(files, rules, ct.grid, masks)
-    wanted = {name: images[name] for name in rules.modalities}
-    return PreparedStudy(wanted, masks, ct.grid, orientations, digests, shares)
+    return to_uint8(ct.array_zyx, low=low_hu, high=high_hu), decoded_sha256(ct), ct.original_orientation, ct.grid
 
 
 def _pet(
     files: StudyFiles, rules: PrepareRules, grid: Grid, masks: Mapping[str, UInt8[np.ndarray, "z y x"]]
 ) -> tuple[UInt8[np.ndarray, "z y x"], str, str, dict[str, float]]:
     """Grey values on the CT grid, digest, orientation, and the share of each region outside the field of view."""
+    if files.pet is None:
+        raise StudyError(f"patient '{files.patient}' has no PET file, and PET is to be extracted.")
     if rules.pet_units != "suv":
         raise IntensityError(
             f"the units of {files.pet} are not known: its format cannot say them. Declare 'pet_units: suv' if it holds SUV by body "
             "weight; convert it first if it holds Bq/ml or counts."
         )
-    if files.pet is None:
-        raise StudyError(f"patient '{files.patient}' has no PET file, and PET is to be extracted.")
     pet = read_volume(files.pet)
     check_pet_suv(pet.array_zyx, path=files.pet)
     shares = _outside_shares(coverage(pet.grid, grid), masks, files, rules.max_outside_share)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from extractor.config import ExtractConfig
+from extractor.image_files import IMAGE_SUFFIXES
 from extractor.study import StudyFiles
 from store_schema import check_id
 from store_schema.errors import InvalidKeyError, TableError
 
 RESERVED = ("patient", "study", "ct", "pet", "label_map")
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)

@@ -5,28 +5,25 @@ Every array here is z, y, x with x towards left, y towards posterior and z towar
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import math
-import struct
-import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its users know
 from jaxtyping import Float32, UInt16
 
+from extractor.image_files import check_image_file, not_finite
 from store_schema.errors import GeometryError, ImageError
 
-GEOMETRY_DECIMALS = 4
-"""Origins and spacings are digested to 0.1 µm: NIfTI keeps them in float32, other formats in float64."""
+ORIGIN_STEP_MM = 2.0**-6
+COSINE_STEP = SPACING_STEP_MM = 2.0**-13
+"""Steps to which a geometry is digested: NIfTI keeps it in float32, other formats in float64, and turning to LPS adds up the
+difference. Powers of two, since half of such a step is no short decimal: 0.00005 or 0.005 would round either way."""
 
-NIFTI_HEADER_BYTES = 348
-SCAN_BYTES = 2**22
-"""Read at once while a file is checked."""
+PERPENDICULAR_WITHIN = 1e-3
+"""Greatest cosine between two axes of an image; NIfTI's float32 leaves less than 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -42,38 +39,13 @@ class Grid:
 
     def sha256(self) -> str:
         """Digest of the geometry, the same for every file format that holds it."""
-        rounded = {
-            name: [round(float(value), GEOMETRY_DECIMALS) + 0.0 for value in values]
-            for name, values in asdict(self).items()
+        steps = {
+            "origin": [round(value / ORIGIN_STEP_MM) for value in self.origin_xyz_mm],
+            "spacing": [round(value / SPACING_STEP_MM) for value in self.spacing_xyz_mm],
+            "direction": [round(value / COSINE_STEP) for value in self.direction],
+            "size": [int(n) for n in self.size_xyz],
         }
-        return hashlib.sha256(json.dumps(rounded, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class NiftiHeader:
-    """What of a NIfTI-1 header tells how long the file must be."""
-
-    offset_bytes: int
-    """Where the voxels begin."""
-    data_bytes: int
-    """How long they are."""
-    float_type: np.dtype[np.floating] | None
-    """Type of the voxels where it can hold NaN."""
-
-    @classmethod
-    def parse(cls, data: bytes) -> NiftiHeader | None:
-        """The header in the first 348 bytes; None where there is none."""
-        if len(data) < NIFTI_HEADER_BYTES:
-            return None
-        order = "<" if struct.unpack_from("<i", data)[0] == NIFTI_HEADER_BYTES else ">"
-        if struct.unpack_from(f"{order}i", data)[0] != NIFTI_HEADER_BYTES:
-            return None
-        dimensions = struct.unpack_from(f"{order}8h", data, 40)
-        kind, bits = struct.unpack_from(f"{order}2h", data, 70)
-        offset = max(NIFTI_HEADER_BYTES, int(struct.unpack_from(f"{order}f", data, 108)[0]))
-        voxels = math.prod(max(1, int(size)) for size in dimensions[1 : dimensions[0] + 1])
-        floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
-        return cls(offset, voxels * int(bits) // 8, floats.get(kind))
+        return hashlib.sha256(json.dumps(steps, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,13 +73,15 @@ def read_volume(path: str) -> Volume:
     Raises
     ------
     ImageError
-        If the file is missing, damaged or cut short, is not a scalar 3-D image, or has voxels that are not finite.
+        If the file is missing, damaged or cut short, is not a scalar 3-D image, has voxels that are not finite, or axes that are
+        not perpendicular.
     """
     image, orientation = _read_lps(path)
-    array_zyx = sitk.GetArrayFromImage(sitk.Cast(image, sitk.sitkFloat32))
+    # Through a view: a whole-body CT is not held a second time.
+    array_zyx = sitk.GetArrayViewFromImage(image).astype(np.float32)
     unfit = int(array_zyx.size - np.isfinite(array_zyx).sum())
     if unfit:
-        raise _not_finite(path, unfit)
+        raise not_finite(path, unfit)
     return Volume(array_zyx, _grid(image), orientation)
 
 
@@ -120,7 +94,7 @@ def read_labels(path: str) -> Labels:
         If the file cannot be read as in `read_volume`, or a voxel is not a whole number from 0 to 65535.
     """
     image, orientation = _read_lps(path)
-    values = sitk.GetArrayFromImage(image)
+    values = sitk.GetArrayViewFromImage(image)
     with np.errstate(invalid="ignore"):
         labels = values.astype(np.uint16)
     if not np.array_equal(labels, values):
@@ -159,7 +133,7 @@ def coverage(of: Grid, on: Grid) -> np.ndarray:
 def decoded_sha256(image: Volume | Labels) -> str:
     """Digest of voxels, their kind and their place, before any resampling; the same for every file format."""
     digest = hashlib.sha256(f"{image.array_zyx.dtype.name} {image.array_zyx.shape} {image.grid.sha256()}\n".encode())
-    digest.update(np.ascontiguousarray(image.array_zyx).tobytes())
+    digest.update(np.ascontiguousarray(image.array_zyx).reshape(-1).data)
     return digest.hexdigest()
 
 
@@ -174,69 +148,28 @@ def write_image(array_zyx: np.ndarray, grid: Grid, path: Path, *, compression: i
 
 def _read_lps(path: str) -> tuple[sitk.Image, str]:
     """The image turned to LPS, with the code of its own orientation."""
-    _check_nifti(path)
+    check_image_file(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = sitk.ReadImage(path)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = " ".join(str(error).rpartition("ERROR:")[2].split())
         raise ImageError(f"{path} cannot be read as an image: {reason}. Expected NIfTI, NRRD or MetaImage.") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        shape = (*image.GetSize(), image.GetNumberOfComponentsPerPixel())
+    kind = image.GetPixelIDTypeAsString()
+    scalar = image.GetNumberOfComponentsPerPixel() == 1 and "complex" not in kind
+    if image.GetDimension() != 3 or not scalar:
         raise ImageError(
-            f"{path} is not one scalar 3-D image: size and components {shape}. Split series and drop channels first."
+            f"{path} is not one scalar 3-D image: size {image.GetSize()}, voxels are {kind}. Split series, and drop channels and "
+            "imaginary parts first."
+        )
+    axes = np.reshape(image.GetDirection(), (3, 3))
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=PERPENDICULAR_WITHIN):
+        raise ImageError(
+            f"{path} has axes that are not perpendicular (a tilted gantry?): resample it to an upright grid first, since distances "
+            "are taken along the axes."
         )
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     return sitk.DICOMOrient(image, "LPS"), orientation
-
-
-def _check_nifti(path: str) -> None:
-    """Refuses a NIfTI file that SimpleITK would read without a word: cut short, damaged, or with voxels that are not finite.
-
-    ITK's NIfTI reader fills what is missing with zeros, and turns NaN and infinity into zeros.
-
-    Raises
-    ------
-    ImageError
-        If the file is missing, its gzip stream does not end as it should, it is shorter than its header says, or a voxel is
-        NaN or infinite.
-    """
-    if not Path(path).is_file():
-        raise ImageError(f"{path} is not there.")
-    if not path.lower().endswith((".nii", ".nii.gz")):
-        return
-    opened = gzip.open if path.lower().endswith(".gz") else Path.open
-    try:
-        with opened(Path(path), "rb") as file:
-            header = NiftiHeader.parse(file.read(NIFTI_HEADER_BYTES))
-            if header is None:
-                raise ImageError(f"{path} is damaged or cut short, or is no NIfTI-1 file: its header is unreadable.")
-            file.read(header.offset_bytes - NIFTI_HEADER_BYTES)
-            size_bytes, unfit = _scan(file, header)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ImageError(f"{path} is damaged or cut short: {error}. Copy it again.") from error
-    if size_bytes < header.data_bytes:
-        short = f"{size_bytes} bytes of voxels, {header.data_bytes} expected"
-        raise ImageError(f"{path} is damaged or cut short: {short}. Copy it again.")
-    if unfit:
-        raise _not_finite(path, unfit)
-
-
-def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int]:
-    """Bytes of voxels and count of those that are not finite; reads to the end, so that a gzip checksum is compared."""
-    size_bytes = unfit = 0
-    while block := file.read(SCAN_BYTES):
-        size_bytes += len(block)
-        if header.float_type is not None:
-            whole = len(block) - len(block) % 8
-            unfit += int((~np.isfinite(np.frombuffer(block[:whole], header.float_type))).sum())
-    return size_bytes, unfit
-
-
-def _not_finite(path: str, count: int) -> ImageError:
-    return ImageError(
-        f"{path} has {count} voxels that are NaN or infinite: export it again or mend them before extraction."
-    )
 
 
 def _grid(image: sitk.Image) -> Grid:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV, check_ct_hu, check_pet_suv, to_uint8
+from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV, SLAB_VOXELS, check_ct_hu, check_pet_suv, to_uint8
 from store_schema.errors import IntensityError
 
 
@@ -25,6 +25,13 @@ def test_a_grey_value_depends_on_its_own_voxel_alone(values, other):
     alone = to_uint8(np.array(values, np.float32), low=-500, high=1300)
     together = to_uint8(np.array([*values, other], np.float32), low=-500, high=1300)
     np.testing.assert_array_equal(together[:-1], alone)
+
+
+def test_conversion_in_slabs_gives_the_same_grey_values():
+    values = np.random.default_rng(0).normal(0, 700, (5, 1300, 1000)).astype(np.float32)
+    assert values.size > SLAB_VOXELS
+    whole = np.rint((np.clip(values, -500, 1300) - np.float32(-500)) * np.float32(255 / 1800)).astype(np.uint8)
+    np.testing.assert_array_equal(to_uint8(values, low=-500, high=1300), whole)
 
 
 def test_a_ct_without_negative_values_is_refused():

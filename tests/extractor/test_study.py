@@ -10,7 +10,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from extractor.study import PrepareRules, StudyFiles, prepare_study
 from extractor.volumes import Grid, write_image
-from store_schema.errors import GeometryError, ImageError, IntensityError, MaskError
+from store_schema.errors import GeometryError, ImageError, IntensityError, MaskError, StudyError
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 CT = Grid((16, 16, 10), (0.0, 0.0, 0.0), (2.0, 2.0, 3.0), IDENTITY)
@@ -100,6 +100,21 @@ def test_a_bad_study_is_refused_with_file_and_reason(tmp_path, arrays, damage, e
 def test_undeclared_pet_units_are_refused_with_the_remedy(tmp_path, arrays):
     with pytest.raises(IntensityError, match="pet_units: suv"):
         prepare_study(written(tmp_path, arrays), PrepareRules(pet_units=None))
+
+
+def test_a_study_without_the_pet_it_needs_is_refused_by_its_patient(tmp_path, arrays):
+    with pytest.raises(StudyError, match="'P1' has no PET file"):
+        prepare_study(replace(written(tmp_path, arrays), pet=None), RULES)
+
+
+def test_a_compressed_metaimage_that_is_damaged_is_refused(tmp_path, arrays):
+    files = written(tmp_path, arrays)
+    write_image(arrays["ct"], CT, tmp_path / "ct.mha")
+    data = bytearray((tmp_path / "ct.mha").read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "ct.mha").write_bytes(bytes(data))
+    with pytest.raises(ImageError, match=r"ct\.mha is damaged"):
+        prepare_study(replace(files, ct=str(tmp_path / "ct.mha")), RULES)
 
 
 def test_a_pet_of_another_patient_is_refused(tmp_path, arrays):

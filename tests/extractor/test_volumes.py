@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from scipy.spatial.transform import Rotation
 
 from extractor.volumes import (
     Grid,
@@ -25,7 +26,7 @@ GRID = Grid((5, 4, 3), (-10.0, 7.0, 30.0), (2.0, 3.0, 4.0), IDENTITY)
 
 
 @pytest.fixture
-def values(rng=None):
+def values():
     return np.random.default_rng(0).normal(0, 300, (3, 4, 5)).astype(np.float32)
 
 
@@ -67,6 +68,41 @@ def test_the_digest_is_of_the_voxels_and_their_place_not_of_the_file(tmp_path, v
     write_image(values, GRID, tmp_path / name)
     volume = read_volume(str(tmp_path / name))
     assert decoded_sha256(volume) == decoded_sha256(Volume(values, GRID, "LPS"))
+
+
+def tilted(rng):
+    """Direction cosines of a body turned by a few degrees about each axis."""
+    return tuple(float(value) for value in Rotation.from_euler("zyx", rng.uniform(-0.3, 0.3, 3)).as_matrix().ravel())
+
+
+@pytest.mark.parametrize("direction", [IDENTITY, (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0), "oblique"])
+@pytest.mark.parametrize("decimals", [3, 5, 12])
+def test_the_digest_is_the_same_in_every_format_wherever_the_image_lies(tmp_path, values, direction, decimals):
+    """NIfTI keeps the geometry in float32, the others in float64."""
+    rng = np.random.default_rng(decimals)
+    for _ in range(6):
+        axes = tilted(rng) if direction == "oblique" else direction
+        origin, spacing = rng.uniform(-300, 300, 3).round(decimals), rng.uniform(0.5, 6, 3).round(decimals)
+        grid = Grid((5, 4, 3), tuple(origin.tolist()), tuple(spacing.tolist()), axes)
+        for name in ("a.nii.gz", "a.nrrd", "a.mha"):
+            write_image(values, grid, tmp_path / name)
+        assert len({decoded_sha256(read_volume(str(tmp_path / name))) for name in ("a.nii.gz", "a.nrrd", "a.mha")}) == 1
+
+
+def test_an_oblique_direction_is_kept(tmp_path, values):
+    axes = tilted(np.random.default_rng(0))
+    write_image(values, Grid(GRID.size_xyz, GRID.origin_xyz_mm, GRID.spacing_xyz_mm, axes), tmp_path / "a.nii.gz")
+    volume = read_volume(str(tmp_path / "a.nii.gz"))
+    np.testing.assert_allclose(volume.grid.direction, axes, atol=1e-6)
+    np.testing.assert_array_equal(volume.array_zyx, values)
+
+
+def test_axes_that_are_not_perpendicular_are_refused(tmp_path, values):
+    image = sitk.GetImageFromArray(values)
+    image.SetDirection((1, 0, 0, 0, 1, 0.3, 0, 0, 1))
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    with pytest.raises(ImageError, match="not perpendicular"):
+        read_volume(str(tmp_path / "a.mha"))
 
 
 def test_the_digest_changes_with_one_voxel_and_with_the_place(values):
@@ -123,6 +159,17 @@ def test_a_time_series_is_refused(tmp_path):
     sitk.WriteImage(sitk.Image([4, 4, 4, 2], sitk.sitkFloat32), str(tmp_path / "a.nii.gz"))
     with pytest.raises(ImageError, match="3-D"):
         read_volume(str(tmp_path / "a.nii.gz"))
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha"])
+@pytest.mark.parametrize("read", [read_volume, read_labels])
+def test_complex_and_vector_images_are_refused(tmp_path, values, name, read):
+    sitk.WriteImage(sitk.Cast(sitk.GetImageFromArray(values), sitk.sitkComplexFloat32), str(tmp_path / name))
+    with pytest.raises(ImageError, match="not one scalar 3-D image"):
+        read(str(tmp_path / name))
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([values] * 3, axis=-1), isVector=True), str(tmp_path / name))
+    with pytest.raises(ImageError, match="not one scalar 3-D image"):
+        read(str(tmp_path / name))
 
 
 def test_fractional_labels_are_refused(tmp_path, values):

@@ -1,0 +1,203 @@
+"""Checks that an image file is whole before SimpleITK reads it; knows no unit, orientation or region.
+
+ITK reads damaged files without a word: it fills what a NIfTI file lacks with zeros, turns its NaN into zeros and its broken
+geometry into 1 mm and 0 mm, and hands out unset memory where a compressed MetaImage does not decompress.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from store_schema.errors import ImageError
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+NIFTI_HEADER_BYTES = 348
+METAIMAGE_HEADER_BYTES = 2**16
+"""More than any header of names and numbers."""
+METAIMAGE_TYPE_BYTES = {
+    "MET_CHAR": 1,
+    "MET_UCHAR": 1,
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_LONG": 4,
+    "MET_ULONG": 4,
+    "MET_LONG_LONG": 8,
+    "MET_ULONG_LONG": 8,
+    "MET_FLOAT": 4,
+    "MET_DOUBLE": 8,
+}
+METAIMAGE_GEOMETRY = {"Offset", "Origin", "Position", "ElementSpacing", "TransformMatrix", "Rotation", "Orientation"}
+METAIMAGE_TRUE = ("T", "t", "1")
+SCAN_BYTES = 2**22
+"""Read at once."""
+ZLIB_OR_GZIP = 47
+"""Window bits of zlib that take either kind of stream, as MetaIO does."""
+
+
+def check_image_file(path: str) -> None:
+    """Refuses a file that SimpleITK would read wrongly without a word.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, is of no format read here, does not decompress as its checksum says, is shorter than its header
+        says, has a geometry that is not finite or (NIfTI) unset, or NIfTI voxels that are NaN or infinite.
+    """
+    if not Path(path).is_file():
+        raise ImageError(f"{path} is not there.")
+    name = path.lower()
+    if not name.endswith(IMAGE_SUFFIXES):
+        raise ImageError(f"{path} is of no format read here: expected a name ending in one of {IMAGE_SUFFIXES}.")
+    # NRRD's own library compares lengths and checksums.
+    if name.endswith((".nrrd", ".nhdr")):
+        return
+    try:
+        (_check_metaimage if name.endswith((".mha", ".mhd")) else _check_nifti)(Path(path))
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise ImageError(f"{path} is damaged or cut short: {error}. Copy it again.") from error
+
+
+def not_finite(path: str | Path, count: int) -> ImageError:
+    """The error for voxels that are NaN or infinite."""
+    return ImageError(
+        f"{path} has {count} voxels that are NaN or infinite: export it again or mend them before extraction."
+    )
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What of a NIfTI-1 header tells how long the file must be and whether it says where its voxels lie."""
+
+    offset_bytes: int
+    """Where the voxels begin."""
+    data_bytes: int
+    """How long they are."""
+    float_type: np.dtype[np.floating] | None
+    """Type of the voxels where it can hold NaN."""
+    form_codes: tuple[int, int]
+    """qform and sform code; both 0: the file does not say how the patient lies."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> NiftiHeader:
+        """The header in the first 348 bytes.
+
+        Raises
+        ------
+        ValueError
+            If they hold no NIfTI-1 header, or one with impossible numbers; says which.
+        """
+        if len(data) < NIFTI_HEADER_BYTES:
+            raise ValueError(f"its header has {len(data)} bytes, {NIFTI_HEADER_BYTES} expected")
+        order = "<" if struct.unpack_from("<i", data)[0] == NIFTI_HEADER_BYTES else ">"
+        if struct.unpack_from(f"{order}i", data)[0] != NIFTI_HEADER_BYTES or data[344:347] != b"n+1":
+            raise ValueError("its header is not that of a single-file NIfTI-1 image")
+        rank, *sizes = struct.unpack_from(f"{order}8h", data, 40)
+        if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
+            raise ValueError(f"its header gives {rank} dimensions of sizes {sizes}")
+        kind, bits = struct.unpack_from(f"{order}2h", data, 70)
+        floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
+        codes, offset = _nifti_geometry(data, order, rank)
+        return cls(offset, math.prod(sizes[:rank]) * int(bits) // 8, floats.get(kind), codes)
+
+
+def _nifti_geometry(data: bytes, order: str, rank: int) -> tuple[tuple[int, int], int]:
+    """Form codes, and where the voxels begin; refuses a geometry that ITK would replace by one of its own."""
+    spacing_mm = struct.unpack_from(f"{order}3f", data, 80)[:rank]
+    (offset,) = struct.unpack_from(f"{order}f", data, 108)
+    qform, sform = struct.unpack_from(f"{order}2h", data, 252)
+    placing = struct.unpack_from(f"{order}6f", data, 256) if qform > 0 else ()
+    placing += struct.unpack_from(f"{order}12f", data, 280) if sform > 0 else ()
+    if not all(map(math.isfinite, (offset, *spacing_mm, *placing))) or 0 in spacing_mm:
+        raise ValueError(f"its header gives spacing {spacing_mm} mm and placing {placing}")
+    return (qform, sform), max(NIFTI_HEADER_BYTES, int(offset))
+
+
+def _check_nifti(path: Path) -> None:
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        header = NiftiHeader.parse(file.read(NIFTI_HEADER_BYTES))
+        file.read(header.offset_bytes - NIFTI_HEADER_BYTES)
+        size_bytes, unfit = _scan(file, header)
+    _check_length(size_bytes, header.data_bytes)
+    if unfit:
+        raise not_finite(path, unfit)
+    if header.form_codes == (0, 0):
+        raise ImageError(
+            f"{path} does not say how the patient lies: qform and sform code are 0. Export it with its orientation; slices are "
+            "taken from superior to inferior."
+        )
+
+
+def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int]:
+    """Bytes of voxels and count of those that are not finite; reads to the end, so that a gzip checksum is compared."""
+    size_bytes = unfit = 0
+    while block := file.read(SCAN_BYTES):
+        size_bytes += len(block)
+        if header.float_type is not None:
+            whole = len(block) - len(block) % 8
+            unfit += int((~np.isfinite(np.frombuffer(block[:whole], header.float_type))).sum())
+    return size_bytes, unfit
+
+
+def _check_metaimage(path: Path) -> None:
+    """Refuses voxels that are too few or do not decompress; voxels written as text are left to ITK."""
+    fields, header_bytes = _metaimage_header(path)
+    where = fields["ElementDataFile"]
+    if where.startswith("LIST") or "%" in where:
+        raise ImageError(f"{path} is a list of files: write the volume as one file.")
+    if not fields.get("BinaryData", "").startswith(METAIMAGE_TRUE):
+        return
+    channels = int(fields.get("ElementNumberOfChannels", "1"))
+    voxels = math.prod(int(size) for size in fields["DimSize"].split())
+    local = where.upper() == "LOCAL"
+    with (path if local else path.parent / where).open("rb") as file:
+        file.seek(header_bytes if local else 0)
+        blocks = iter(lambda: file.read(SCAN_BYTES), b"")
+        compressed = fields.get("CompressedData", "").startswith(METAIMAGE_TRUE)
+        size_bytes = sum(map(len, _inflated(blocks) if compressed else blocks))
+    _check_length(size_bytes, voxels * channels * METAIMAGE_TYPE_BYTES[fields["ElementType"]])
+
+
+def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
+    """Fields by name, and the length of the header."""
+    with path.open("rb") as file:
+        start = file.read(METAIMAGE_HEADER_BYTES)
+    fields: dict[str, str] = {}
+    length = 0
+    for line in start.splitlines(keepends=True):
+        length += len(line)
+        name, _, value = line.decode("latin-1").partition("=")
+        fields[name.strip()] = value.strip()
+        if name.strip() == "ElementDataFile":
+            break
+    missing = {"DimSize", "ElementType", "ElementDataFile"} - fields.keys()
+    if missing or fields["ElementType"] not in METAIMAGE_TYPE_BYTES:
+        raise ValueError(f"its header lacks or garbles {sorted(missing) or 'ElementType'}")
+    for name in METAIMAGE_GEOMETRY & fields.keys():
+        if not all(math.isfinite(float(number)) for number in fields[name].split()):
+            raise ValueError(f"its header gives {name} = {fields[name]}")
+    return fields, length
+
+
+def _inflated(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The decompressed blocks; raises zlib.error where they or their checksum are wrong, EOFError where they end early."""
+    stream = zlib.decompressobj(ZLIB_OR_GZIP)
+    for block in blocks:
+        yield stream.decompress(block)
+    if not stream.eof:
+        raise EOFError("its compressed voxels end too early")
+
+
+def _check_length(size_bytes: int, expected_bytes: int) -> None:
+    if size_bytes < expected_bytes:
+        raise ValueError(f"{size_bytes} bytes of voxels, {expected_bytes} expected")
