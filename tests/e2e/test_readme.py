@@ -49,29 +49,14 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_four_commands_run_on_a_users_own_folder(folder):
-    (commands,) = blocks("bash")
+def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_store(folder):
+    (commands,), (code,) = blocks("bash"), blocks("python")
     lines = commands.strip().splitlines()
     assert len(lines) == 4
-    for line in lines:
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    for command in [*(["bash", "-c", line] for line in lines), [sys.executable, "-W", "error", "-c", code]]:
+        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
-
-
-def test_the_python_of_the_readme_runs_on_that_store(folder):
-    (code,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_make_demo_and_make_test_run_what_the_readme_says():
