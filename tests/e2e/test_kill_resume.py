@@ -72,6 +72,7 @@ def test_a_phantom_run_killed_at_several_points_resumes_to_the_same_store(tmp_pa
 
 
 @pytest.mark.real
+@pytest.mark.timeout(1800)
 def test_the_24_real_patients_killed_at_several_points_resume_to_the_same_store(tmp_path):
     root = os.environ.get("ENGRAM_REAL_DATA")
     if not root:

@@ -49,6 +49,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(1800)
 def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_store(folder):
     (commands,), (code,) = blocks("bash"), blocks("python")
     lines = commands.strip().splitlines()
