@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Protocol section 7; frozen after the calibration on 20 seeds in tests/benchmarks/RESULTS.md.
+# Protocol section 7; held against the calibration in tests/benchmarks/RESULTS.md.
 IMAGE_C = 0.62
 ABOVE_PERMUTED = 0.08
 
