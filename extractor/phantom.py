@@ -44,6 +44,8 @@ PET_GRID = Grid((88, 88, 62), (-195.7, -194.1, 0.8), (4.5, 4.5, 5.25), AXES)
 CENTRE_GAIN = {"A": 0.9, "B": 1.0, "C": 1.1}
 """Nuisance: scanners of the three centres read high or low."""
 NOISE_SUV, NOISE_HU = 0.12, 15.0
+LESION_RADIUS_MM = 25.0
+"""One size for all, and near the spine's axis: an embedding then tells uptake, which is planted, from size and place."""
 STRIDE = 2
 """Stride for which the last two kept slices are known to hold a lesion."""
 PLAIN_MARROW_SUV = 1.5
@@ -169,8 +171,8 @@ def _lesions(count: int, size: float, draw: np.random.Generator, kind: Kind) -> 
 
 
 def _lesion(z_mm: float, size: float, draw: np.random.Generator) -> Lesion:
-    x_mm, y_mm = draw.uniform(-10, 10), SPINE_Y_MM + draw.uniform(-8, 8)
-    return Lesion((x_mm * size, y_mm * size, float(z_mm)), float(draw.uniform(16, 22)))
+    x_mm, y_mm = draw.uniform(-3, 3), SPINE_Y_MM + draw.uniform(-3, 3)
+    return Lesion((x_mm * size, y_mm * size, float(z_mm)), LESION_RADIUS_MM)
 
 
 @cache

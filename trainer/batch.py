@@ -56,6 +56,10 @@ class Inputs:
         """Copy to a device."""
         return self._changed(lambda tensor: tensor.to(device))
 
+    def double(self) -> "Inputs":
+        """Copy in float64."""
+        return self._changed(lambda tensor: tensor.double())
+
     def _tensors(self) -> dict[str, Tensor]:
         return {**self.maps, **({} if self.clinical is None else {"clinical": self.clinical})}
 

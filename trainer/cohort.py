@@ -88,8 +88,11 @@ class Cohort:
         return np.array([self._row_of[patient] for patient in wanted], dtype=np.int64)
 
     def permuted(self, seed: int | Sequence[int]) -> "Cohort":
-        """Give the same patients with outcomes dealt at random, for a control that must be at chance."""
-        time, event = permute_outcomes(self.time, self.event, seed=seed)
+        """Give the same patients with outcomes dealt at random, for a control that must be at chance.
+
+        The outcomes of one person's studies go together to a person with as many studies.
+        """
+        time, event = permute_outcomes(self.time, self.event, seed=seed, persons=self.person)
         return replace(self, time=time, event=event)
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,6 +172,21 @@ def build_cohort(
         raise CohortError(f"nobody remains of the {len(rows.patients)} patients of {where} ({steps})")
     complete = set.intersection(*map(set, available.values())) if available else set()
     return rows.cohort(keep, flow, tuple(sorted(complete - set(rows.patients))))
+
+
+def check_table(table: Table, columns: Columns) -> None:
+    """Refuse a table that `build_cohort` would refuse, before anything else is read or written.
+
+    Raises
+    ------
+    TableError
+        If the table cannot be read as declared, or lists a patient twice.
+    CohortError
+        If a time is not positive.
+    """
+    frame, where = read_table(table)
+    require_columns(frame, columns.used, where)
+    _ClinicalRows(frame, columns, where)
 
 
 class _ClinicalRows:

@@ -37,7 +37,7 @@ class Columns(BaseModel):
     censor_at
         Administrative end of follow-up: later times are cut there and count as censored.
     missing
-        Texts that mean "no value", besides an empty cell.
+        Texts that mean "no value", besides an empty cell, in capitals or not; giving some replaces the usual ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class Columns(BaseModel):
     categorical: tuple[str, ...] = ()
     centre: str | None = None
     censor_at: float | None = Field(default=None, gt=0)
-    missing: tuple[str, ...] = ("NA", "N/A", "NaN", "nan", "null")
+    missing: tuple[str, ...] = ("NA", "N/A", "NaN", "null")
 
     @model_validator(mode="after")
     def _one_role_each(self) -> Self:

@@ -17,7 +17,7 @@ from distributed import Client, KilledWorker, LocalCluster, as_completed
 from store_schema.errors import EngramError, TaskError, UsageError
 from trainer.fold import run_task
 from trainer.task import Task
-from trainer.versions import code_digest
+from trainer.versions import versions
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def run_tasks(tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Out
     Raises
     ------
     UsageError
-        If the scheduler cannot be reached, has no worker, or a worker runs other code than this process.
+        If the scheduler cannot be reached, has no worker, or a worker runs other code or libraries than this process.
     """
     found: dict[str, Outcome] = {}
     source = _in_process(tasks) if workers.number == 0 else _on_cluster(tasks, workers)
@@ -87,7 +87,7 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
         # keys of this call alone: a key that another call left in error would be answered by that error
         call = uuid.uuid4().hex
         futures = {
-            client.submit(_on_worker, task.model_dump_json(), code_digest(), key=f"{task.id}-{call}", pure=False): task
+            client.submit(_on_worker, task.model_dump_json(), versions(), key=f"{task.id}-{call}", pure=False): task
             for task in tasks
         }
         for future in as_completed(list(futures)):
@@ -96,11 +96,12 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
             future.release()
 
 
-def _on_worker(description: str, digest: str) -> str:
+def _on_worker(description: str, expected: dict[str, str]) -> str:
     """Do a task where it landed; only its id travels back."""
-    if code_digest() != digest:
+    differing = _differing(versions(), expected)
+    if differing:
         # a worker that joined after the check of all workers
-        raise TaskError("this worker runs other code of `trainer` or `store_schema` than the client: install the same")
+        raise TaskError(f"this worker runs {differing}: install the same on workers and client")
     return run_task(Task.model_validate_json(description)).task_id
 
 
@@ -124,16 +125,20 @@ def _reason(error: BaseException, trace: Any = None) -> str:
 
 
 def _check_workers(client: Client) -> None:
-    """Refuse workers with other code: Dask sends functions by name, and they would compute other numbers."""
-    digests = client.run(code_digest, on_error="return")
-    for address, digest in digests.items():
-        if isinstance(digest, BaseException):
-            raise UsageError(f"worker {address} cannot import `trainer` ({digest}): install engram[trainer] there")
-        if digest != code_digest():
-            raise UsageError(
-                f"worker {address} runs other code of `trainer` or `store_schema` ({digest[:12]}) than this process "
-                f"({code_digest()[:12]}): install the same version of engram on both"
-            )
+    """Refuse workers with other code or libraries: Dask sends functions by name, and they would compute other numbers."""
+    answers = client.run(versions, on_error="return")
+    for address, answer in answers.items():
+        if isinstance(answer, BaseException):
+            raise UsageError(f"worker {address} cannot import `trainer` ({answer}): install engram[trainer] there")
+        differing = _differing(answer, versions())
+        if differing:
+            raise UsageError(f"worker {address} runs {differing}: install the same on workers and client")
+
+
+def _differing(there: dict[str, str], here: dict[str, str]) -> str:
+    """What a worker runs that the client does not; empty where they agree."""
+    names = [name for name in here if there.get(name) != here[name]]
+    return ", ".join(f"{name} {there.get(name, 'none')[:12]} (the client {here[name][:12]})" for name in names)
 
 
 @contextmanager

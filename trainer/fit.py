@@ -94,9 +94,10 @@ class Fitted:
             If a modality is missing, or maps or covariates are not of the size of the training part's.
         """
         with one_thread():
-            output = _evaluate(self.model(), scaled(inputs, self.scalers))
-        alpha = None if output.alpha is None else output.alpha.double().numpy()
-        return Prediction(output.log_risk.double().numpy(), alpha)
+            output = _evaluate(self.model().double(), scaled(inputs, self.scalers).double())
+        alpha = None if output.alpha is None else output.alpha.numpy()
+        # computed in double and rounded to float32: equal patients stay tied, whatever stands beside them in a block
+        return Prediction(output.log_risk.float().double().numpy(), alpha)
 
 
 def fit_model(

@@ -102,7 +102,7 @@ def run_task(task: Task) -> TaskResult:
         if folder.write_once(name, result.to_json()):
             return result
         done = folder.location.get(name)
-    return parse_result(done, where=f"{folder.url}/{name}")
+    return parse_result(done, where=f"{folder.url}/{name}", task_id=task.id)
 
 
 def judge_fold(task: Task, data: FoldData) -> Judged:

@@ -13,6 +13,8 @@ SUSPICIOUS_C = 0.75
 """Honest figures of cohorts like the paper's lie in 0.60 to 0.72."""
 LEAST_DISTANCE = 0.05
 """A control nearer to 0.5 than this raises no warning, however large the cohort."""
+MOST_STUDIES = 6
+"""Ids of one beginning, on average, that still look like studies of one patient."""
 STANDARD_ERRORS = 3.0
 DRAWS = 200
 
@@ -59,6 +61,27 @@ def _off_chance(row: Row, band: float) -> str | None:
         f"{row.label}: c = {row.mean:.3f} on permuted outcomes is further than {band:.3f} from 0.5. Something ties the "
         "patients to the folds or to each other: do not believe the model's own figure before it is found"
     )
+
+
+def kin_warnings(persons: Sequence[str]) -> tuple[str, ...]:
+    """A sentence where ids look like several studies of one patient that may train and test at once.
+
+    Ids that share what stands before their last dot are taken for studies where that is a few of each; many would be a
+    centre's patients.
+    """
+    stems: dict[str, list[str]] = {}
+    for name in sorted(set(persons)):
+        stem, dot, _ = name.rpartition(".")
+        if dot:
+            stems.setdefault(stem, []).append(name)
+    several = [names for names in stems.values() if len(names) > 1]
+    if not several or sum(map(len, several)) / len(several) > MOST_STUDIES:
+        return ()
+    told = (
+        f"{several[0][0]} and {several[0][1]} look like two studies of one patient ({len(several)} such groups), who would "
+        "then train and test at once. Give patient and study in two columns (`columns: study`), unless they are two people"
+    )
+    return (told,)
 
 
 def chance_band(parts: Sequence[Outcome], *, permutations: int) -> float:

@@ -74,7 +74,7 @@ class SurvivalModel(nn.Module):
         if not spec.modalities and spec.clinical_features == 0:
             raise ConfigError("the model has no input: name a modality, or give it clinical covariates that vary")
         self.spec = spec
-        self.towers = nn.ModuleDict({modality: AverageHead() for modality in spec.modalities})
+        self.towers = nn.ModuleList(AverageHead() for _ in spec.modalities)
         width = spec.clinical_features
         if spec.modalities:
             fusion = FUSIONS[spec.fusion](width=AverageHead.width, modalities=len(spec.modalities))
@@ -105,7 +105,9 @@ class SurvivalModel(nn.Module):
         parts: list[Tensor] = []
         alpha = None
         if self.spec.modalities:
-            vector, alpha = self.fusion([tower(maps[modality]) for modality, tower in self.towers.items()])
+            vector, alpha = self.fusion(
+                [tower(maps[name]) for name, tower in zip(self.spec.modalities, self.towers, strict=True)]
+            )
             parts.append(vector)
         if clinical is not None and self.spec.clinical_features:
             parts.append(clinical)

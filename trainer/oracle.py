@@ -1,11 +1,12 @@
 """Reads risks that are known because outcomes were simulated with them; knows nothing of models or folds."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from store_schema.errors import CohortError, ConfigError
+from store_schema.errors import CohortError, ConfigError, TableError
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.tables import id_cells, number_cells, read_table, require_columns, shown
@@ -46,6 +47,9 @@ def read_oracle(
     patient = "patient" if source else columns.patient
     require_columns(frame, (patient, *config.oracle.columns), where)
     patients = id_cells(frame[patient], columns.missing, where)
+    twice = sorted(name for name, count in Counter(patients).items() if count > 1)
+    if twice:
+        raise TableError(f"{where} lists {shown(twice)} more than once: expected one row per patient. Keep one of them")
     values = {name: number_cells(frame[name], patients, columns.missing, where) for name in config.oracle.columns}
     return {
         name: _in_order(cohort, dict(zip(patients, cells.tolist(), strict=True)), f"{where}, column {name!r}")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from store_schema import Store, open_store
 from store_schema.errors import UsageError
 from store_schema.records import sha256
-from trainer.cohort import Cohort, build_cohort
+from trainer.cohort import Cohort, build_cohort, check_table
 from trainer.config import Model, RunConfig
 from trainer.oracle import read_oracle
 from trainer.pins import Pin, pin_views, wanted_entries
@@ -68,6 +68,10 @@ class Plan:
         """Digest of each file of splits."""
         return {number: sha256(splits.to_json().encode()) for number, splits in self.splits.items()}
 
+    def cohort_of(self, permutation: int) -> Cohort:
+        """Cohort with the outcomes of a permutation; 0 leaves them as they are."""
+        return _permuted(self.config, self.cohort, permutation)
+
     def tasks(self, run_url: str) -> tuple[Task, ...]:
         """Every fold of every model, then of every permuted control."""
         controls = () if self.config.permuted_control is None else self.config.permuted_control.models
@@ -105,8 +109,8 @@ def make_plan(config: RunConfig, inputs: Inputs, *, recorded: Recorded | None = 
     config, inputs
         What is asked for.
     recorded
-        What an earlier call of this run pinned: it is read again where nothing is given, so that a run resumes although
-        the store has grown.
+        What an earlier call of this run pinned: it is read again for each view of which no snapshot is given, so that
+        a run resumes although the store has grown.
 
     Raises
     ------
@@ -120,6 +124,8 @@ def make_plan(config: RunConfig, inputs: Inputs, *, recorded: Recorded | None = 
         If the store does not hold what is read.
     """
     store = _opened(config, inputs)
+    # before anything is pinned: a table that cannot be used leaves no snapshot behind
+    check_table(inputs.clinical, config.columns)
     pins = () if store is None else _pins(store, config, inputs, recorded)
     available = {label: patients for pin in pins for label, patients in pin.available.items()}
     cohort = build_cohort(inputs.clinical, config.columns, available, require_clinical=config.require_clinical)
@@ -141,25 +147,29 @@ def _opened(config: RunConfig, inputs: Inputs) -> Store | None:
 
 def _pins(store: Store, config: RunConfig, inputs: Inputs, recorded: Recorded | None) -> tuple[Pin, ...]:
     given = inputs.snapshots
-    if not given and recorded is not None and recorded.store_id == store.store_id:
-        views = {store.resolve_view(view) for view in config.views}
-        given = tuple(snapshot for view, snapshot in recorded.snapshots.items() if view in views)
+    if recorded is not None and recorded.store_id == store.store_id:
+        named = {store.snapshot(snapshot).view_id for snapshot in given}
+        views = {store.resolve_view(view) for view in config.views} - named
+        given += tuple(snapshot for view, snapshot in recorded.snapshots.items() if view in views)
     return pin_views(store, wanted_entries(config), given=given, latest=inputs.latest)
 
 
 def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:
     """Folds dealt from the outcomes that they are used with: those of a permutation from permuted ones."""
-    if permutation and config.permuted_control is not None:
-        cohort = cohort.permuted([config.permuted_control.seed, permutation])
     settings = config.splits
     return make_splits(
-        cohort,
+        _permuted(config, cohort, permutation),
         folds=settings.folds,
         seed=settings.seed,
         method=settings.method,
         by_centre=settings.by_centre,
         repeats=settings.repeats,
     )
+
+
+def _permuted(config: RunConfig, cohort: Cohort, permutation: int) -> Cohort:
+    control = config.permuted_control
+    return cohort if not permutation or control is None else cohort.permuted([control.seed, permutation])
 
 
 def _seed(config: RunConfig, permutation: int, fold: int) -> int:

@@ -10,8 +10,8 @@ from trainer.wording import mean_text, p_text, scores_text
 
 CAPTION = (
     "c: Harrell's c of the test part, 0.5 is chance; mean ± SE over folds. p: t-test against 0.5 as in the paper, one- and "
-    "two-sided; corrected: one-sided, allowing for the training patients that folds share (Nadeau and Bengio); permutation: "
-    "only from 19 permutations on."
+    "two-sided; corrected: one-sided, allowing for the training patients that folds share (Nadeau and Bengio); with repeated "
+    "folds only the corrected p and SE are given. permutation: only from 19 permutations on."
 )
 
 
@@ -41,6 +41,8 @@ def print_results(results: RunResults, console: Console) -> None:
     console.print(table)
     for failure in results.failures:
         console.print(f"failed: {failure.label}: {failure.reason}", markup=False, soft_wrap=True)
+    for note in results.notes:
+        console.print(f"note: {note}.", markup=False, soft_wrap=True)
     for warning in results.warnings:
         console.print(f"LEAK WARNING: {warning}.", markup=False, soft_wrap=True)
 

@@ -153,9 +153,10 @@ class Row(_Record):
     scores
         c of each fold. Of several permutations, c of each permutation's mean.
     mean, se
-        Over the scores, se = sd/√n; None where a task failed.
+        Over the scores, se = sd/√n; with several repeats the corrected standard error; None where a task failed.
     t, df, p_one_sided, p_two_sided
-        Plain t-test against 0.5, as in the paper.
+        Plain t-test against 0.5, as in the paper; None with several repeats, whose folds share their patients, and of
+        several permutations.
     corrected_p_one_sided
         The same with a variance that allows for shared training patients (Nadeau and Bengio).
     permutation_p
@@ -204,6 +205,8 @@ class RunResults(_Record):
         Models, then permuted controls, then oracles.
     warnings
         What a reader must know before believing a figure: signs of a leak.
+    notes
+        What else a reader must know, such as covariates that some folds could not use.
     failures
         Tasks without a result.
     task_ids
@@ -214,6 +217,7 @@ class RunResults(_Record):
     complete: bool
     rows: tuple[Row, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     failures: tuple[Failure, ...]
     task_ids: tuple[str, ...]
 
@@ -222,18 +226,21 @@ class RunResults(_Record):
         return tuple(row for row in self.rows if row.kind == kind)
 
 
-def parse_result(data: bytes, *, where: str) -> TaskResult:
+def parse_result(data: bytes, *, where: str, task_id: str) -> TaskResult:
     """Result of a task from its file.
 
     Raises
     ------
     SchemaError
-        If it is anything else.
+        If it is anything else, or the result of another task.
     """
     try:
-        return TaskResult.model_validate_json(data)
+        result = TaskResult.model_validate_json(data)
     except ValidationError as error:
         raise SchemaError(f"{where} is not a task's result: {error}. Remove it, and the task runs again") from error
+    if result.task_id != task_id:
+        raise SchemaError(f"{where} holds the result of task {result.task_id[:16]}. Remove it, and the task runs again")
+    return result
 
 
 def parse_results(data: bytes, *, where: str) -> RunResults:

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from store_schema.errors import UsageError
+from store_schema.errors import SchemaError, UsageError
 from trainer.config import RunConfig
 from trainer.dispatch import Outcome, Workers, run_tasks
+from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
 from trainer.result_tables import folds_csv, risks_csv, summary_csv
-from trainer.results import Failure, RunResults, parse_result
+from trainer.results import Failure, RunResults, TaskResult, parse_result
 from trainer.run_folder import RESULTS, RunFolder, task_name
 from trainer.run_record import keep_plan, recorded_pins
 from trainer.summary import Judgement, summarise
@@ -90,10 +92,24 @@ def _run(tasks: Sequence[Task], workers: Workers, console: Console) -> list[Fail
     ]
 
 
+def _checked_result(plan: Plan, task: Task, folder: RunFolder) -> TaskResult:
+    """A task's result as its file has it, if it is of this task and its c is that of its risks."""
+    where = f"{folder.url}/{task_name(task.id)}"
+    result = parse_result(folder.location.get(task_name(task.id)), where=where, task_id=task.id)
+    test, cohort = plan.splits[task.permutation].fold(task.fold).test, plan.cohort_of(task.permutation)
+    rows = cohort.rows(test)
+    same = (result.model, result.fold, result.permutation) == (task.model.name, task.fold, task.permutation)
+    risk = np.array(result.log_risk)
+    if not same or result.patients != test or len(risk) != len(rows):
+        raise SchemaError(f"{where} is not of {task.label}. Remove it, and the task runs again")
+    if result.c != harrell_c(risk=risk, time=cohort.time[rows], event=cohort.event[rows]).c:
+        raise SchemaError(f"{where} gives a c that does not follow from its risks. Remove it, and the task runs again")
+    return result
+
+
 def _write_results(plan: Plan, tasks: Sequence[Task], failures: Sequence[Failure], folder: RunFolder) -> RunResults:
     failed = {failure.task_id for failure in failures}
-    names = [task_name(task.id) for task in tasks if task.id not in failed]
-    done = [parse_result(folder.location.get(name), where=f"{folder.url}/{name}") for name in names]
+    done = [_checked_result(plan, task, folder) for task in tasks if task.id not in failed]
     judgement = Judgement(plan.config, plan.cohort, plan.splits[0], done, plan.oracle)
     results = summarise(judgement, task_ids=[result.task_id for result in done], failures=failures)
     folder.replace(RESULTS, results.to_json())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from store_schema.errors import UsageError
@@ -170,14 +170,39 @@ def permutation_p(observed: float, permuted: Sequence[float] | Float[np.ndarray,
 
 
 def permute_outcomes(
-    time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"], *, seed: int | Sequence[int]
+    time: Float[np.ndarray, " patient"],
+    event: Bool[np.ndarray, " patient"],
+    *,
+    seed: int | Sequence[int],
+    persons: Sequence[str] | None = None,
 ) -> tuple[Float[np.ndarray, " patient"], Bool[np.ndarray, " patient"]]:
     """Outcomes dealt to other patients at random, time and event of one patient staying together.
 
-    The distribution of outcomes, and so the censoring, is kept; what ties it to covariates and images is broken.
+    The distribution of outcomes, and so the censoring, is kept; what ties it to covariates and images is broken. Rows of
+    one person stay together as well: they go to another person with as many rows, else the null would be too narrow.
+
+    Parameters
+    ----------
+    persons
+        Whose each row is; by default every row is a person of its own.
     """
-    order = np.random.default_rng(seed).permutation(len(time))
+    rng = np.random.default_rng(seed)
+    alone = persons is None or len(set(persons)) == len(persons)
+    order = rng.permutation(len(time)) if persons is None or alone else _permuted_persons(persons, rng)
     return time[order], event[order]
+
+
+def _permuted_persons(persons: Sequence[str], rng: np.random.Generator) -> Int[np.ndarray, " patient"]:
+    """For each row the row whose outcome it gets: persons change places with persons of as many rows."""
+    rows_of: dict[str, list[int]] = {}
+    for row, person in enumerate(persons):
+        rows_of.setdefault(person, []).append(row)
+    order = np.empty(len(persons), dtype=np.int64)
+    for size in sorted({len(rows) for rows in rows_of.values()}):
+        alike = [rows for rows in rows_of.values() if len(rows) == size]
+        for taker, giver in zip(alike, rng.permutation(len(alike)), strict=True):
+            order[taker] = alike[giver]
+    return order
 
 
 def _t_test(values: Float[np.ndarray, " fold"], *, null: float, test_to_train: float) -> TTest:

@@ -9,13 +9,15 @@ from jaxtyping import Float
 from store_schema.errors import CohortError, TaskError
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
-from trainer.leaks import chance_band, leak_warnings
+from trainer.leaks import chance_band, kin_warnings, leak_warnings
 from trainer.metrics import harrell_c
 from trainer.results import Failure, FoldScore, RiskGroups, Row, RunResults, TaskResult, of_model
 from trainer.risk_groups import RiskQuartiles, risk_quartiles
 from trainer.splits import Splits
-from trainer.stats import corrected_t, mean_se, permutation_p, t_against_half
+from trainer.stats import CHANCE, corrected_t, mean_se, permutation_p, t_against_half
 
+TESTS = ("mean", "se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided")
+"""Figures of a row that follow from its scores."""
 LEAST_PERMUTATIONS = 19
 """Fewer cannot reach p = 0.05."""
 
@@ -59,9 +61,10 @@ def summarise(judgement: Judgement, *, task_ids: Sequence[str], failures: Sequen
     ]
     band = chance_band(_test_parts(judgement), permutations=len(judgement.permutations)) if controls else 0.0
     return RunResults(
-        complete=not failures,
+        complete=not failures and all(row.mean is not None for row in rows),
         rows=tuple(rows),
-        warnings=leak_warnings(rows, dict.fromkeys(controls, band)),
+        warnings=(*leak_warnings(rows, dict.fromkeys(controls, band)), *kin_warnings(judgement.cohort.person)),
+        notes=_notes(judgement),
         failures=tuple(failures),
         task_ids=tuple(task_ids),
     )
@@ -95,6 +98,18 @@ def quartiles_of(results: Sequence[TaskResult], cohort: Cohort) -> RiskQuartiles
     return risk_quartiles(np.array(list(pooled.values())), time=cohort.time[rows], event=cohort.event[rows])
 
 
+def _notes(judgement: Judgement) -> tuple[str, ...]:
+    """What else a reader of the figures must know: covariates that some folds could not use."""
+    folds: dict[str, set[int]] = {}
+    for result in judgement.results:
+        for name in (result.preprocessing or {}).get("dropped", ()) if not result.permutation else ():
+            folds.setdefault(name, set()).add(result.fold)
+    return tuple(
+        f"{name} has one value in the training part of {len(found)} of {len(judgement.splits)} folds: no model used it there"
+        for name, found in sorted(folds.items())
+    )
+
+
 def _model_row(judgement: Judgement, name: str) -> Row:
     scores = _scores(judgement, name, 0)
     values = _all_values(scores)
@@ -105,7 +120,7 @@ def _model_row(judgement: Judgement, name: str) -> Row:
         found = permutation_p(float(np.mean(values)), [value for value in permuted if value is not None])
     groups, note = _risk_groups(judgement, name) if values else (None, "a task failed")
     pooled = _pooled_c(judgement, name) if values else None
-    tests = _tests(scores, folds=judgement.splits.folds)
+    tests = _tests(scores, judgement.splits)
     return Row(
         label=name,
         kind="model",
@@ -121,11 +136,11 @@ def _model_row(judgement: Judgement, name: str) -> Row:
 def _permuted_row(judgement: Judgement, name: str) -> Row:
     """Of one permutation the folds stand side by side, of several the permutations' means."""
     if len(judgement.permutations) == 1:
-        scores, folds = _scores(judgement, name, 1), judgement.splits.folds
+        tests = _tests(_scores(judgement, name, 1), judgement.splits)
     else:
         means = ((number, _mean(judgement, name, number)) for number in judgement.permutations)
-        scores, folds = tuple(FoldScore(fold=number, repeat=0, c=c) for number, c in means), None
-    tests = _tests(scores, folds=folds)
+        # cross-validation under the null is not centred on 0.5 to the last digit: no test of the permutations against it
+        tests = _tests(tuple(FoldScore(fold=number, repeat=0, c=c) for number, c in means), None)
     return Row(label=f"{name} (permuted)", kind="permuted", model=name, **tests, permutation_p=None, pooled_c=None)
 
 
@@ -136,7 +151,7 @@ def _oracle_row(judgement: Judgement, column: str) -> Row:
         rows = cohort.rows(fold.test)
         c = harrell_c(risk=risk[rows], time=cohort.time[rows], event=cohort.event[rows]).c
         scores.append(FoldScore(fold=fold.index, repeat=fold.repeat, c=c))
-    tests = _tests(tuple(scores), folds=judgement.splits.folds)
+    tests = _tests(tuple(scores), judgement.splits)
     pooled = harrell_c(risk=risk, time=cohort.time, event=cohort.event).c
     label = f"oracle {column}"
     return Row(label=label, kind="oracle", model=column, **tests, permutation_p=None, pooled_c=pooled)
@@ -159,24 +174,27 @@ def _mean(judgement: Judgement, name: str, permutation: int) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _tests(scores: tuple[FoldScore, ...], *, folds: int | None) -> dict[str, object]:
-    """Mean, standard error and t-tests; `folds` is the number that one dealing has, None where scores are not folds."""
+def _tests(scores: tuple[FoldScore, ...], splits: Splits | None) -> dict[str, object]:
+    """Mean, standard error and t-tests; `splits` is None where the scores are not folds.
+
+    Folds of several repeats share their patients: the plain test would take them for as many independent values and
+    reject a true null in one run of two. Only the corrected test and its standard error are given then.
+    """
     values = _all_values(scores)
+    found: dict[str, object] = dict.fromkeys(TESTS)
     if not values:
-        names = ("mean", "se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided")
-        return {"scores": scores, **dict.fromkeys(names)}
-    mean, test = mean_se(values), t_against_half(values)
-    corrected = None if folds is None else corrected_t(values, null=0.5, test_to_train=1 / (folds - 1))
-    return {
-        "scores": scores,
-        "mean": mean.mean,
-        "se": mean.se,
-        "t": test.t,
-        "df": test.df,
-        "p_one_sided": test.p_one_sided,
-        "p_two_sided": test.p_two_sided,
-        "corrected_p_one_sided": None if corrected is None else corrected.p_one_sided,
-    }
+        return {"scores": scores, **found}
+    mean = mean_se(values)
+    found |= {"mean": mean.mean, "se": mean.se}
+    if splits is not None:
+        corrected = corrected_t(values, null=CHANCE, test_to_train=1 / (splits.folds - 1))
+        found["corrected_p_one_sided"] = corrected.p_one_sided
+        if splits.repeats > 1:
+            found["se"] = corrected.se
+        else:
+            test = t_against_half(values)
+            found |= {"t": test.t, "df": test.df, "p_one_sided": test.p_one_sided, "p_two_sided": test.p_two_sided}
+    return {"scores": scores, **found}
 
 
 def _pooled_c(judgement: Judgement, name: str) -> float | None:
@@ -210,7 +228,7 @@ def _risk_groups(judgement: Judgement, name: str) -> tuple[RiskGroups | None, st
 
 
 def _groups_permutation_p(judgement: Judgement, name: str, observed: float) -> float | None:
-    """Share of permutations whose own outer quartiles differ as much; None where they are too few or one failed."""
+    """Share of permutations whose own outer quartiles differ as much; None where they are too few or one has none."""
     if len(judgement.permutations) < LEAST_PERMUTATIONS:
         return None
     statistics = []
@@ -221,12 +239,13 @@ def _groups_permutation_p(judgement: Judgement, name: str, observed: float) -> f
         try:
             statistics.append(quartiles_of(results, judgement.permuted_cohort(number)).log_rank.statistic)
         except (CohortError, TaskError):
-            # no outer quartiles to compare: as far from a difference as a permutation can be
-            statistics.append(0.0)
+            # a permutation without outer quartiles can be neither nearer nor further: there is no p
+            return None
     return permutation_p(observed, statistics)
 
 
 def _test_parts(judgement: Judgement) -> list[tuple[np.ndarray, np.ndarray]]:
     cohort = judgement.cohort
-    rows = [cohort.rows(fold.test) for fold in judgement.splits.outer()]
+    # of one repeat: the mean of c over many dealings of the same patients hardly spreads less than over one
+    rows = [cohort.rows(fold.test) for fold in judgement.splits.outer() if fold.repeat == 0]
     return [(cohort.time[part], cohort.event[part]) for part in rows]

@@ -85,16 +85,20 @@ def require_columns(frame: pd.DataFrame, names: tuple[str, ...], where: str) -> 
 
 def text_cells(column: pd.Series, missing: tuple[str, ...]) -> list[str | None]:
     """Cells as stripped text with one spelling per whole number; None where there is no value."""
-    absent = {"", *missing}
     labels = (None if gone else str(cell).strip() for cell, gone in zip(column, column.isna(), strict=True))
-    return [None if label is None or label in absent else plain_label(label) for label in labels]
+    return [None if label is None or is_absent(label, missing) else plain_label(label) for label in labels]
+
+
+def is_absent(text: str, missing: tuple[str, ...]) -> bool:
+    """Whether a cell says that there is no value: capitals do not matter, nor decimals (a gap makes 999 a 999.0)."""
+    return not text or plain_label(text).casefold() in {plain_label(word).casefold() for word in missing}
 
 
 def id_cells(column: pd.Series, missing: tuple[str, ...], where: str) -> tuple[str, ...]:
     """Ids, one in every row, exactly as the file spells them (whole-number floats of Parquet without decimals)."""
     spelled = column.map(str) if column.dtype.kind != "f" else pd.Series(text_cells(column, ()))
     ids = [None if gone else str(cell).strip() for cell, gone in zip(spelled, column.isna(), strict=True)]
-    empty = [row for row, name in enumerate(ids, start=1) if name is None or name in {"", *missing}]
+    empty = [row for row, name in enumerate(ids, start=1) if name is None or is_absent(name, missing)]
     if empty:
         raise TableError(
             f"{where}, column {column.name!r}: expected an id in every row, none in row "

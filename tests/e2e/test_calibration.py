@@ -5,8 +5,6 @@ ENGRAM_CALIBRATION_SEEDS sets how many seeds (default 20); the output stays in s
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +16,7 @@ FOLDER = ROOT / "soak-out" / "calibration"
 PERMUTATIONS = 5
 
 
-def run(*arguments: str) -> None:
-    program, *rest = arguments
-    command = [str(Path(sys.executable).parent / program), *rest]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def demo_of(seed: int) -> dict[str, float | None]:
+def demo_of(seed: int, run) -> dict[str, float | None]:
     """Mean c by row label of the demo of one seed, with five permuted controls; only the modality its models read."""
     folder = FOLDER / f"seed-{seed:02d}"
     if not (folder / "studies.csv").exists():
@@ -48,11 +37,11 @@ def demo_of(seed: int) -> dict[str, float | None]:
 
 
 @pytest.mark.soak
-def test_the_thresholds_hold_on_the_calibration_seeds():
+def test_the_thresholds_hold_on_the_calibration_seeds(run):
     seeds = range(int(os.environ.get("ENGRAM_CALIBRATION_SEEDS", "20")))
     rows = []
     for seed in seeds:
-        c = demo_of(seed)
+        c = demo_of(seed, run)
         permuted = next(value for label, value in c.items() if "permuted" in label)
         rows.append(
             [c["oracle log_hazard"], c["clinical-cox"], c["clinical-deepsurv"], c["image"], c["both"], permuted]

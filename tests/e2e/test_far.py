@@ -2,13 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from extractor.phantom import write_cohort
+
+FOLDER = Path(__file__).resolve().parents[2] / "soak-out" / "far"
 
 EXTRACT = """\
 model: mini
@@ -34,18 +35,10 @@ MODEL = """\
 """
 
 
-def run(*arguments: str) -> None:
-    program, *rest = arguments
-    command = [str(Path(sys.executable).parent / program), *rest]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def far_means(folder: Path, *, n: int, seed: int) -> dict[str, float]:
+def far_means(folder: Path, run, *, n: int, seed: int) -> dict[str, float]:
     """Mean c of the two layouts on one `far` cohort."""
-    write_cohort(folder, n=n, seed=seed, kind="far")
+    if not (folder / "studies.csv").exists():
+        write_cohort(folder, n=n, seed=seed, kind="far")
     (folder / "extract.yaml").write_text(EXTRACT)
     models = "".join(MODEL.format(layout=layout, pool=pool) for layout, pool in (("paper", 4), ("pooled", 1)))
     (folder / "cv.yaml").write_text(CROSS_VALIDATE + models)
@@ -58,8 +51,22 @@ def far_means(folder: Path, *, n: int, seed: int) -> dict[str, float]:
 
 
 @pytest.mark.timeout(1800)
-def test_upfront_paper_is_at_chance_where_pooled_finds_the_signal(tmp_path):
-    c = far_means(tmp_path, n=120, seed=0)
+def test_upfront_paper_is_at_chance_where_pooled_finds_the_signal(tmp_path, run):
+    c = far_means(tmp_path, run, n=120, seed=0)
     assert 0.40 <= c["paper"] <= 0.60, c
     assert c["pooled"] >= 0.60, c
     assert c["pooled"] >= c["paper"] + 0.05, c
+
+
+@pytest.mark.soak
+def test_the_far_signal_is_found_and_missed_alike_on_many_seeds(run):
+    rows = []
+    for seed in range(1, 1 + int(os.environ.get("ENGRAM_FAR_SEEDS", "8"))):
+        c = far_means(FOLDER / f"seed-{seed:02d}", run, n=120, seed=seed)
+        rows.append((c["paper"], c["pooled"]))
+        print(f"| {seed} | {c['paper']:.3f} | {c['pooled']:.3f} |", flush=True)
+    paper, pooled = np.array(rows).T
+    print(f"| mean | {paper.mean():.3f} | {pooled.mean():.3f} |")
+    assert 0.45 <= paper.mean() <= 0.55
+    assert pooled.mean() >= 0.60
+    assert (pooled > paper).mean() >= 0.75

@@ -168,6 +168,48 @@ def test_permuted_cohort_keeps_patients_and_covariates_and_moves_outcomes_in_pai
     assert permuted.digest != cohort.digest
 
 
+def test_permuted_outcomes_of_one_person_stay_together(tmp_path):
+    rng = np.random.default_rng(0)
+    studies = [(f"P{person:02d}", f"S{study}") for person in range(20) for study in range(1 + person % 3)]
+    times = {person: 1 + rng.integers(1, 1000) for person, _ in studies}
+    frame = pd.DataFrame(studies, columns=["patient", "study"])
+    frame["months"] = [times[person] for person, _ in studies]
+    frame["event"] = [times[person] % 2 for person, _ in studies]
+    columns = Columns(time="months", time_unit="months", event="event", study="study")
+    cohort = build_cohort(frame, columns, {})
+    permuted = cohort.permuted(3)
+    assert not np.array_equal(permuted.time, cohort.time)
+    assert sorted(permuted.time) == sorted(cohort.time)
+    by_person = pd.Series(permuted.time).groupby(list(cohort.person))
+    assert (by_person.nunique() == 1).all()
+    np.testing.assert_array_equal(permuted.time % 2 == 1, permuted.event)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_declared_codes_are_missing_also_where_gaps_made_floats_of_them(tmp_path, suffix):
+    frame = pd.DataFrame(
+        {
+            "patient": ["a", "b", "c", "d"],
+            "age": [60.0, 999.0, np.nan, 70.0],
+            "stage": [1.0, 9.0, np.nan, 2.0],
+            "months": [1.0, 2.0, 3.0, 999.0],
+            "event": [1, 0, 1, 0],
+            "note": ["x", "n/A", "nan", "None"],
+        }
+    )
+    path = tmp_path / f"t{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    columns = Columns(
+        time="months", time_unit="months", event="event", continuous=("age",), categorical=("stage", "note"),
+        missing=("999", "9", "N/A", "NaN"),
+    )  # fmt: skip
+    cohort = build_cohort(path, columns, {})
+    assert cohort.patients == ("a", "b", "c")
+    np.testing.assert_array_equal(cohort.frame["age"], [60.0, np.nan, np.nan])
+    assert cohort.frame["stage"].tolist() == ["1", None, None]
+    assert cohort.frame["note"].tolist() == ["x", None, None]
+
+
 def test_table_without_rows_leaves_nobody(tmp_path):
     (tmp_path / "t.csv").write_text(HEADER)
     with pytest.raises(CohortError, match="nobody remains of the 0 patients"):

@@ -13,7 +13,7 @@ from trainer.results import parse_result
 from trainer.run_folder import RunFolder, task_name
 from trainer.run_record import keep_plan
 from trainer.task import Task
-from trainer.versions import code_digest
+from trainer.versions import versions
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def tasks_in(cohort_folder, config, tmp_path):
 
 def numbers(tasks) -> list[dict]:
     folder = RunFolder.open(tasks[0].run_url)
-    results = [parse_result(folder.location.get(task_name(task.id)), where="") for task in tasks]
+    results = [parse_result(folder.location.get(task_name(task.id)), where="", task_id=task.id) for task in tasks]
     return [result.model_dump(exclude={"seconds"}) for result in results]
 
 
@@ -56,17 +56,26 @@ def cluster():
 def test_a_worker_killed_in_mid_run_changes_no_number(tasks_in, cluster):
     here, there = tasks_in("here"), tasks_in("there")
     run_tasks(here, Workers(number=0), on_done=ignore)
-    pids = [worker.pid for worker in cluster.workers.values()]
     seen: list[Outcome] = []
+    held: list[set[str]] = []
 
     def kill_one(outcome: Outcome) -> None:
         seen.append(outcome)
         if len(seen) == 2:
-            os.kill(pids[0], signal.SIGKILL)
+            busy = max(cluster.workers.values(), key=lambda nanny: len(waiting(nanny)))
+            held.append(waiting(busy))
+            os.kill(busy.pid, signal.SIGKILL)
+
+    def waiting(nanny) -> set[str]:
+        """Tasks that the scheduler has given to the worker and that are not done."""
+        state = cluster.scheduler.workers.get(nanny.worker_address)
+        return set() if state is None else {task.key.rpartition("-")[0] for task in list(state.processing)}
 
     outcomes = run_tasks(there, Workers(scheduler=cluster.scheduler_address), on_done=kill_one)
     assert outcomes == [Outcome(task) for task in there]
     assert len(seen) == len(there)
+    assert held[0]
+    assert held[0] <= {outcome.task.id for outcome in seen[2:]}
     assert numbers(here) == numbers(there)
 
 
@@ -95,9 +104,11 @@ def test_a_worker_that_always_dies_is_told_apart_from_an_error():
 
 def test_a_worker_with_other_code_does_no_task(tasks_in):
     task = tasks_in("run")[0]
-    assert _on_worker(task.model_dump_json(), code_digest()) == task.id
-    with pytest.raises(TaskError, match="runs other code"):
-        _on_worker(task.model_dump_json(), "0" * 64)
+    assert _on_worker(task.model_dump_json(), versions()) == task.id
+    with pytest.raises(TaskError, match=r"runs code [0-9a-f]{12} \(the client 0{12}\)"):
+        _on_worker(task.model_dump_json(), versions() | {"code": "0" * 64})
+    with pytest.raises(TaskError, match=r"runs torch \S+ \(the client 9\.9\)"):
+        _on_worker(task.model_dump_json(), versions() | {"torch": "9.9"})
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tasks_in):

@@ -273,6 +273,20 @@ def test_a_prediction_does_not_depend_on_who_else_is_predicted(patients, stopped
     np.testing.assert_allclose(alone, whole[:5], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [23, 29, 45])
+def test_equal_patients_have_equal_risks_wherever_they_stand(n):
+    rng = np.random.default_rng(n)
+    patterns = rng.integers(0, 2, (8, 6)).astype(np.float32) + np.arange(8, dtype=np.float32)[:, None] / 8
+    of = rng.integers(0, 8, n)
+    train = Batch.of(clinical=rng.normal(size=(60, 6)), time=rng.integers(1, 50, 60), event=rng.random(60) < 0.7)
+    spec = ModelSpec(head=None, modalities=(), clinical_features=6, hidden=(16,))
+    fitted = fit_model(spec, FitConfig(epochs=3), train=train, seed=n, fixed_epochs=3)
+    for order in (rng.permutation(n) for _ in range(5)):
+        risk = fitted.predict(Inputs.of(clinical=patterns[of[order]])).log_risk
+        assert len(np.unique(risk)) == len(np.unique(of))
+        assert all(len(np.unique(risk[of[order] == pattern])) == 1 for pattern in np.unique(of))
+
+
 def test_prediction_in_blocks_equals_prediction_at_once(stopped):
     many = cohort(5, 600, side=8).inputs
     model = stopped.model()

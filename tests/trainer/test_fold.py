@@ -132,12 +132,13 @@ def test_a_task_that_names_no_store_is_refused(planned):
         run_task(task)
 
 
-def with_other_covariates(plan, cohort: Cohort, url: str) -> dict[tuple[str, int], Task]:
-    """The same splits, in a run folder whose cohort has other covariates."""
-    changed = type(plan)(plan.config, plan.clinical, plan.store, plan.pins, cohort, plan.splits, {})
+def with_other_cohort(plan, cohort: Cohort, url: str) -> dict[tuple[str, int], Task]:
+    """The same folds, in a run folder whose cohort has other covariates or outcomes."""
+    splits = {0: plan.splits[0].model_copy(update={"cohort_sha256": cohort.digest})}
+    changed = type(plan)(plan.config, plan.clinical, plan.store, plan.pins, cohort, splits, {})
     folder = RunFolder.open(url)
     folder.replace("cohort.json", cohort_bytes(cohort))
-    folder.keep(splits_name(0), plan.splits[0].to_json().encode())
+    folder.replace(splits_name(0), splits[0].to_json().encode())
     return {(task.model.name, task.fold): task for task in changed.tasks(folder.url)}
 
 
@@ -158,11 +159,26 @@ def test_changing_test_patients_covariates_leaves_all_that_was_fitted_unchanged(
     frame.loc[test, "stage"] = np.array(stages[: len(test)], dtype=object)
     other = Cohort.from_dict({**plan.cohort.to_dict()})
     object.__setattr__(other, "frame", frame)
-    changed = with_other_covariates(plan, other, "memory://leak")
+    changed = with_other_cohort(plan, other, "memory://leak")
     for model in ("cox", "deepsurv"):
         before, after = run_task(tasks[model, fold, 0]), run_task(changed[model, fold])
         for name in ("train_mean", "train_sd", "train_c", "preprocessing", "coefficients", "curves"):
             assert getattr(before, name) == getattr(after, name), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_changing_test_patients_outcomes_leaves_all_that_was_fitted_unchanged(planned, seed):
+    plan, _, tasks = planned(models=[{"name": "cox", "kind": "ridge_cox"}, CLINICAL])
+    rows = plan.cohort.rows(plan.splits[0].fold(seed).test)
+    record, rng = plan.cohort.to_dict(), np.random.default_rng(seed)
+    for row in rows:
+        record["time"][row], record["event"][row] = float(rng.integers(1, 200)), bool(rng.integers(2))
+    changed = with_other_cohort(plan, Cohort.from_dict(record), f"memory://outcomes{seed}")
+    for model in ("cox", "deepsurv"):
+        before, after = run_task(tasks[model, seed, 0]), run_task(changed[model, seed])
+        for name in ("train_mean", "train_sd", "train_c", "preprocessing", "coefficients", "curves", "log_risk"):
+            assert getattr(before, name) == getattr(after, name), name
+        assert before.c != after.c
 
 
 def test_changing_test_patients_images_leaves_all_that_was_fitted_unchanged(planned, kit, tmp_path, config):

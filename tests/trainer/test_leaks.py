@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.leaks import LEAST_DISTANCE, chance_band, leak_warnings
+from trainer.leaks import LEAST_DISTANCE, chance_band, kin_warnings, leak_warnings
 from trainer.metrics import harrell_c
 from trainer.results import FoldScore, Row
 
@@ -31,6 +31,18 @@ def test_a_c_above_075_is_believed_only_up_to_a_stated_oracle(mean, oracle, warn
     warnings = leak_warnings(rows, {})
     assert len(warnings) == warned
     assert all("m model" in text and f"{mean:.3f}" in text for text in warnings)
+
+
+@pytest.mark.parametrize(
+    ("ids", "warned"),
+    [
+        (["P001.S1", "P001.S2", "P002.S1"], True),
+        (["P001.S1", "P002.S1", "P003"], False),
+        ([f"centre{c}.{i:03d}" for c in "AB" for i in range(40)], False),
+    ],
+)
+def test_ids_that_look_like_studies_of_one_patient_are_told(ids, warned):
+    assert bool(kin_warnings(ids)) == warned
 
 
 def test_the_highest_of_several_oracles_counts():

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from store_schema.errors import NotCommittedError, SchemaError
+from store_schema.errors import NotCommittedError, ObjectAlteredError, SchemaError
 from trainer.config import parse_config
 from trainer.dispatch import Workers
 from trainer.plan import Inputs
@@ -186,6 +186,14 @@ def test_altered_results_are_refused(tmp_path, finished):
     (tmp_path / "altered" / "results.json").write_text("{}")
     with pytest.raises(SchemaError, match="is not a run's results"):
         write_report(str(tmp_path / "altered"))
+
+
+def test_a_cohort_that_the_run_was_not_planned_with_is_refused(tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "run")
+    cohort = tmp_path / "run/cohort.json"
+    cohort.write_text(cohort.read_text().replace("true", "false", 1))
+    with pytest.raises(ObjectAlteredError, match=r"cohort\.json has sha256"):
+        write_report(str(tmp_path / "run"))
 
 
 def test_warnings_and_failures_stand_in_the_page(tmp_path, finished):

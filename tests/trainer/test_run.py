@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from store_schema import EntryKey, open_store
+from store_schema import EntryKey, create_store, open_store
 from store_schema.errors import (
     AlreadyExistsError,
     CohortError,
     ConfigError,
     NotCommittedError,
+    SchemaError,
     StoreNotFoundError,
     TableError,
     UsageError,
@@ -103,6 +104,33 @@ def test_a_rerun_does_only_what_is_missing(cv):
     assert cv().resumed == 6
 
 
+def test_a_result_that_is_not_its_tasks_own_is_refused(cv):
+    first = cv()
+    root = first.folder.location.root
+    one, other = (root / task_name(task_id) for task_id in first.results.task_ids[:2])
+    whole = one.read_text()
+    for damaged in (
+        other.read_text(),
+        json.dumps(json.loads(whole) | {"c": 0.99}),
+        json.dumps(json.loads(whole) | {"fold": 1}),
+        json.dumps(json.loads(whole) | {"patients": json.loads(whole)["patients"][::-1]}),
+    ):
+        one.write_text(damaged)
+        with pytest.raises(SchemaError, match="Remove it, and the task runs again"):
+            cv()
+    one.unlink()
+    assert cv().results == first.results
+
+
+def test_a_run_of_other_code_is_not_resumed(cv):
+    path = cv().folder.location.root / "run.json"
+    record = json.loads(path.read_text())
+    record["versions"]["code"] = "0" * 64
+    path.write_text(json.dumps(record))
+    with pytest.raises(AlreadyExistsError, match=r"versions\.code is '0000"):
+        cv()
+
+
 def test_a_moved_run_folder_resumes(cv, tmp_path):
     cv()
     shutil.move(tmp_path / "run", tmp_path / "moved")
@@ -184,6 +212,39 @@ def test_an_oracle_that_lacks_a_patient_or_a_config_is_refused(cv, cohort_folder
         cv(inputs={"oracle": cohort_folder / "truth.csv"})
 
 
+def test_an_oracle_that_names_a_patient_twice_is_refused(cv, cohort_folder, tmp_path):
+    truth = pd.read_csv(cohort_folder / "truth.csv")
+    pd.concat([truth, truth.iloc[:1].assign(z=-9.0)]).to_csv(tmp_path / "twice.csv", index=False)
+    with pytest.raises(TableError, match="P000 more than once"):
+        cv(inputs={"oracle": tmp_path / "twice.csv"}, oracle={"columns": ["z"]})
+
+
+def test_a_modality_may_have_any_name_of_an_id(cv, kit, tmp_path):
+    table = kit.draw()
+    store = create_store(tmp_path / "store")
+    view = store.put_view(kit.view)
+    for row, (patient, z) in enumerate(zip(table["patient"], table["z"], strict=True)):
+        for modality in ("PET.1", "type"):
+            store.publish(view, EntryKey(patient, modality, "spine"), kit.entry(z, [row]), input_sha256=f"{row:064x}")
+    models = [{**kit.settings["models"][1], "images": {"roi": "spine", "modalities": ["PET.1", "type"]}}]
+    assert cv(inputs={"store_url": str(tmp_path / "store")}, models=models).results.complete
+
+
+def test_a_resumed_run_keeps_the_snapshot_of_each_view_that_none_is_given_of(cv, kit, tmp_path):
+    table = kit.draw()
+    store = create_store(tmp_path / "store")
+    kit.fill(store, table.iloc[:30])
+    other = store.put_view(kit.view.model_copy(update={"name": "second", "recipe": 2}))
+    for row, (patient, z) in enumerate(zip(table["patient"], table["z"], strict=True)):
+        store.publish(other, EntryKey(patient, "PET", "spine"), kit.entry(z, [row]), input_sha256=f"{row:064x}")
+    image = kit.settings["models"][1]
+    pet = {**image, "name": "pet", "view": "second", "images": {"roi": "spine", "modalities": ["PET"]}}
+    inputs = {"store_url": str(tmp_path / "store"), "snapshots": (store.make_snapshot(other),)}
+    first = cv(inputs=inputs, models=[image, pet])
+    kit.fill(store, table)
+    assert cv(inputs=inputs, models=[image, pet]).resumed == first.tasks
+
+
 def test_clinical_models_need_no_store(cv, kit):
     report = cv(inputs={"store_url": None}, models=kit.settings["models"][:1])
     assert report.plan.pins == ()
@@ -210,11 +271,16 @@ def test_a_task_that_fails_is_told_and_the_others_stand(cv, kit):
     ],
 )
 def test_a_table_that_does_not_allow_the_run_is_refused_before_anything_is_written(
-    cv, table, tmp_path, change, error, reason
+    cv, table, tmp_path, cohort_folder, change, error, reason
 ):
+    store = tmp_path / "store"
+    shutil.copytree(cohort_folder / "store", store)
+    pinned = open_store(str(store)).snapshot_ids()
     with pytest.raises(error, match=reason):
-        cv(inputs=table(change))
+        cv(inputs=table(change) | {"store_url": str(store)})
     assert not (tmp_path / "run").exists()
+    if error is TableError:
+        assert open_store(str(store)).snapshot_ids() == pinned
 
 
 def test_a_store_that_does_not_hold_what_is_read_is_refused(cv, kit, tmp_path):

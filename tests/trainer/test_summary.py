@@ -12,7 +12,7 @@ from trainer.config import Columns
 from trainer.metrics import harrell_c
 from trainer.results import Failure, TaskResult
 from trainer.splits import make_splits
-from trainer.summary import Judgement, pooled_risks, summarise
+from trainer.summary import Judgement, _test_parts, pooled_risks, summarise
 
 COLUMNS = Columns(time="months", time_unit="months", event="event", continuous=("age",))
 
@@ -92,6 +92,35 @@ def test_risk_groups_are_scikit_survivals_log_rank_of_the_outer_quartiles(judge)
     assert groups.nominal_p == pytest.approx(p)
     assert groups.permutation_p is None
     assert (groups.low_patients, groups.high_patients) == (15, 15)
+
+
+def test_folds_of_repeats_get_the_corrected_test_alone(judge):
+    judgement = judge(repeats=4)
+    (row,) = rows_of(judgement)
+    values = [result.c for result in judgement.results]
+    assert (row.t, row.p_one_sided, row.p_two_sided) == (None, None, None)
+    se = np.sqrt(np.var(values, ddof=1) * (1 / 12 + 1 / 2))
+    assert row.se == pytest.approx(se)
+    assert row.corrected_p_one_sided == pytest.approx(stats.t.sf((np.mean(values) - 0.5) / se, 11))
+
+
+def test_the_band_of_a_control_does_not_narrow_with_repeats(judge):
+    once, often = (judge(repeats=repeats, permutations=1) for repeats in (1, 6))
+    parts = _test_parts(often)
+    assert len(parts) == 3
+    assert [len(time) for time, _ in parts] == [len(time) for time, _ in _test_parts(once)]
+
+
+def test_covariates_that_folds_could_not_use_are_named(judge):
+    flat = {"dropped": ["stage=III"]}
+    judgement = judge(results=lambda done: [done[0].model_copy(update={"preprocessing": flat}), *done[1:]])
+    (note,) = summarise(judgement, task_ids=[], failures=()).notes
+    assert note.startswith("stage=III has one value in the training part of 1 of 3 folds")
+
+
+def test_a_missing_fold_makes_the_results_incomplete(judge):
+    judgement = judge(results=lambda done: done[1:])
+    assert not summarise(judgement, task_ids=[], failures=()).complete
 
 
 def test_risks_of_repeats_are_averaged_by_patient(judge):

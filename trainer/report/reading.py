@@ -9,7 +9,7 @@ from store_schema.errors import NotCommittedError
 from trainer.cohort import Cohort
 from trainer.config import RunConfig, parse_config
 from trainer.results import RunResults, TaskResult, of_model, parse_result, parse_results
-from trainer.run_folder import COHORT, RESULTS, RUN, RunFolder, task_name
+from trainer.run_folder import RESULTS, RUN, RunFolder, read_cohort, task_name
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,24 @@ def read_run(folder: RunFolder) -> FinishedRun:
     ------
     NotCommittedError
         If the folder holds no run, or one that never finished.
-    SchemaError
-        If a file is not what its name says.
+    SchemaError, ObjectAlteredError
+        If a file is not what its name says, or the cohort not the one that the run was planned with.
     """
-    record, cohort = folder.read_json(RUN), folder.read_json(COHORT)
-    results = folder.read(RESULTS)
-    if record is None or cohort is None or results is None:
+    record, results = folder.read_json(RUN), folder.read(RESULTS)
+    if record is None or results is None:
         raise NotCommittedError(
             f"{folder.url} holds no finished run: it has no {RUN if record is None else RESULTS}. Run "
             f"`trainer cv … --out {folder.url}` first; it resumes what was begun"
         )
     parsed = parse_results(results, where=f"{folder.url}/{RESULTS}")
-    tasks = (task_name(task_id) for task_id in parsed.task_ids)
+    tasks = {task_id: task_name(task_id) for task_id in parsed.task_ids}
     return FinishedRun(
         record=record,
         config=parse_config(record["config"], origin=f"{folder.url}/{RUN}"),
-        cohort=Cohort.from_dict(cohort),
+        cohort=read_cohort(folder.url, record["cohort_sha256"]),
         results=parsed,
-        tasks=tuple(parse_result(folder.location.get(name), where=f"{folder.url}/{name}") for name in tasks),
+        tasks=tuple(
+            parse_result(folder.location.get(name), where=f"{folder.url}/{name}", task_id=task_id)
+            for task_id, name in tasks.items()
+        ),
     )
