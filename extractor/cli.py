@@ -10,7 +10,8 @@ from typing import Literal
 
 import click
 
-from store_schema.console import EngramGroup, error_console, result_console
+from store_schema.console import WRONG_USE, EngramGroup, error_console, result_console
+from store_schema.errors import WeightsError
 
 _TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -44,7 +45,9 @@ def main() -> None:
     "--weights", metavar="PATH|NAME|random:SEED", help="Checkpoint file, published MedSAM2 file name, or random."
 )
 @click.option("--model", type=click.Choice(["medsam2", "mini"]), help="Architecture; overrides the settings.")
-@click.option("--jobs", type=click.IntRange(min=0), help="Processes; default one a core, 0 works in this process.")
+@click.option(
+    "--jobs", type=click.IntRange(min=0), help="Processes; default one a core, on cuda one; 0 works in this process."
+)
 @click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda, cuda:1.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and its reasons; write nothing.")
 @click.option("--make-current", is_flag=True, help="Commit again an input that a later one has replaced.")
@@ -67,7 +70,7 @@ def run(
     Paths are relative to the table.
 
     A rerun resumes: what is committed is not made again. One bad study never stops the rest; the exit status is 0 when
-    everything is committed, 1 when something failed, 2 when the call was wrong and nothing was done.
+    everything is committed, 1 when something failed, 2 when the call was wrong.
 
     \b
       extractor run studies.csv --store ./store --config extract.yaml --weights MedSAM2_latest.pt
@@ -82,13 +85,20 @@ def run(
     settings = load_config(config_path).model_dump() | given
     config = parse_config(settings, origin="--weights/--model with the settings")
     options = RunOptions(studies, store_url, jobs, device, dry_run=dry_run, make_current=make_current)
-    report = run_extraction(config, options, console=error_console())
+    try:
+        report = run_extraction(config, options, console=error_console())
+    except WeightsError as error:
+        # They are loaded before anything is written, so that this is a wrong call; in a worker it is an item's outcome.
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        raise click.exceptions.Exit(WRONG_USE) from error
     out = result_console()
     print_plan(report.plan, out)
     if not dry_run:
         print_summary(report.outcomes, out)
     for layout, snapshot in (report.snapshots or {}).items():
         out.print(f"snapshot {layout:7s} {snapshot}  view {report.views[layout]}", soft_wrap=True)
+    if report.error:
+        click.echo(f"The run's records could not be written, the commits above stand. {report.error}", err=True)
     raise click.exceptions.Exit(1 if report.failed else 0)
 
 

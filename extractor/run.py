@@ -20,12 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from extractor.config import EncoderFacts, ExtractConfig, views_of
 from extractor.outcome import ItemOutcome, PlanItem, to_jsonl
-from extractor.plan import make_plan, rois_of
+from extractor.plan import make_plan, plan_study
 from extractor.pool import StudyResult, WorkerSpec, run_studies
 from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
 from store_schema import EntryKey, Store, open_store
-from store_schema.errors import ConfigError, StoreNotFoundError, UsageError
+from store_schema.errors import ConfigError, StoreError, StoreNotFoundError, UsageError
 
 DEFAULT_WEIGHTS = "MedSAM2_latest.pt"
 
@@ -37,7 +37,7 @@ class RunOptions:
     table: Path
     store_url: str
     jobs: int | None = None
-    """Processes; None takes one a core, 0 works in this process."""
+    """Processes; None leaves it to `process_count`, 0 works in this process."""
     device: str = "cpu"
     dry_run: bool = False
     make_current: bool = False
@@ -54,11 +54,14 @@ class RunReport:
     outcomes: tuple[ItemOutcome, ...] = ()
     snapshots: Mapping[str, str] | None = None
     """Snapshot id by layout: exactly the study table's entries that are committed."""
+    error: str | None = None
+    """Why the run's records or snapshots could not be written after the work; what was committed stands."""
 
     @property
     def failed(self) -> bool:
-        """Whether any item failed or was refused."""
-        return bool(failures(self.outcomes)) or any(item.state == "refused" for item in self.plan)
+        """Whether any item failed or was refused, or the run could not be recorded."""
+        refused = any(item.state == "refused" for item in self.plan)
+        return refused or bool(failures(self.outcomes)) or self.error is not None
 
 
 def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunReport:
@@ -69,7 +72,9 @@ def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunR
     UsageError
         If table, settings or options are wrong; nothing was done.
     WeightsError
-        If the weights do not load strictly.
+        If the weights do not load strictly; nothing was done.
+    StoreError
+        If the store cannot be opened, or takes no record of the run's beginning; nothing was extracted.
     """
     _check(config, options)
     rows = read_study_table(options.table, config)
@@ -147,35 +152,64 @@ class _Run:
         self.store.put_run(run_id, "plan.jsonl", to_jsonl(self.plan))
         to_do = {item.patient for item in self.plan if item.to_do}
         outcomes = _without_work(self.plan, to_do) + self._work(to_do)
-        self.store.put_run(run_id, "outcomes.jsonl", to_jsonl(outcomes))
-        snapshots = self._snapshots(outcomes)
-        finish = json.dumps({"snapshots": snapshots, "failed": len(failures(outcomes))}).encode()
-        self.store.put_run(run_id, "finish.json", finish)
-        return RunReport(run_id, self.views, self.plan, tuple(outcomes), snapshots)
+        snapshots, error = self._record(run_id, outcomes)
+        return RunReport(run_id, self.views, self.plan, tuple(outcomes), snapshots, error)
 
     def _work(self, to_do: set[str]) -> list[ItemOutcome]:
-        make_current = self.options.make_current
-        tasks = [StudyTask(row, self.config, self.views, make_current) for row in self.rows if row.patient in to_do]
-        jobs = (os.cpu_count() or 1) if self.options.jobs is None else self.options.jobs
+        tasks = [self._task(row) for row in self.rows if row.patient in to_do]
+        jobs = process_count(self.options, studies=len(tasks), cores=os.cpu_count() or 1)
         outcomes: list[ItemOutcome] = []
         with _progress(self.console) as progress:
             bar = progress.add_task("studies", total=len(tasks), failed=0)
-            with closing(run_studies(tasks, self.spec, jobs=min(jobs, max(1, len(tasks))))) as results:
+            with closing(run_studies(tasks, self.spec, jobs=jobs)) as results:
                 for result in results:
-                    outcomes += _outcomes(result)
+                    outcomes += result.outcomes if result.error is None else self._after(result, result.error)
                     failed = len({outcome.patient for outcome in failures(outcomes)})
                     progress.update(bar, advance=1, failed=failed)
         return outcomes
 
-    def _snapshots(self, outcomes: Sequence[ItemOutcome]) -> dict[str, str]:
-        """One snapshot a view of the table's entries, each pinned to the commit that holds this table's input."""
+    def _task(self, row: StudyRow) -> StudyTask:
+        mine = [item for item in self.plan if item.patient == row.patient and item.state == "refused"]
+        refused = frozenset((item.modality, item.roi, item.layout) for item in mine)
+        return StudyTask(row, self.config, self.views, self.options.make_current, refused)
+
+    def _after(self, result: StudyResult, error: str) -> list[ItemOutcome]:
+        """Outcomes of a study that ended in an error: what it committed before stands, the rest failed."""
+        plan = plan_study(result.task.row, views=self.views, store=self.store, config=self.config)
+        held = {(item.modality, item.roi, item.layout): item.number for item in plan if item.state == "done"}
+        patient = result.task.row.patient
+        return [
+            ItemOutcome(patient, *item, "done", "committed before its study ended in an error", held[item])
+            if item in held
+            else ItemOutcome(patient, *item, "failed", error)
+            for item in result.task.items()
+        ]
+
+    def _record(self, run_id: str, outcomes: Sequence[ItemOutcome]) -> tuple[dict[str, str], str | None]:
+        """Snapshots made, and why not all of it could be written: the work is done, so its outcomes must not be lost."""
         snapshots: dict[str, str] = {}
-        for layout, view_id in self.views.items():
-            held = [o for o in outcomes if o.layout == layout and o.result != "failed"]
-            pinned = {EntryKey(o.patient, o.modality, o.roi): o.number for o in held}
-            if pinned:
-                snapshots[layout] = self.store.make_snapshot(view_id, pinned)
-        return snapshots
+        try:
+            self.store.put_run(run_id, "outcomes.jsonl", to_jsonl(outcomes))
+            for layout, view_id in self.views.items():
+                if pinned := _pinned(outcomes, layout):
+                    snapshots[layout] = self.store.make_snapshot(view_id, pinned)
+            finish = json.dumps({"snapshots": snapshots, "failed": len(failures(outcomes))}).encode()
+            self.store.put_run(run_id, "finish.json", finish)
+        except StoreError as error:
+            return snapshots, f"{type(error).__name__}: {error}"
+        return snapshots, None
+
+
+def process_count(options: RunOptions, *, studies: int, cores: int) -> int:
+    """How many processes work; on cuda one unless told otherwise, since each holds the network on the same GPU."""
+    usual = 1 if options.device.startswith("cuda") else cores
+    return min(usual if options.jobs is None else options.jobs, max(1, studies))
+
+
+def _pinned(outcomes: Sequence[ItemOutcome], layout: str) -> dict[EntryKey, int | None]:
+    """The table's entries in one view, each pinned to the commit that holds this table's input."""
+    held = [o for o in outcomes if o.layout == layout and o.result != "failed"]
+    return {EntryKey(o.patient, o.modality, o.roi): o.number for o in held}
 
 
 def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int) -> bytes:
@@ -190,12 +224,12 @@ def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int)
 
 
 def _without_work(plan: Sequence[PlanItem], to_do: set[str]) -> list[ItemOutcome]:
-    """Outcomes of studies that no worker sees: refused by the plan, or done altogether."""
+    """Outcomes of items that no worker sees: refused by the plan, or of a study that is done altogether."""
     results = {"refused": "failed", "done": "done"}
     return [
         ItemOutcome(item.patient, item.modality, item.roi, item.layout, results[item.state], item.reason, item.number)  # type: ignore[arg-type]
         for item in plan
-        if item.patient not in to_do
+        if item.patient not in to_do or item.state == "refused"
     ]
 
 
@@ -210,16 +244,3 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
-
-
-def _outcomes(result: StudyResult) -> list[ItemOutcome]:
-    """Outcomes by item; an error of the whole study counts against each of its items."""
-    if result.error is None:
-        return list(result.outcomes)
-    task = result.task
-    return [
-        ItemOutcome(task.row.patient, modality, roi, layout, "failed", result.error)
-        for modality in task.config.modalities
-        for roi in rois_of(task.row, task.config)
-        for layout in task.views
-    ]

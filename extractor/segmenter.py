@@ -6,7 +6,7 @@ It knows no volume, region, layout or order of prompting: `memory` decides what 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -198,8 +198,12 @@ class Segmenter:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Everything the network computes belongs into this block: no gradients, and the chosen precision."""
-        kind = torch.device(self.device).type
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        kind, coarse = torch.device(self.device).type, self.precision == "bfloat16"
+        with (
+            nullcontext() if coarse else whole_float32(),
+            torch.inference_mode(),
+            torch.autocast(kind, torch.bfloat16, enabled=coarse),
+        ):
             yield
 
     def network_input(self, slice_yx: UInt8[np.ndarray, "y x"]) -> Float32[Tensor, "1 3 row column"]:
@@ -224,6 +228,21 @@ class Segmenter:
         corners = torch.tensor(np.asarray(box).tolist(), dtype=torch.float32).reshape(1, 2, 2)
         height, width = shape_yx
         return (corners / torch.tensor([width, height]) * self.image_size).to(self.device)
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Keeps a GPU from rounding float32 to TF32 (ten bits of fraction) inside the block; torch lets cuDNN do so by default.
+
+    The switches are the process's own: other threads see them too while the block lasts.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def load_segmenter(

@@ -163,11 +163,17 @@ def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         for name in shared
         if found[name].shape != expected[name].shape
     ]
+    dtypes = [
+        f"{name} {found[name].dtype} for {expected[name].dtype}"
+        for name in shared
+        if found[name].dtype != expected[name].dtype
+    ]
     unfit = [name for name in shared if not torch.isfinite(found[name]).all()]
     faults = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": sorted(found.keys() - expected.keys()),
         "of another shape": shapes,
+        "of another dtype": dtypes,
         "with values that are not finite": unfit,
     }
     return [f"{len(names)} tensors {fault}: {_first(names)}" for fault, names in faults.items() if names]

@@ -24,9 +24,11 @@ from extractor.prompts import kept_slices, tight_boxes
 from extractor.segmenter import Segmenter
 from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow
-from store_schema import Entry, EntryKey, Store
+from store_schema import Entry, EntryKey, Source, Store
 from store_schema.errors import EngramError, StudyError
 
+FAILURES = (EngramError, OSError, RuntimeError, MemoryError)
+"""What the pass of one modality may end in while the study's other entries are sound; torch raises RuntimeError."""
 RECORDED_VERSIONS = ("engram", "torch", "sam2", "SimpleITK", "numpy", "pillow", "scipy", "zarr")
 
 
@@ -40,6 +42,18 @@ class StudyTask:
     """View id by layout; the first also holds mask and preview."""
     make_current: bool = False
     """Commit an input again although a later one has replaced it."""
+    refused: frozenset[tuple[str, str, str]] = frozenset()
+    """Modality, ROI and layout of the items that the plan refused: they are left alone."""
+
+    def items(self) -> list[tuple[str, str, str]]:
+        """Modality, ROI and layout of every item that is to have an outcome."""
+        return [
+            (modality, roi, layout)
+            for modality in self.config.modalities
+            for roi in rois_of(self.row, self.config)
+            for layout in self.views
+            if (modality, roi, layout) not in self.refused
+        ]
 
 
 @dataclass(frozen=True)
@@ -55,20 +69,15 @@ class _Item:
 def extract_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> list[ItemOutcome]:
     """Outcome of each patient / modality / ROI / layout of one study; commits what is new or stale."""
     try:
+        # Before any file is read: one that is replaced meanwhile then has another fingerprint at the next plan.
+        sources = {(modality, roi): sources_of(task.row, modality, roi) for modality, roi, _ in task.items()}
         prepared = prepare_study(task.row.files, task.config.rules())
     except (StudyError, OSError) as error:
-        return [_failed(task, modality, roi, layout, error) for modality, roi, layout in _all_items(task)]
+        return [_failed(task, modality, roi, layout, error) for modality, roi, layout in task.items()]
     outcomes: list[ItemOutcome] = []
     for modality in task.config.modalities:
-        outcomes += _extract_modality(_Pass(task, modality, prepared, segmenter, store))
+        outcomes += _extract_modality(_Pass(task, modality, prepared, sources, segmenter, store))
     return outcomes
-
-
-def _all_items(task: StudyTask) -> Iterator[tuple[str, str, str]]:
-    for modality in task.config.modalities:
-        for roi in rois_of(task.row, task.config):
-            for layout in task.views:
-                yield modality, roi, layout
 
 
 @dataclass(frozen=True)
@@ -78,39 +87,52 @@ class _Pass:
     task: StudyTask
     modality: str
     prepared: PreparedStudy
+    sources: Mapping[tuple[str, str], tuple[Source, ...]]
+    """Fingerprints of the files as they were before they were read, by modality and ROI."""
     segmenter: Segmenter
     store: Store
 
 
 def _extract_modality(this: _Pass) -> list[ItemOutcome]:
+    """Outcomes of one modality; an error of its pass counts against the items that had none yet, and no other modality."""
+    outcomes: dict[tuple[str, str, str], ItemOutcome] = {}
+    try:
+        for outcome in _outcomes(this):
+            outcomes[outcome.modality, outcome.roi, outcome.layout] = outcome
+    except FAILURES as error:
+        for modality, roi, layout in this.task.items():
+            if modality == this.modality:
+                outcomes.setdefault((modality, roi, layout), _failed(this.task, modality, roi, layout, error))
+    return list(outcomes.values())
+
+
+def _outcomes(this: _Pass) -> Iterator[ItemOutcome]:
     """All entries of one modality: the regions that need it share one pass of the image encoder."""
-    outcomes: list[ItemOutcome] = []
     open_items: dict[str, list[_Item]] = {}
-    for item in _items(this.task, this.modality, this.prepared):
+    for item in _items(this):
         try:
-            state = this.store.state(item.view_id, item.key, item.input_sha256)
+            kept = _kept(item, this)
         except EngramError as error:
-            outcomes.append(_failed(this.task, this.modality, item.key.roi, item.layout, error))
+            yield _failed(this.task, this.modality, item.key.roi, item.layout, error)
             continue
-        if state == "done" or (state == "superseded" and not this.task.make_current):
-            outcomes.append(_kept(item, state, this.store))
-        else:
+        if kept is None:
             open_items.setdefault(item.key.roi, []).append(item)
-    return outcomes + (_embed_and_publish(this, open_items) if open_items else [])
+        else:
+            yield kept
+    if open_items:
+        yield from _embed_and_publish(this, open_items)
 
 
-def _embed_and_publish(this: _Pass, open_items: Mapping[str, Sequence[_Item]]) -> list[ItemOutcome]:
+def _embed_and_publish(this: _Pass, open_items: Mapping[str, Sequence[_Item]]) -> Iterator[ItemOutcome]:
     started = time.perf_counter()
     streams = [_stream(roi, this.prepared, this.task.config.stride) for roi in open_items]
     layouts = tuple(dict.fromkeys(item.layout for items in open_items.values() for item in items))
     image_zyx = this.prepared.images_zyx[this.modality]
     memories = embed_volume(this.segmenter, image_zyx, streams, mode=this.task.config.mode, layouts=layouts)
     embedding_s = (time.perf_counter() - started) / len(streams)
-    return [
-        _publish(this, item, stream, memories[stream.roi], embedding_s)
-        for stream in streams
-        for item in open_items[stream.roi]
-    ]
+    for stream in streams:
+        for item in open_items[stream.roi]:
+            yield _publish(this, item, stream, memories[stream.roi], embedding_s)
 
 
 def _stream(roi: str, prepared: PreparedStudy, stride: int) -> Stream:
@@ -127,7 +149,7 @@ def _publish(this: _Pass, item: _Item, stream: Stream, memory: Memory, embedding
             item.key,
             _entry(this, item, stream, memory),
             input_sha256=item.input_sha256,
-            sources=sources_of(this.task.row, item.key.modality, item.key.roi),
+            sources=this.sources[item.key.modality, item.key.roi],
             versions={name: version(name) for name in RECORDED_VERSIONS},
             timings_s={"embedding": embedding_s},
             make_current=this.task.make_current,
@@ -159,11 +181,12 @@ def _entry(this: _Pass, item: _Item, stream: Stream, memory: Memory) -> Entry:
     return Entry(arrays=arrays, attributes=attributes)
 
 
-def _items(task: StudyTask, modality: str, prepared: PreparedStudy) -> Iterator[_Item]:
-    for roi in rois_of(task.row, task.config):
-        for layout, view_id in task.views.items():
-            digest = input_sha256(prepared, modality=modality, roi=roi, view_id=view_id)
-            yield _Item(EntryKey(task.row.patient, modality, roi), layout, view_id, digest)
+def _items(this: _Pass) -> Iterator[_Item]:
+    for modality, roi, layout in this.task.items():
+        if modality == this.modality:
+            view_id = this.task.views[layout]
+            digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id)
+            yield _Item(EntryKey(this.task.row.patient, modality, roi), layout, view_id, digest)
 
 
 def input_sha256(prepared: PreparedStudy, *, modality: str, roi: str, view_id: str) -> str:
@@ -184,9 +207,12 @@ def input_sha256(prepared: PreparedStudy, *, modality: str, roi: str, view_id: s
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _kept(item: _Item, state: str, store: Store) -> ItemOutcome:
-    """An item that needs no writing; `superseded` names the commit that still holds its input."""
-    history = store.history(item.view_id, item.key)
+def _kept(item: _Item, this: _Pass) -> ItemOutcome | None:
+    """Outcome of an item that needs no writing; `superseded` names the commit that still holds its input."""
+    state = this.store.state(item.view_id, item.key, item.input_sha256)
+    if state in ("new", "stale") or (state == "superseded" and this.task.make_current):
+        return None
+    history = this.store.history(item.view_id, item.key)
     number = max(commit.number for commit in history if commit.input_sha256 == item.input_sha256)
     if state == "done":
         return ItemOutcome(*_names(item.key), item.layout, "done", "the current commit has this input", number)

@@ -76,7 +76,7 @@ def stage(entry: Entry) -> StagedEntry:
     StoreError
         If an array is unknown, of another dtype or rank, empty, or not finite.
     """
-    _check(entry)
+    check_entry(entry)
     attributes = _as_json(entry.attributes)
     objects: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(objects), zarr_format=3, attributes=attributes)
@@ -87,7 +87,14 @@ def stage(entry: Entry) -> StagedEntry:
     return StagedEntry(data, metadata, attributes, content_sha256(entry.arrays))
 
 
-def _check(entry: Entry) -> None:
+def check_entry(entry: Entry) -> None:
+    """Refuses an entry whose arrays are not those of `ARRAYS`.
+
+    Raises
+    ------
+    StoreError
+        If an array is unknown, of another dtype or rank, empty, or not finite, or an axis has two lengths.
+    """
     if "memory" not in entry.arrays:
         raise StoreError(f"an entry needs a 'memory' array, got {sorted(entry.arrays)}.")
     for name, values in entry.arrays.items():
@@ -100,8 +107,8 @@ def _check(entry: Entry) -> None:
             )
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise StoreError(
-                f"array '{name}' has NaN or infinite values, or values beyond its dtype (float16 ends at ±65504): nothing of this "
-                "entry was written. Look for empty means or an overflow where it was made."
+                f"array '{name}' has NaN or infinite values, or values beyond its dtype (float16 ends at ±65504): no entry may "
+                "hold them. Look for empty means or an overflow where it was made."
             )
     _check_axes(entry.arrays)
 

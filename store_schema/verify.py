@@ -11,7 +11,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
-from store_schema.arrays import content_sha256
+from store_schema.arrays import Entry, check_entry, content_sha256
 from store_schema.commits import commit_path, numbers_in, read_commit
 from store_schema.errors import (
     EngramError,
@@ -20,9 +20,10 @@ from store_schema.errors import (
     ObjectAlteredError,
     ObjectMissingError,
     SchemaError,
+    StoreError,
 )
 from store_schema.keys import EntryKey
-from store_schema.reader import read_entry, read_object
+from store_schema.reader import StoredEntry, read_entry, read_object
 from store_schema.records import CommitRecord
 from store_schema.snapshot import Snapshot, snapshot_path
 from store_schema.store import Store
@@ -226,14 +227,29 @@ def _check_commit(store: Store, commit: CommitRecord) -> list[Finding]:
 
 
 def _check_content(store: Store, commit: CommitRecord) -> None:
-    """The arrays decode to the content the commit names, and its copies of metadata are those in the objects."""
-    found = content_sha256(read_entry(store.location, commit).arrays)
+    """The arrays decode to the content the commit names, are an entry's, and the copies of metadata are the objects' own."""
+    entry = read_entry(store.location, commit)
+    found = content_sha256(entry.arrays)
     if found != commit.content_sha256:
         raise ObjectAlteredError(f"arrays decode to content {found[:16]}, the commit says {commit.content_sha256[:16]}")
     group = json.loads(read_object(store.location, commit, "zarr.json"))
     arrays = {n: json.loads(read_object(store.location, commit, f"{n}/zarr.json")) for n in commit.arrays}
     if group.get("attributes") != commit.attributes or arrays != commit.arrays:
         raise SchemaError("attributes or array metadata in the commit are not those in the attempt's zarr.json")
+    _check_arrays(store, entry)
+
+
+def _check_arrays(store: Store, entry: StoredEntry) -> None:
+    """The arrays are such as a writer of this schema may store, the memory of the shape that its view declares."""
+    try:
+        check_entry(Entry(entry.arrays, entry.attributes))
+    except StoreError as error:
+        raise SchemaError(f"the entry must not be stored so: {error}") from error
+    view, _ = _tried(entry.commit.view, partial(store.view, entry.commit.view))
+    shape = entry.arrays["memory"].shape
+    # A view that cannot be read is a finding of its own.
+    if view is not None and shape != view.layout.shape:
+        raise SchemaError(f"memory has shape {shape}, the view declares {view.layout.shape}")
 
 
 # Views, ids, snapshots, attempts

@@ -1,5 +1,6 @@
-"""A whole extraction: plan, resume, stale and superseded inputs, bad studies, processes that die."""
+"""A whole extraction: plan, resume, stale and superseded inputs, bad studies, full disks, processes that die."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,16 +8,20 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from rich.console import Console
 
 from extractor.config import ExtractConfig
 from extractor.phantom import write_cohort
-from extractor.run import RunOptions, RunReport, run
-from store_schema import EntryKey, Store, open_store
-from store_schema.errors import BackendError, ConfigError, UsageError
+from extractor.run import RunOptions, RunReport, process_count, run
+from store_schema import Store, open_store
+from store_schema.errors import ConfigError, UsageError
+from store_schema.location import FolderLocation
 
 CONFIG = ExtractConfig(
     model="mini", weights="random:0", pet_units="suv", stride=8, derive=("spine_dilated",), layouts=("paper", "pooled")
@@ -131,6 +136,21 @@ def test_a_touched_file_is_compared_by_its_voxels_and_done(studies, tmp_path):
     assert results(report) == {"done"}
 
 
+def test_voxels_changed_behind_an_unchanged_header_are_committed_next(studies, tmp_path):
+    config = CONFIG.model_copy(update={"modalities": ("PET",), "layouts": ("paper",), "stride": 16})
+    studies.write_text("\n".join(studies.read_text().splitlines()[:2]) + "\n")
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(studies.parent / "pet.mhd"))
+    writer.SetUseCompression(False)
+    writer.Execute(sitk.ReadImage(str(patient_file(studies, "pet"))))
+    replace_text(studies, str(patient_file(studies, "pet").relative_to(studies.parent)), "pet.mhd")
+    assert results(extract(studies, tmp_path / "store", config)) == {"committed"}
+    assert results(extract(studies, tmp_path / "store", config)) == {"done"}
+    (np.fromfile(studies.parent / "pet.raw", np.float32) / 2).tofile(studies.parent / "pet.raw")
+    changed = extract(studies, tmp_path / "store", config)
+    assert [(o.result, o.number) for o in changed.outcomes] == [("committed", 1)]
+
+
 def test_a_changed_input_is_committed_next_and_the_first_becomes_superseded(studies, tmp_path):
     store_path = tmp_path / "store"
     extract(studies, store_path)
@@ -179,6 +199,36 @@ def test_a_missing_file_is_refused_in_the_plan_and_the_others_go_on(studies, tmp
     assert sum(o.result == "committed" for o in report.outcomes) == 3 * ITEMS
 
 
+def test_a_damaged_commit_is_refused_and_everything_else_goes_on(studies, tmp_path):
+    lines = studies.read_text().splitlines()
+    studies.write_text("\n".join(lines[:3]) + "\n")
+    first = extract(studies, tmp_path / "store")
+    studies.write_text("\n".join(lines) + "\n")
+    patient = lines[2].split(",")[0]
+    path = next((tmp_path / "store" / "commits" / first.views["paper"] / patient / "PET").glob("*/000000.json"))
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(bytes(data))
+    report = extract(studies, tmp_path / "store")
+    assert report.failed
+    failed = [o for o in report.outcomes if o.result == "failed"]
+    assert [(o.patient, o.modality, o.layout) for o in failed] == [(patient, "PET", "paper")]
+    assert "ObjectAlteredError" in failed[0].reason
+    assert sum(o.result == "done" for o in report.outcomes) == 2 * ITEMS - 1
+    assert sum(o.result == "committed" for o in report.outcomes) == 2 * ITEMS
+    assert len(open_store(str(tmp_path / "store")).snapshot(report.snapshots["paper"]).keys) == 4 * 2 - 1
+
+
+def test_a_patient_unlike_one_in_the_store_by_case_alone_is_refused(studies, tmp_path):
+    lines = studies.read_text().splitlines()
+    studies.write_text("\n".join(lines[:2]) + "\n")
+    extract(studies, tmp_path / "store")
+    studies.write_text("\n".join([lines[0], lines[1].replace("P001,", "p001,", 1), lines[2]]) + "\n")
+    report = extract(studies, tmp_path / "store")
+    assert {(o.patient, o.result) for o in report.outcomes} == {("p001", "failed"), ("P002", "committed")}
+    assert open_store(str(tmp_path / "store")).verify().ok
+
+
 def test_undeclared_pet_units_are_refused_before_anything_is_written(studies, tmp_path):
     with pytest.raises(ConfigError, match="pet_units: suv"):
         extract(studies, tmp_path / "store", CONFIG.model_copy(update={"pet_units": None}))
@@ -217,24 +267,77 @@ def test_a_killed_worker_process_costs_nothing(studies, tmp_path):
     assert digests(open_store(str(tmp_path / "killed"))) == digests(open_store(str(tmp_path / "whole")))
 
 
-def test_a_full_disk_fails_the_item_and_loses_nothing(studies, tmp_path, monkeypatch):
-    extract(studies, tmp_path / "store", CONFIG.model_copy(update={"modalities": ("CT",)}))
-    before = digests(open_store(str(tmp_path / "store")))
-    publish = Store.publish
+@pytest.fixture
+def disk(monkeypatch) -> list[int]:
+    """Bytes that may still be written to any folder store; nothing, once a write did not fit."""
+    room = [10**9]
+    fill = FolderLocation._fill
 
-    def full(self, view_id, key: EntryKey, *args, **kwargs):
-        if key.modality == "PET":
-            raise BackendError("no space left on device")
-        return publish(self, view_id, key, *args, **kwargs)
+    def fill_what_fits(self, file, data: bytes) -> None:
+        room[0] -= len(data)
+        if room[0] < 0:
+            file.write(data[:3])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fill(self, file, data)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "publish", full)
-        report = extract(studies, tmp_path / "store")
-    assert {o.reason for o in report.outcomes if o.result == "failed"} == {"BackendError: no space left on device"}
+    monkeypatch.setattr(FolderLocation, "_fill", fill_what_fits)
+    return room
+
+
+@pytest.mark.parametrize("share", [0.4, 0.8])
+def test_a_full_disk_loses_no_outcome_and_is_resumed_to_the_same_store(studies, tmp_path, disk, share):
+    before = disk[0]
+    extract(studies, tmp_path / "whole")
+    disk[0] = int(share * (before - disk[0]))
+    report = extract(studies, tmp_path / "store")
+    disk[0] = before
     store = open_store(str(tmp_path / "store"))
-    assert digests(store) == before
+    assert report.failed
+    assert "outcomes.jsonl" in report.error
+    assert "No space left on device" in report.error
+    assert results(report) == {"committed", "failed"}
+    assert len(report.outcomes) == 4 * ITEMS
+    assert {(o.patient, o.modality, o.roi) for o in report.outcomes if o.result == "committed"} == {
+        (key.patient, key.modality, key.roi) for view in store.view_ids() for key in store.keys(view)
+    }
+    assert all("No space left" in o.reason for o in report.outcomes if o.result == "failed")
+    resumed = extract(studies, tmp_path / "store")
+    assert (resumed.failed, resumed.error) == (False, None)
+    assert digests(store) == digests(open_store(str(tmp_path / "whole")))
     assert store.verify().ok
-    assert not extract(studies, tmp_path / "store").failed
+
+
+def test_a_study_that_dies_after_a_commit_keeps_what_it_committed(studies, tmp_path, monkeypatch):
+    """What is committed is asked of the store, whatever became of the process that committed it."""
+    studies.write_text("\n".join(studies.read_text().splitlines()[:2]) + "\n")
+    publish, calls = Store.publish, []
+
+    def fail_the_third(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) > 2:
+            raise ZeroDivisionError("a defect")
+        return publish(self, *args, **kwargs)
+
+    monkeypatch.setattr(Store, "publish", fail_the_third)
+    report = extract(studies, tmp_path / "store")
+    assert [(o.modality, o.result) for o in report.outcomes] == [
+        ("PET", "done"),
+        ("PET", "done"),
+        ("CT", "failed"),
+        ("CT", "failed"),
+    ]
+    assert "ZeroDivisionError: a defect" in report.outcomes[-1].reason
+    assert [len(open_store(str(tmp_path / "store")).snapshot(s).keys) for s in report.snapshots.values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs", "expected"),
+    [("cpu", None, 8), ("cuda", None, 1), ("cuda:1", None, 1), ("cuda", 3, 3), ("cpu", 0, 0), ("cpu", 99, 20)],
+)
+def test_processes_are_one_a_core_and_one_on_a_gpu_unless_told_otherwise(device, jobs, expected):
+    options = RunOptions(Path("studies.csv"), "store", device=device, jobs=jobs)
+    assert process_count(options, studies=20, cores=8) == expected
+    assert process_count(replace(options, jobs=None), studies=0, cores=8) == 1
 
 
 def test_the_run_record_tells_plan_outcomes_and_snapshots(studies, tmp_path):

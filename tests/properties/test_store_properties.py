@@ -4,13 +4,14 @@ import json
 from uuid import uuid4
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from store_schema import Entry, EntryKey, create_store
 from store_schema.arrays import content_sha256
-from store_schema.errors import InvalidKeyError
+from store_schema.errors import InvalidKeyError, ObjectAlteredError
 from store_schema.keys import check_id
 from store_schema.location import check_path
 from store_schema.records import canonical_json, seal, unseal
@@ -77,12 +78,20 @@ def test_every_id_of_the_strategy_is_one(text: str) -> None:
     assert check_id("roi", text) == text
 
 
-@given(value=st.dictionaries(st.text(max_size=4), json_values(), max_size=3), position=st.integers(min_value=0))
-def test_sealed_record_opens_and_any_changed_byte_does_not(value: dict[str, object], position: int) -> None:
+@given(
+    value=st.dictionaries(st.text(max_size=4), json_values(), max_size=3),
+    position=st.integers(min_value=0),
+    flip=st.integers(1, 255),
+)
+def test_sealed_record_opens_and_any_changed_byte_does_not(value: dict[str, object], position: int, flip: int) -> None:
     data = seal(canonical_json(value))
     body = unseal(data, where="here")
     assert json.loads(body) == value
     assert body == canonical_json(json.loads(body))
+    changed = bytearray(data)
+    changed[position % len(data)] ^= flip
+    with pytest.raises(ObjectAlteredError, match="here does not end in its own digest"):
+        unseal(bytes(changed), where="here")
 
 
 class Chain(RuleBasedStateMachine):

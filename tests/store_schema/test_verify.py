@@ -1,14 +1,19 @@
 """Verification: a sound store has no findings; each kind of fault has its own."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
+from zarr.storage import MemoryStore
 
 from store_schema import EntryKey, Snapshot, Store
+from store_schema.arrays import content_sha256
 from store_schema.commits import commit_path
 from store_schema.errors import BackendError
-from store_schema.records import seal, unseal
+from store_schema.records import CommitRecord, ObjectRecord, seal, sha256, unseal
 from store_schema.testing import WrappedLocation, digest_of, example_entry, example_view
 
 
@@ -53,6 +58,73 @@ def test_content_that_is_not_the_one_named_is_altered(store: Store, view: str, k
 def test_copies_of_metadata_must_be_those_of_the_objects(store: Store, view: str, keys) -> None:
     _rewrite(store, view, keys[0], attributes={"boxes_xyxy": []})
     assert _found(store) == [("record", store.current(view, keys[0]).folder)]
+
+
+def _commit_by_hand(store: Store, view: str, arrays: dict[str, np.ndarray]) -> CommitRecord:
+    """Commits any arrays with every digest right, past all that a writer checks."""
+    held: dict[str, object] = {}
+    group = zarr.create_group(MemoryStore(held), zarr_format=3)
+    for name, values in arrays.items():
+        axes = ("memory_layer", "channel", "row", "column")[-values.ndim :]
+        group.create_array(
+            name, data=values, chunks=values.shape, dimension_names=axes, config={"write_empty_chunks": True}
+        )
+    data = {path: buffer.to_bytes() for path, buffer in held.items()}
+    commit = CommitRecord(
+        view=view,
+        patient="hand",
+        modality="CT",
+        roi="made",
+        number=0,
+        attempt="0" * 32,
+        input_sha256=digest_of("hand"),
+        content_sha256=content_sha256(arrays),
+        objects={path: ObjectRecord(size_bytes=len(d), sha256=sha256(d)) for path, d in data.items()},
+        arrays={name: json.loads(data[f"{name}/zarr.json"]) for name in arrays},
+        attributes={},
+        sources=(),
+        versions={},
+        timings_s={},
+        written_at="2026-01-01T00:00:00+00:00",
+    )
+    for path, content in data.items():
+        store.location.put(f"{commit.folder}/{path}", content)
+    store.location.create(commit_path(view, commit.key, 0), commit.to_bytes())
+    return commit
+
+
+GOOD = example_entry().arrays["memory"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        (
+            {"memory": np.zeros((2, 5, 4, 4), np.float16)},
+            r"memory has shape \(2, 5, 4, 4\), the view declares \(2, 3, 4, 4\)",
+        ),
+        ({"memory": np.where(np.arange(4) == 1, np.float16(np.nan), GOOD)}, "'memory' has NaN or infinite values"),
+        ({"memory": GOOD.astype(np.float32)}, "'memory' must be float16"),
+        (
+            {"memory": GOOD, "mean_map": np.zeros((4, 5), np.float32)},
+            "axis 'column' has 4 cells in 'memory' and 5 in 'mean_map'",
+        ),
+        ({"memory": GOOD, "extra": np.zeros((4, 4), np.float32)}, "'extra' is not an array of an entry"),
+        ({"mean_map": np.zeros((4, 4), np.float32)}, "an entry needs a 'memory' array"),
+    ],
+)
+def test_entry_that_no_writer_may_store_is_found_though_its_digests_are_right(
+    store: Store, view: str, arrays: dict[str, np.ndarray], said: str
+) -> None:
+    commit = _commit_by_hand(store, view, arrays)
+    findings = store.verify().findings
+    assert [(finding.kind, finding.path) for finding in findings] == [("record", commit.folder)]
+    assert re.search(said, findings[0].detail)
+
+
+def test_entry_made_by_hand_as_a_writer_would_is_sound(store: Store, view: str) -> None:
+    _commit_by_hand(store, view, {"memory": GOOD})
+    assert store.verify().ok
 
 
 def test_earlier_inputs_must_be_those_of_the_chain(store: Store, view: str, keys) -> None:
