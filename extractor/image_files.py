@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from extractor.image_geometry import check_metaimage_geometry, check_nifti_geometry, check_nrrd_geometry
 from store_schema.errors import ImageError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -52,15 +53,16 @@ def check_image_file(path: str) -> None:
     ------
     ImageError
         If the file is missing, is of no format read here, does not decompress as its checksum says, is shorter than its header
-        says, has a geometry that is not finite or (NIfTI) unset, or NIfTI voxels that are NaN or infinite.
+        says, has a geometry that is not finite, missing, contradictory or sheared, or NIfTI voxels that are NaN or infinite.
     """
     if not Path(path).is_file():
         raise ImageError(f"{path} is not there.")
     name = path.lower()
     if not name.endswith(IMAGE_SUFFIXES):
         raise ImageError(f"{path} is of no format read here: expected a name ending in one of {IMAGE_SUFFIXES}.")
-    # NRRD's own library compares lengths and checksums.
     if name.endswith((".nrrd", ".nhdr")):
+        # NRRD's own library compares lengths and checksums.
+        check_nrrd_geometry(Path(path))
         return
     try:
         (_check_metaimage if name.endswith((".mha", ".mhd")) else _check_nifti)(Path(path))
@@ -79,6 +81,8 @@ def not_finite(path: str | Path, count: int) -> ImageError:
 class NiftiHeader:
     """What of a NIfTI-1 header tells how long the file must be and whether it says where its voxels lie."""
 
+    order: str
+    """Byte order, as `struct` writes it."""
     offset_bytes: int
     """Where the voxels begin."""
     data_bytes: int
@@ -108,7 +112,7 @@ class NiftiHeader:
         kind, bits = struct.unpack_from(f"{order}2h", data, 70)
         floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
         codes, offset = _nifti_geometry(data, order, rank)
-        return cls(offset, math.prod(sizes[:rank]) * int(bits) // 8, floats.get(kind), codes)
+        return cls(order, offset, math.prod(sizes[:rank]) * int(bits) // 8, floats.get(kind), codes)
 
 
 def _nifti_geometry(data: bytes, order: str, rank: int) -> tuple[tuple[int, int], int]:
@@ -125,7 +129,8 @@ def _nifti_geometry(data: bytes, order: str, rank: int) -> tuple[tuple[int, int]
 
 def _check_nifti(path: Path) -> None:
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        header = NiftiHeader.parse(file.read(NIFTI_HEADER_BYTES))
+        first = file.read(NIFTI_HEADER_BYTES)
+        header = NiftiHeader.parse(first)
         file.read(header.offset_bytes - NIFTI_HEADER_BYTES)
         size_bytes, unfit = _scan(file, header)
     _check_length(size_bytes, header.data_bytes)
@@ -136,6 +141,7 @@ def _check_nifti(path: Path) -> None:
             f"{path} does not say how the patient lies: qform and sform code are 0. Export it with its orientation; slices are "
             "taken from superior to inferior."
         )
+    check_nifti_geometry(first, header.order, path)
 
 
 def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int]:
@@ -144,7 +150,8 @@ def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int
     while block := file.read(SCAN_BYTES):
         size_bytes += len(block)
         if header.float_type is not None:
-            whole = len(block) - len(block) % 8
+            # the last block may end within eight bytes; blocks before it cannot end within a voxel
+            whole = len(block) - len(block) % header.float_type.itemsize
             unfit += int((~np.isfinite(np.frombuffer(block[:whole], header.float_type))).sum())
     return size_bytes, unfit
 
@@ -152,6 +159,7 @@ def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int
 def _check_metaimage(path: Path) -> None:
     """Refuses voxels that are too few or do not decompress; voxels written as text are left to ITK."""
     fields, header_bytes = _metaimage_header(path)
+    check_metaimage_geometry(fields, path)
     where = fields["ElementDataFile"]
     if where.startswith("LIST") or "%" in where:
         raise ImageError(f"{path} is a list of files: write the volume as one file.")

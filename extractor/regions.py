@@ -24,6 +24,10 @@ TOTALSEGMENTATOR = {
 LABEL_SETS: Mapping[str, Mapping[str, tuple[int, ...]]] = {"totalsegmentator": TOTALSEGMENTATOR}
 
 
+TOLERANCE_MM = 1e-3
+"""Far below a voxel: spacings of 0.4 mm in float32 and in float64 must give one region, also at exact multiples."""
+
+
 def derive_regions(
     labels: Labels,
     *,
@@ -63,7 +67,9 @@ def dilated_mm(
     """Voxels whose centre lies within `radius_mm` of the centre of a mask voxel."""
     grown = mask_zyx.copy()
     window = _window(mask_zyx, radius_mm, spacing_zyx_mm)
-    grown[window] = ndimage.distance_transform_edt(~mask_zyx[window], sampling=spacing_zyx_mm) <= radius_mm
+    grown[window] = (
+        ndimage.distance_transform_edt(~mask_zyx[window], sampling=spacing_zyx_mm) <= radius_mm + TOLERANCE_MM
+    )
     return grown
 
 
@@ -78,8 +84,8 @@ def closed_mm(
     padded = np.pad(mask_zyx, [(m, m) for m in margin])
     window = _window(padded, radius_mm + max(spacing_zyx_mm), spacing_zyx_mm)
     part = padded[window]
-    dilated = ndimage.distance_transform_edt(~part, sampling=spacing_zyx_mm) <= radius_mm
-    padded[window] = ndimage.distance_transform_edt(dilated, sampling=spacing_zyx_mm) > radius_mm
+    dilated = ndimage.distance_transform_edt(~part, sampling=spacing_zyx_mm) <= radius_mm + TOLERANCE_MM
+    padded[window] = ndimage.distance_transform_edt(dilated, sampling=spacing_zyx_mm) > radius_mm + TOLERANCE_MM
     inside = tuple(slice(m, m + n) for m, n in zip(margin, mask_zyx.shape, strict=True))
     closed: Bool[np.ndarray, "z y x"] = padded[inside] | mask_zyx
     return closed

@@ -23,7 +23,7 @@ from extractor.volumes import (
 from store_schema.errors import GeometryError, IntensityError, MaskError, StudyError
 
 MAX_OUTSIDE_SHARE = 0.05
-"""A region of which more lies outside the PET is refused."""
+"""A region of which more lies outside the PET, or outside the CT, is refused."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
     IntensityError
         If units are not declared or contradict the values.
     GeometryError
-        If the PET does not cover the CT's region: another patient, or a region beyond its field of view.
+        If the PET does not cover the CT's region: another patient, or a region beyond its field of view; or if a region lies
+        beyond the CT.
     MaskError
         If a mask is empty, or is not a mask.
     """
@@ -146,10 +147,11 @@ def _masks(
 ) -> dict[str, UInt8[np.ndarray, "z y x"]]:
     """Every region on the CT grid; fills in the digests of their sources."""
     masks: dict[str, UInt8[np.ndarray, "z y x"]] = {}
+    limit = rules.max_outside_share
     for roi, path in files.masks.items():
         labels = read_labels(path)
         digests[f"mask:{roi}"] = decoded_sha256(labels)
-        masks[roi] = _on_grid(_binary(labels, path), grid, path)
+        masks[roi] = _on_grid(_binary(labels, path), grid, path, limit)
     if rules.derive:
         if files.label_map is None:
             raise MaskError(
@@ -164,7 +166,7 @@ def _masks(
             dilation_mm=rules.dilation_mm,
             wanted=rules.derive,
         )
-        masks |= {roi: _on_grid(region, grid, files.label_map) for roi, region in regions.items()}
+        masks |= {roi: _on_grid(region, grid, files.label_map, limit) for roi, region in regions.items()}
     return masks
 
 
@@ -182,8 +184,15 @@ def _binary(labels: Labels, path: str) -> Labels:
     return Labels((labels.array_zyx != 0).astype(np.uint16), labels.grid, labels.original_orientation)
 
 
-def _on_grid(labels: Labels, grid: Grid, path: str) -> UInt8[np.ndarray, "z y x"]:
+def _on_grid(labels: Labels, grid: Grid, path: str, limit: float) -> UInt8[np.ndarray, "z y x"]:
+    """A region on the CT's grid; one of which more than `limit` lies outside it would be another region there."""
     mask = resample_nearest(labels, grid).array_zyx.astype(np.uint8)
     if not mask.any():
         raise MaskError(f"{path} has no voxel within the CT: is it the mask of another study?")
+    outside = 1 - float(coverage(grid, labels.grid)[labels.array_zyx != 0].mean())
+    if outside > limit:
+        raise GeometryError(
+            f"{outside:.1%} of a region of {path} lies outside the CT: at most {limit:.0%} is accepted. Check that both are of "
+            "one study, or crop the mask."
+        )
     return mask

@@ -6,6 +6,8 @@ after the ROI. Paths are relative to the table's folder unless absolute.
 
 from __future__ import annotations
 
+import csv
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -69,14 +71,30 @@ def read_study_table(path: Path, config: ExtractConfig) -> list[StudyRow]:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path).astype("string").fillna("")
-        else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        parquet = path.suffix == ".parquet"
+        frame = pd.read_parquet(path).astype("string").fillna("") if parquet else _read_csv(path)
+    except (OSError, ValueError, csv.Error) as error:
         raise TableError(f"{path} cannot be read as a study table (CSV or Parquet): {error}") from error
     stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
     return stripped
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # not pandas' reader: of a row with a cell too many it takes the first for a label, and shifts all others
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    if not lines:
+        raise ValueError("it is empty")
+    (_, header), *body = lines
+    names = [name.strip() for name in header]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ValueError(f"its header names {', '.join(map(repr, twice))} more than once")
+    for line, cells in body:
+        if len(cells) != len(names):
+            raise ValueError(f"line {line} has {len(cells)} cells, and the header {len(names)}")
+    return pd.DataFrame([cells for _, cells in body], columns=pd.Index(names, dtype=object), dtype=str)
 
 
 def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: Path) -> tuple[str, ...]:
@@ -90,6 +108,12 @@ def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: Path) -> tupl
                 f"{path}: unknown column '{name}': expected {', '.join(RESERVED)}, or one column per ROI holding mask files "
                 f"({', '.join(IMAGE_SUFFIXES)}); got '{odd[0]}'. Rename or remove the column."
             )
+    folded = Counter(name.casefold() for name in others)
+    twins = [name for name in others if folded[name.casefold()] > 1]
+    if twins:
+        raise InvalidKeyError(
+            f"{path}: columns {', '.join(twins)} differ by case alone: not every file system keeps them apart."
+        )
     unknown = [roi for roi in config.rois or () if roi not in others]
     if unknown:
         raise TableError(f"{path}: no mask column {unknown}: the settings name it in 'rois'; the table has {others}.")
@@ -119,7 +143,11 @@ def _row(line: int, record: Mapping[str, str], rois: Iterable[str], config: Extr
     """One checked row; a mask column left empty means that the study has no such ROI."""
     try:
         patient = check_id("patient", record["patient"])
-        if record.get("study"):
+        if "study" in record:
+            if not record["study"]:
+                raise TableError(
+                    f"{table}, line {line}: patient '{patient}' has no study: fill the column in every row."
+                )
             patient = check_id("patient", f"{patient}.{check_id('study', record['study'])}")
     except InvalidKeyError as error:
         raise InvalidKeyError(f"{table}, line {line}: {error}") from error
@@ -134,13 +162,14 @@ def _row(line: int, record: Mapping[str, str], rois: Iterable[str], config: Extr
         ct=_resolve(record["ct"], table),
         pet=_resolve(record["pet"], table) if "PET" in config.modalities else None,
         masks=masks,
-        label_map=_resolve(record["label_map"], table) if config.derive else None,
+        label_map=_resolve(record["label_map"], table) if config.derive and record["label_map"] else None,
     )
     return StudyRow(line=line, patient=patient, files=files)
 
 
 def _resolve(path: str, table: Path) -> str:
-    return str((table.parent / path).resolve())
+    """Absolute path; a symbolic link keeps its own name, since its target's may say nothing of the format."""
+    return os.path.abspath(table.parent / path)  # noqa: PTH100 - resolve() follows links
 
 
 def _check_unique(rows: Iterable[StudyRow], table: Path) -> None:

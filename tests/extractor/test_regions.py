@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from extractor.regions import closed_mm, derive_regions, dilated_mm
+from extractor.regions import LABEL_SETS, closed_mm, derive_regions, dilated_mm
 from extractor.volumes import Grid, Labels, read_labels
 from store_schema.errors import MaskError
 
@@ -58,6 +58,28 @@ def test_closing_fills_the_canal_and_skeleton_holds_the_spine():
     assert spine[10, 2, 2] == 0
     assert skeleton[10, 2, 2] == 1
     assert (skeleton >= spine).all()
+
+
+def test_regions_dilate_by_the_spacing_of_their_own_axis():
+    array = np.zeros((11, 13, 15))
+    array[5, 6, 7] = 30
+    labels = labelled(array, spacing_xyz_mm=(2.0, 3.0, 5.0))
+    region = derive_regions(labels, closing_mm=0.0, dilation_mm=7.0, wanted=("spine_dilated",))["spine_dilated"]
+    expected = brute_dilated(array > 0, 7.0, np.array((5.0, 3.0, 2.0)))
+    np.testing.assert_array_equal(region.array_zyx > 0, expected)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.2, 0.4, 1 / 3, 2 / 3, 10 / 7])
+def test_spacings_in_single_and_double_precision_give_one_region(spacing_mm):
+    mask = np.zeros((1, 121, 121), dtype=bool)
+    mask[0, 60, 60] = True
+    single = dilated_mm(mask, 10.0, (5.0, *[float(np.float32(spacing_mm))] * 2))
+    np.testing.assert_array_equal(single, dilated_mm(mask, 10.0, (5.0, spacing_mm, spacing_mm)))
+
+
+def test_totalsegmentators_labels_are_those_of_its_second_version():
+    assert set(LABEL_SETS["totalsegmentator"]["vertebrae"]) == {*range(25, 51)}
+    assert set(LABEL_SETS["totalsegmentator"]["skeleton"]) == {*range(25, 51), *range(69, 79), *range(91, 117)}
 
 
 def test_a_label_map_without_vertebrae_is_refused():

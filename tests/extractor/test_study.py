@@ -132,6 +132,16 @@ def test_a_region_beyond_the_pet_is_refused_over_5_percent_and_recorded_below(tm
     assert lenient.outside_share["roi"] == pytest.approx(1 / 6)
 
 
+def test_a_region_mostly_outside_the_ct_is_refused(tmp_path, arrays):
+    """Cropped to the CT it would be another region, and nothing would say so."""
+    longer = {**arrays, "mask": np.ones((40, 16, 16), np.uint8)}
+    below = replace(CT, size_xyz=(16, 16, 40), origin_xyz_mm=(0.0, 0.0, -117.0))
+    with pytest.raises(GeometryError, match=r"97\.5% of a region of .*mask\.nii\.gz lies outside the CT"):
+        prepare_study(written(tmp_path, longer, mask_grid=below), RULES)
+    lenient = replace(RULES, max_outside_share=1.0)
+    assert prepare_study(written(tmp_path, longer, mask_grid=below), lenient).masks_zyx["roi"][:2].sum() == 256
+
+
 def test_a_mask_of_another_study_is_refused(tmp_path, arrays):
     elsewhere = replace(CT, origin_xyz_mm=(900.0, 0.0, 0.0))
     with pytest.raises(MaskError, match="no voxel within the CT"):

@@ -56,6 +56,11 @@ def test_parquet_reads_as_csv(tmp_path):
         (HEADER + "P1,c.nii,,m.nii\n", TableError, "no pet file"),
         (HEADER + "P1,c.nii,p.nii,\n", TableError, "no mask"),
         ("", TableError, "cannot be read"),
+        (HEADER + "P1,c.nii,p.nii,m.nii,\n", TableError, "line 2 has 5 cells, and the header 4"),
+        (HEADER + "P1,c.nii,p.nii,m.nii\nP2,c.nii,p.nii\n", TableError, "line 3 has 3 cells, and the header 4"),
+        ("patient,ct,pet,spine,pet\nP1,c.nii,p.nii,m.nii,q.nii\n", TableError, "names 'pet' more than once"),
+        ("patient,ct,pet,a,A\nP1,c.nii,p.nii,m.nii,n.nii\n", InvalidKeyError, "a, A differ by case alone"),
+        ("patient,study,ct,pet,spine\nP1,,c.nii,p.nii,m.nii\n", TableError, "line 2: patient 'P1' has no study"),
     ],
     ids=[
         "twice",
@@ -68,11 +73,31 @@ def test_parquet_reads_as_csv(tmp_path):
         "no pet cell",
         "no mask",
         "no text",
+        "trailing comma",
+        "short row",
+        "column twice",
+        "roi twins",
+        "no study",
     ],
 )
 def test_a_mistake_is_refused_and_named(tmp_path, text, error, said):
     with pytest.raises(error, match=said):
         read_study_table(table(tmp_path, text), CONFIG)
+
+
+def test_a_linked_image_keeps_the_name_of_the_link(tmp_path):
+    (tmp_path / "blob").mkdir()
+    (tmp_path / "blob" / "abc123").write_bytes(b"")
+    (tmp_path / "ct.nii.gz").symlink_to(tmp_path / "blob" / "abc123")
+    (row,) = read_study_table(table(tmp_path, HEADER + "P1,ct.nii.gz,p.nii,m.nii\n"), CONFIG)
+    assert row.files.ct == str(tmp_path / "ct.nii.gz")
+    assert row.missing_files() == [f"PET {tmp_path / 'p.nii'}", f"mask:spine {tmp_path / 'm.nii'}"]
+
+
+def test_an_empty_label_map_cell_is_no_label_map(tmp_path):
+    config = ExtractConfig(pet_units="suv", derive=("spine_dilated",))
+    (row,) = read_study_table(table(tmp_path, "patient,ct,pet,label_map\nP1,c.nii,p.nii,\n"), config)
+    assert row.files.label_map is None
 
 
 def test_a_roi_in_the_settings_must_be_a_column(tmp_path):
