@@ -51,7 +51,7 @@ def test_the_thresholds_hold_on_the_calibration_seeds(run):
     oracle, cox, deepsurv, image, both, permuted = table.T
     print("| mean | " + " | ".join(f"{value:.3f}" for value in table.mean(axis=0)) + " |")
     assert (oracle > image).all()
-    assert (image >= 0.62).mean() >= 0.9
-    assert (image >= permuted + 0.08).mean() >= 0.9
-    assert ((permuted >= 0.43) & (permuted <= 0.57)).mean() >= 0.9
+    assert (image >= 0.62).all()
+    assert (image >= permuted + 0.08).all()
+    assert ((permuted >= 0.43) & (permuted <= 0.57)).all()
     assert both.mean() > max(cox.mean(), deepsurv.mean())
