@@ -46,10 +46,10 @@ check: $(READY) ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 bench: $(READY) ## measurements; results go into tests/benchmarks/RESULTS.md by hand, with date and command
-	$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)
+	$(BIN)/pytest -m bench -s $(or $(ARGS),tests/benchmarks)
 
 soak: $(READY) ## long proofs: calibration over many seeds, many kills
-	$(SINGLE) $(BIN)/pytest -m soak -s --timeout 0 tests $(ARGS)
+	$(SINGLE) $(BIN)/pytest -m soak -s --timeout 0 $(or $(ARGS),tests)
 
 lock: | .tools/uv ## hash-pinned locks, one per extra, without index addresses
 	for extra in extractor trainer service dev; do \
