@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from store_schema.commands.backends import doctor, init
 from store_schema.console import FAILED, EngramGroup, error_console
 from store_schema.errors import UsageError
 from store_schema.keys import EntryKey
@@ -26,6 +27,7 @@ def main() -> None:
     r"""Look after a feature store: make one, list it, pin snapshots, verify every byte.
 
     \b
+      store-schema doctor s3://bucket/project
       store-schema init ./store
       store-schema ls ./store
       store-schema ls ./store medsam2-sequential-paper
@@ -33,25 +35,15 @@ def main() -> None:
       store-schema snapshot ./store medsam2-sequential-paper
       store-schema verify ./store
 
-    URL is a folder's path, file:///PATH or memory://NAME. A VIEW may be given by its id, its name, or the beginning of either
-    where that is unique. Results go to stdout, progress and errors to stderr.
+    URL is a folder's path, s3://BUCKET/PREFIX, gs://…, az://…, file:///PATH, https://… (reading) or memory://NAME. A VIEW may be
+    given by its id, its name, or the beginning of either where that is unique. Results go to stdout, progress and errors to stderr.
 
     Exit status: 0 all well, 1 something is wrong or missing, 2 wrong use.
     """
 
 
-@main.command()
-@click.argument("url")
-def init(url: str) -> None:
-    r"""Make a folder a feature store; one that is there already stays as it is.
-
-    \b
-      store-schema init ./store
-    """
-    from store_schema.store import create_store  # noqa: PLC0415
-
-    store = create_store(url)
-    click.echo(f"store {store.store_id} at {store.url}")
+main.add_command(init)
+main.add_command(doctor)
 
 
 @main.command()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from threading import Lock
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from store_schema.arrays import Entry
 from store_schema.errors import BackendError
 from store_schema.keys import ID_PATTERN, MAX_ID_LENGTH, RESERVED, EntryKey
-from store_schema.location import Location
+from store_schema.location import Location, ObjectInfo
 from store_schema.records import Encoder, Intensity, Layout, Prompt, ViewSpec, sha256
 
 SHAPE = (2, 3, 4, 4)
@@ -103,10 +104,16 @@ class WrappedLocation(Location):
         self.inner = inner
         self.url = inner.url
         self.can_list = inner.can_list
+        self.can_write = inner.can_write
+        self.parallel = inner.parallel
 
     def get(self, path: str) -> bytes:
         """See `Location.get`."""
         return self.inner.get(path)
+
+    def get_part(self, path: str, *, start: int = 0, end: int | None = None) -> bytes:
+        """See `Location.get_part`."""
+        return self.inner.get_part(path, start=start, end=end)
 
     def put(self, path: str, data: bytes) -> None:
         """See `Location.put`."""
@@ -116,9 +123,17 @@ class WrappedLocation(Location):
         """See `Location.create`."""
         self.inner.create(path, data)
 
+    def delete(self, path: str) -> None:
+        """See `Location.delete`."""
+        self.inner.delete(path)
+
     def size_bytes(self, path: str) -> int | None:
         """See `Location.size_bytes`."""
         return self.inner.size_bytes(path)
+
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Location.objects`."""
+        return self.inner.objects(prefix)
 
     def paths(self, prefix: str) -> list[str]:
         """See `Location.paths`."""
@@ -127,6 +142,18 @@ class WrappedLocation(Location):
     def children(self, prefix: str) -> list[str]:
         """See `Location.children`."""
         return self.inner.children(prefix)
+
+    def now(self) -> datetime:
+        """See `Location.now`."""
+        return self.inner.now()
+
+    def leftovers(self) -> Iterator[ObjectInfo]:
+        """See `Location.leftovers`."""
+        return self.inner.leftovers()
+
+    def delete_leftover(self, path: str) -> None:
+        """See `Location.delete_leftover`."""
+        self.inner.delete_leftover(path)
 
     def reachable(self) -> bool:
         """As the other location."""
@@ -179,6 +206,10 @@ class BlindLocation(WrappedLocation):
     def __init__(self, inner: Location) -> None:
         super().__init__(inner)
         self.can_list = False
+
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Fails: this location cannot list."""
+        raise BackendError(f"could not list {prefix}: this place cannot list.")
 
     def paths(self, prefix: str) -> list[str]:
         """Fails: this location cannot list."""

@@ -143,9 +143,9 @@ class FaultsContract(Backend):
         for k in range(writes):
             key = EntryKey(f"stopped{k}", "CT", "skeleton")
             failing = FailingLocation(store.location, writes=k, when=when)
-            with pytest.raises(BackendError, match="on purpose"):
-                publish(dataclasses.replace(store, location=failing), view, A, key=key)
             whole = when == "after" and k == writes - 1
+            with contextlib.nullcontext() if whole else pytest.raises(BackendError, match="on purpose"):
+                publish(dataclasses.replace(store, location=failing), view, A, key=key)
             assert len(store.history(view, key)) == whole
             assert not whole or is_example(store, view, key=key)
             assert publish(store, view, A, key=key).outcome == ("done" if whole else "committed")
@@ -223,13 +223,12 @@ class FaultsContract(Backend):
         """Every single byte of it: refused, or one that its compression does not use and the content is the same."""
         snapshot_id = store.make_snapshot(view, [commit.key])
         content = store.snapshot(snapshot_id).content
-        refused = 0
+        unused = 0
         for _ in self.each_byte_changed(url, snapshot_path(snapshot_id)):
             with contextlib.suppress(ObjectAlteredError):
                 assert store.snapshot(snapshot_id).content == content
-                refused -= 1
-            refused += 1
-        assert refused >= len(self.raw_get(url, snapshot_path(snapshot_id))) - 4
+                unused += 1
+        assert unused <= 4
 
     def test_commit_other_than_the_one_pinned_is_refused(
         self, store: Store, view: str, commit: CommitRecord, url: str

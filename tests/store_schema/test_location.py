@@ -143,9 +143,9 @@ def test_memory_is_one_place_by_name() -> None:
     assert open_location("memory://location-other").paths("a") == []
 
 
-@pytest.mark.parametrize("address", ["ftp://host/x", "memory://", "file://otherhost/x", "file://relative"])
+@pytest.mark.parametrize("address", ["nosuch://host/x", "memory://", "file://otherhost/x", "file://relative"])
 def test_address_that_no_backend_serves_is_wrong_use(address: str) -> None:
-    with pytest.raises(UsageError, match=r"use a folder's path, file:///PATH, or memory://NAME"):
+    with pytest.raises(UsageError, match=r"use a folder's path, file:///PATH, s3://BUCKET"):
         open_location(address)
 
 

@@ -1,0 +1,1 @@
+"""The commands of `store-schema`, one module for each kind of work; knows no backend and no protocol."""
