@@ -19,7 +19,7 @@ TEMPORARY = ".engram-tmp-"
 """Prefix of a folder's unfinished files: never listed, never read."""
 SYNCED_HELD = 10_000
 """Folders that a location remembers as synced."""
-TRIES = 5
+TRIES = 50
 """Of a write whose folder was removed, as empty, between its making and its use."""
 
 
@@ -168,11 +168,12 @@ class FolderLocation(Location):
     def _opened(self, temporary: Path) -> BinaryIO:
         """A new file; its folder is made once more where somebody has just removed it because it was empty."""
         for _ in range(TRIES):
-            self._make_folders(temporary.parent)
-            try:
+            # FileExistsError: mkdir met a folder that was gone again when it looked what it was.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                self._make_folders(temporary.parent)
                 return temporary.open("xb")
-            except FileNotFoundError:
-                self._synced.clear()
+            self._synced.clear()
+        self._make_folders(temporary.parent)
         return temporary.open("xb")
 
     def _remove_empty(self, folder: Path) -> None:

@@ -87,9 +87,9 @@ def _joined(scheme: str, bucket: str, prefix: str) -> str:
 def _other(scheme: str, url: str) -> Location:
     """A file system that fsspec knows."""
     from fsspec.core import url_to_fs  # noqa: PLC0415 - most addresses need no file system
-    from fsspec.registry import known_implementations  # noqa: PLC0415
+    from fsspec.registry import known_implementations, registry  # noqa: PLC0415
 
-    if scheme not in known_implementations or scheme in {"file", "local", "memory"}:
+    if scheme not in {*known_implementations, *registry} or scheme in {"file", "local", "memory"}:
         raise UsageError(
             f"{scheme}://… is not a place that can hold a store: use {SERVED}, or a scheme that fsspec knows."
         )
