@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ChunkNotFoundError
@@ -169,6 +170,46 @@ def content_sha256(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Plain:
+    """An array of one little-endian, zstd-compressed chunk, as `stage` writes all but masks: decoded without opening an array."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def chunk(self) -> str:
+        return "/".join(["c", *["0"] * len(self.shape)])
+
+    def decode(self, data: bytes, *, where: str) -> np.ndarray:
+        try:
+            values = np.frombuffer(Zstd().decode(data), dtype=self.dtype)
+            return values.reshape(self.shape).astype(self.dtype.newbyteorder("="))
+        except (ValueError, RuntimeError) as error:
+            raise ObjectAlteredError(f"{where} does not decode as its metadata says: {error}") from error
+
+
+def _plain(metadata: Json, name: str) -> _Plain | None:
+    """How to decode an array without Zarr's machinery, where its metadata is exactly what that decoding does."""
+    spec, shape = ARRAYS.get(name), metadata.get("shape")
+    if spec is None or spec.sharded:
+        return None
+    expected = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "data_type": spec.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+    }
+    names = [codec.get("name") for codec in metadata.get("codecs", ())]
+    endian = (
+        metadata["codecs"][0].get("configuration", {}).get("endian", "little") if names == ["bytes", "zstd"] else None
+    )
+    if endian != "little" or any(metadata.get(key) != value for key, value in expected.items()):
+        return None
+    return _Plain(np.dtype(spec.dtype).newbyteorder("<"), tuple(shape))
+
+
 def decode(
     metadata: Json, name: str, fetch: Callable[[str], bytes], objects: Mapping[str, object], *, where: str
 ) -> np.ndarray:
@@ -181,6 +222,9 @@ def decode(
     ObjectAlteredError
         If the bytes do not decode as the metadata says.
     """
+    plain = _plain(metadata, name)
+    if plain is not None and f"{name}/{plain.chunk}" in objects:
+        return plain.decode(fetch(f"{name}/{plain.chunk}"), where=f"{where}: '{name}'")
     prototype = default_buffer_prototype().buffer
     held = {f"{name}/zarr.json": prototype.from_bytes(json.dumps(metadata).encode())}
     for path in objects:

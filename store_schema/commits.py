@@ -2,24 +2,42 @@
 
 A writer first writes its data under a new attempt, then creates commit n. If the name is taken, it reads what is there: its
 own attempt means that an answer was lost and it had won; the same input means that somebody was faster; another input means
-that n + 1 is next. Nothing is ever overwritten, so the highest number is the current commit for everybody.
+that n + 1 is next; a tombstone means that the entry was withdrawn and the series has ended. Nothing is ever overwritten, so
+the highest number is the current record for everybody.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, SchemaError
+from store_schema.errors import (
+    AlreadyExistsError,
+    BackendError,
+    EntryWithdrawnError,
+    ObjectMissingError,
+    SchemaError,
+    StoreError,
+)
 from store_schema.keys import EntryKey
 from store_schema.location import Location
-from store_schema.records import CommitRecord, parse_record, unseal
+from store_schema.records import CommitRecord, TombstoneRecord, parse_record, unseal
 
 COMMIT_NAME = re.compile(r"([0-9]{6})\.json", re.ASCII)
-State = Literal["new", "done", "superseded", "stale"]
+State = Literal["new", "done", "superseded", "stale", "withdrawn"]
+type Numbered = CommitRecord | TombstoneRecord
+"""What may stand in the series of an entry."""
 MAX_TRIES = 64
 """Races lost in a row before a writer gives up; each lost race is another input committed."""
+MAX_FAILURES = 3
+"""Creates of one name that the backend may fail, with nothing to be read there, before a writer gives up."""
+GRACE_DAYS = 7.0
+"""Age, by the server's clock, below which `gc` leaves an attempt alone."""
+FRESH_S = GRACE_DAYS / 2 * 24 * 3600
+"""Age of an attempt, by its writer's clock, above which the writer commits it no more: it starts another one."""
 
 
 def commit_path(view: str, key: EntryKey, number: int) -> str:
@@ -27,37 +45,77 @@ def commit_path(view: str, key: EntryKey, number: int) -> str:
     return f"commits/{view}/{key}/{number:06d}.json"
 
 
-def read_commit(location: Location, view: str, key: EntryKey, number: int) -> CommitRecord:
-    """One commit, checked to be the one its path says.
+def read_record(location: Location, view: str, key: EntryKey, number: int) -> Numbered:
+    """One record of an entry's series, commit or tombstone, checked to be the one its path says.
 
     Raises
     ------
     ObjectMissingError
-        If there is no such commit.
+        If there is no such record.
     ObjectAlteredError
         If its bytes are not those that were written.
     SchemaError
         If it is of another schema or names another entry.
     """
     path = commit_path(view, key, number)
-    return parse_commit(location.get(path), path=path)
+    return parse_numbered(location.get(path), path=path)
+
+
+def read_commit(location: Location, view: str, key: EntryKey, number: int) -> CommitRecord:
+    """One commit; see `read_record`.
+
+    Raises
+    ------
+    EntryWithdrawnError
+        If a tombstone has this number.
+    """
+    return _committed(read_record(location, view, key, number))
+
+
+def parse_numbered(data: bytes, *, path: str) -> Numbered:
+    """A record from its bytes, checked against the digest in them; it must name the place it lies in."""
+    body = unseal(data, where=path)
+    record: Numbered
+    if b'"withdrawn":true' in body and "withdrawn" in json.loads(body):
+        record = parse_record(TombstoneRecord, body, where=path)
+    else:
+        record = parse_record(CommitRecord, body, where=path)
+    named = commit_path(record.view, record.key, record.number)
+    if named != path:
+        raise SchemaError(f"{path} holds the commit of another place: {named}.")
+    return record
 
 
 def parse_commit(data: bytes, *, path: str) -> CommitRecord:
-    """A commit from its bytes, checked against the digest in them; it must name the place it lies in."""
-    commit = parse_record(CommitRecord, unseal(data, where=path), where=path)
-    if commit_path(commit.view, commit.key, commit.number) != path:
-        raise SchemaError(
-            f"{path} holds the commit of another place: {commit_path(commit.view, commit.key, commit.number)}."
+    """A commit from its bytes; see `parse_numbered`.
+
+    Raises
+    ------
+    EntryWithdrawnError
+        If it is a tombstone.
+    """
+    return _committed(parse_numbered(data, path=path))
+
+
+def _committed(record: Numbered) -> CommitRecord:
+    if isinstance(record, TombstoneRecord):
+        raise EntryWithdrawnError(
+            f"{record.view}/{record.key} was withdrawn at {record.written_at} ({record.reason}): it can be neither read nor "
+            "written. Leave it out of study tables and make a new snapshot."
         )
-    return commit
+    return record
+
+
+def highest_number(location: Location, folder: str) -> int | None:
+    """Highest number of the records in a folder: one LIST, or probes where the backend cannot list; None without any."""
+    if location.can_list:
+        return max(numbers_in(location.children(folder)), default=None)
+    return highest(lambda number: location.exists(f"{folder}/{number:06d}.json"))
 
 
 def current_number(location: Location, view: str, key: EntryKey) -> int | None:
-    """Number of the current commit: one LIST, or probes where the backend cannot list; None without any."""
-    if location.can_list:
-        return max(numbers_in(location.children(f"commits/{view}/{key}")), default=None)
-    return highest(lambda number: location.exists(commit_path(view, key, number)))
+    """Number of the last record of an entry, commit or tombstone; see `highest_number`."""
+    return highest_number(location, f"commits/{view}/{key}")
 
 
 def numbers_in(names: Iterable[str]) -> list[int]:
@@ -78,25 +136,61 @@ def highest(exists: Callable[[int], bool]) -> int | None:
     return low
 
 
-def current_commit(location: Location, view: str, key: EntryKey) -> CommitRecord | None:
-    """The commit with the highest number; None where there is none."""
+def current_record(location: Location, view: str, key: EntryKey) -> Numbered | None:
+    """The record with the highest number, commit or tombstone; None where there is none."""
     number = current_number(location, view, key)
-    return None if number is None else read_commit(location, view, key, number)
+    return None if number is None else read_record(location, view, key, number)
 
 
-def state_of(current: CommitRecord | None, input_sha256: str) -> State:
-    """What an input is to an entry: `new`, `done` (current), `superseded` (an earlier commit has it), or `stale`."""
+def current_commit(location: Location, view: str, key: EntryKey) -> CommitRecord | None:
+    """The commit with the highest number; None where there is none.
+
+    Raises
+    ------
+    EntryWithdrawnError
+        If the entry was withdrawn.
+    """
+    record = current_record(location, view, key)
+    return None if record is None else _committed(record)
+
+
+def state_of(current: Numbered | None, input_sha256: str) -> State:
+    """What an input is to an entry: `new`, `done` (current), `superseded` (an earlier commit has it), `stale` or `withdrawn`."""
     if current is None:
         return "new"
+    if isinstance(current, TombstoneRecord):
+        return "withdrawn"
     if current.input_sha256 == input_sha256:
         return "done"
     return "superseded" if input_sha256 in current.earlier_inputs else "stale"
 
 
+def settled(
+    current: Numbered | None, input_sha256: str, *, make_current: bool
+) -> tuple[Literal["done", "superseded"], CommitRecord] | None:
+    """Why an input is not to be written, and the commit that stays current; None where it is.
+
+    Raises
+    ------
+    EntryWithdrawnError
+        If the entry was withdrawn.
+    """
+    commit = None if current is None else _committed(current)
+    state = state_of(commit, input_sha256)
+    if commit is None or state == "stale" or (state == "superseded" and make_current):
+        return None
+    return ("done" if state == "done" else "superseded"), commit
+
+
 def append_commit(
-    location: Location, draft: CommitRecord, *, after: CommitRecord | None, make_current: bool
-) -> tuple[Literal["committed", "done", "superseded"], CommitRecord]:
-    """Makes an attempt visible, or finds that it need not be.
+    location: Location,
+    draft: CommitRecord,
+    *,
+    after: Numbered | None,
+    make_current: bool,
+    fresh: Callable[[], bool] = lambda: True,
+) -> tuple[Literal["committed", "done", "superseded"], CommitRecord] | None:
+    """Makes an attempt visible, or finds that it need not be; None where the attempt may not be committed any more.
 
     Parameters
     ----------
@@ -106,45 +200,89 @@ def append_commit(
         The current commit as the writer saw it.
     make_current
         Commit the input although an earlier commit has it.
+    fresh
+        Whether the attempt is young enough that `gc` cannot have taken it for an orphan; asked before each create.
+
+    Raises
+    ------
+    EntryWithdrawnError
+        If the entry was withdrawn meanwhile.
+    BackendError
+        If the race was lost too often in a row, or the commit could not be created.
+    """
+    current = after
+    for _ in range(MAX_TRIES):
+        if found := settled(current, draft.input_sha256, make_current=make_current):
+            return found
+        if not fresh():
+            return None
+        commit = numbered(draft, after=current)
+        path = commit_path(commit.view, commit.key, commit.number)
+        taken = create_or_read(location, path, commit.to_bytes())
+        if taken is None:
+            return "committed", commit
+        current = parse_numbered(taken, path=path)
+        if isinstance(current, CommitRecord) and current.attempt == commit.attempt:
+            return "committed", commit
+    raise BackendError(f"{draft.view}/{draft.key}: {MAX_TRIES} other inputs were committed meanwhile; run it again.")
+
+
+def append_tombstone(location: Location, draft: TombstoneRecord) -> TombstoneRecord:
+    """Ends the series of an entry; gives the tombstone that is there where somebody was faster.
 
     Raises
     ------
     BackendError
-        If the race was lost too often in a row.
+        If the race was lost too often in a row, or the tombstone could not be created.
     """
-    current = after
+    current = current_record(location, draft.view, draft.key)
     for _ in range(MAX_TRIES):
-        state = state_of(current, draft.input_sha256)
-        if current is not None and state == "done":
-            return "done", current
-        if current is not None and state == "superseded" and not make_current:
-            return "superseded", current
-        commit = _numbered(draft, after=current)
-        taken = _create(location, commit)
-        if taken is None or taken.attempt == commit.attempt:
-            return "committed", commit
-        current = taken
-    raise BackendError(f"{draft.view}/{draft.key}: {MAX_TRIES} other inputs were committed meanwhile; run it again.")
+        if isinstance(current, TombstoneRecord):
+            return current
+        tombstone = numbered(draft, after=current)
+        path = commit_path(tombstone.view, tombstone.key, tombstone.number)
+        taken = create_or_read(location, path, tombstone.to_bytes())
+        if taken is None:
+            return tombstone
+        current = parse_numbered(taken, path=path)
+    raise BackendError(f"{draft.view}/{draft.key}: {MAX_TRIES} inputs were committed meanwhile; run it again.")
 
 
-def _numbered(draft: CommitRecord, *, after: CommitRecord | None) -> CommitRecord:
+def numbered[R: (CommitRecord, TombstoneRecord)](draft: R, *, after: Numbered | None) -> R:
+    """The record as it follows another one: its number and the inputs before it."""
     if after is None:
         return draft.model_copy(update={"number": 0, "earlier_inputs": ()})
-    earlier = (*after.earlier_inputs, after.input_sha256)
-    return draft.model_copy(update={"number": after.number + 1, "earlier_inputs": earlier})
+    commit: CommitRecord = _committed(after)
+    earlier = (*commit.earlier_inputs, commit.input_sha256)
+    return draft.model_copy(update={"number": commit.number + 1, "earlier_inputs": earlier})
 
 
-def _create(location: Location, commit: CommitRecord) -> CommitRecord | None:
-    """None where the commit was created; the one that holds its number where it was not."""
-    path = commit_path(commit.view, commit.key, commit.number)
+def create_or_read(location: Location, path: str, data: bytes) -> bytes | None:
+    """None where the object was created; else the bytes that hold its name, which may be one's own from a lost answer.
+
+    Raises
+    ------
+    BackendError
+        If the backend fails for good; whether the object was created is then unknown until somebody looks.
+    """
+    failures = 0
     for _ in range(MAX_TRIES):
-        try:
-            location.create(path, commit.to_bytes())
-        except AlreadyExistsError:
-            try:
-                return parse_commit(location.get(path), path=path)
-            except ObjectMissingError:
-                # S3 answers 409 to one of two writers of which neither may have won: the same number once more.
-                continue
-        return None
+        refusal = _refused(location, path, data)
+        if refusal is None:
+            return None
+        with contextlib.suppress(ObjectMissingError):
+            return location.get(path)
+        # Nothing is there. S3 answers 409 to one of two writers of which neither may have won: the same number once more.
+        failures += isinstance(refusal, BackendError)
+        if failures == MAX_FAILURES:
+            raise refusal
     raise BackendError(f"{path} could be neither created nor read in {MAX_TRIES} tries; run it again.")
+
+
+def _refused(location: Location, path: str, data: bytes) -> StoreError | None:
+    """Why a create did not say that it succeeded: the name is taken, or the answer was an error or never came."""
+    try:
+        location.create(path, data)
+    except (AlreadyExistsError, BackendError) as error:
+        return error
+    return None

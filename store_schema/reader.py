@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,8 +25,14 @@ class StoredEntry:
     attributes: Mapping[str, Json]
 
 
-def read_entry(location: Location, commit: CommitRecord, *, arrays: Sequence[str] | None = None) -> StoredEntry:
-    """An entry as one commit has it; all its arrays, or those asked for.
+Fetch = Callable[[CommitRecord, str], bytes]
+"""Gives one checked object of a commit by its path relative to the attempt's folder."""
+
+
+def read_entry(
+    location: Location, commit: CommitRecord, *, arrays: Sequence[str] | None = None, fetch: Fetch | None = None
+) -> StoredEntry:
+    """An entry as one commit has it; all its arrays, or those asked for; `fetch` reads from elsewhere, such as a cache.
 
     Raises
     ------
@@ -38,15 +45,14 @@ def read_entry(location: Location, commit: CommitRecord, *, arrays: Sequence[str
     unknown = [name for name in names if name not in commit.arrays]
     if unknown:
         raise NotCommittedError(f"{commit.view}/{commit.key} has no array {unknown}: it has {sorted(commit.arrays)}.")
-    decoded = {name: _read_array(location, commit, name) for name in names}
+    fetched = partial(read_object, location) if fetch is None else fetch
+    decoded = {name: _read_array(location, commit, name, fetched) for name in names}
     return StoredEntry(commit.key, commit, decoded, commit.attributes)
 
 
-def _read_array(location: Location, commit: CommitRecord, name: str) -> np.ndarray:
+def _read_array(location: Location, commit: CommitRecord, name: str, fetch: Fetch) -> np.ndarray:
     where = f"{location.url}/{commit.folder}"
-    return decode(
-        commit.arrays[name], name, lambda path: read_object(location, commit, path), commit.objects, where=where
-    )
+    return decode(commit.arrays[name], name, partial(fetch, commit), commit.objects, where=where)
 
 
 def read_object(location: Location, commit: CommitRecord, path: str) -> bytes:
@@ -64,13 +70,25 @@ def read_object(location: Location, commit: CommitRecord, path: str) -> bytes:
     ObjectMissingError, ObjectAlteredError
         If it is not there, or its bytes are not those committed.
     """
-    expected = commit.objects.get(path)
-    if expected is None:
+    if path not in commit.objects:
         raise NotCommittedError(f"{commit.view}/{commit.key} commit {commit.number} lists no object '{path}'.")
-    data = location.get(f"{commit.folder}/{path}")
+    return checked(
+        location.get(f"{commit.folder}/{path}"), commit, path, where=f"{location.url}/{commit.folder}/{path}"
+    )
+
+
+def checked(data: bytes, commit: CommitRecord, path: str, *, where: str) -> bytes:
+    """The bytes themselves, if they are those that the commit lists under a path.
+
+    Raises
+    ------
+    ObjectAlteredError
+        If they are others.
+    """
+    expected = commit.objects[path]
     if len(data) != expected.size_bytes or sha256(data) != expected.sha256:
         raise ObjectAlteredError(
-            f"{location.url}/{commit.folder}/{path} has {len(data)} bytes with sha256 {sha256(data)[:16]}: commit {commit.number} "
+            f"{where} has {len(data)} bytes with sha256 {sha256(data)[:16]}: commit {commit.number} "
             f"lists {expected.size_bytes} bytes with {expected.sha256[:16]}. Run `store-schema verify`, then restore or "
             "extract it again."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,8 @@ Json = Any
 """A value that JSON can hold."""
 Sha256 = str
 SEAL_BYTES = len(',"sha256":""}') + 64
+MAX_REASON_LENGTH = 500
+"""Characters of the reason in a tombstone."""
 
 
 def canonical_json(value: Json) -> bytes:
@@ -188,37 +190,33 @@ class ObjectRecord(Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class CommitRecord(Record):
-    """The create-only record that makes an attempt visible; its bytes end in their own digest."""
+class SealedRecord(Record):
+    """A record whose bytes end in their own digest, so that an altered one is known without asking another object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON, sealed."""
+        return seal(super().to_bytes())
+
+
+class EntryRecord(SealedRecord):
+    """One number in the series of an entry: a commit, or the tombstone that ends the series."""
+
     view: str
     patient: str
     modality: str
     roi: str
     number: int = Field(ge=0)
-    attempt: str = Field(pattern=r"^[0-9a-f]{32}$")
-    """UUID4 in hex: one writer's data folder."""
-    input_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    content_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     earlier_inputs: tuple[str, ...] = ()
     """Input digests of commits 0 … number - 1, in order."""
-    objects: dict[str, ObjectRecord]
-    """By path relative to the attempt's folder."""
-    arrays: dict[str, Json]
-    """Zarr v3 metadata by array name, so that a reader needs no zarr.json."""
-    attributes: dict[str, Json]
-    """Attributes of the group: geometry, boxes, slices, valid layers."""
-    sources: tuple[Source, ...] = ()
-    versions: dict[str, str] = Field(default_factory=dict)
-    timings_s: dict[str, float] = Field(default_factory=dict)
     written_at: str
     """UTC, ISO 8601, by the writer's clock; for people, never for order."""
 
     @model_validator(mode="after")
-    def _check(self) -> CommitRecord:
+    def _check(self) -> Self:
         _ = self.key
         check_view_id(self.view)
         if len(self.earlier_inputs) != self.number:
@@ -230,14 +228,60 @@ class CommitRecord(Record):
         """What the entry is of."""
         return EntryKey(self.patient, self.modality, self.roi)
 
-    def to_bytes(self) -> bytes:
-        """The canonical JSON, sealed: a record that was altered is known without asking another object."""
-        return seal(super().to_bytes())
+
+class CommitRecord(EntryRecord):
+    """The create-only record that makes an attempt visible."""
+
+    attempt: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """UUID4 in hex: one writer's data folder."""
+    input_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    content_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    objects: dict[str, ObjectRecord]
+    """By path relative to the attempt's folder."""
+    arrays: dict[str, Json]
+    """Zarr v3 metadata by array name, so that a reader needs no zarr.json."""
+    attributes: dict[str, Json]
+    """Attributes of the group: geometry, boxes, slices, valid layers."""
+    sources: tuple[Source, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    timings_s: dict[str, float] = Field(default_factory=dict)
 
     @property
     def folder(self) -> str:
         """Path of the attempt's data relative to the store's root."""
         return f"data/{self.view}/{self.key}/{self.attempt}"
+
+
+class TombstoneRecord(EntryRecord):
+    """The last record of an entry that was withdrawn: nothing of the entry may be read or written any more."""
+
+    withdrawn: Literal[True] = True
+    reason: str = Field(min_length=1, max_length=MAX_REASON_LENGTH)
+    """Why, for people; no health data belongs here, since a tombstone is never deleted."""
+
+    @field_validator("reason")
+    @classmethod
+    def _check_reason(cls, reason: str) -> str:
+        if not reason.isprintable() or not reason.strip():
+            raise ValueError("a reason is one line of printable text")
+        return reason
+
+
+class WithdrawnRecord(SealedRecord):
+    """All withdrawn entries of a view as one object, so that a reader of thousands of entries asks once."""
+
+    view: str
+    number: int = Field(ge=0)
+    """Lists are numbered and create-only as commits are; each holds all of the one before."""
+    entries: dict[str, tuple[str, ...]]
+    """Digests of an entry's erased objects by `patient/modality/roi`: what local caches must drop."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_view_id(self.view)
+        for text in self.entries:
+            EntryKey.parse(text)
+        return self
 
 
 class SnapshotHeader(Record):

@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from numcodecs import Zstd
 
-from store_schema.commits import commit_path, current_number, parse_commit
+from store_schema.commits import commit_path, create_or_read, parse_commit
 from store_schema.errors import (
-    AlreadyExistsError,
+    EntryWithdrawnError,
     InvalidKeyError,
     NotCommittedError,
     ObjectAlteredError,
@@ -28,10 +28,13 @@ from store_schema.location import Location, open_location
 from store_schema.reader import StoredEntry, read_entry
 from store_schema.records import CommitRecord, SnapshotHeader, ViewSpec, canonical_json, parse_record, sha256
 from store_schema.views import read_view
+from store_schema.withdrawals import withdrawn
 
 ZSTD_LEVEL = 9
 SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 SUFFIX = ".jsonl.zst"
+MARKERS = "snapshots/of"
+"""Empty objects VIEW/SNAPSHOT below it find the snapshots of a view without reading any."""
 
 
 @dataclass(frozen=True, order=True)
@@ -136,26 +139,6 @@ def resolve_id(text: str, ids: Callable[[], Sequence[str]]) -> str:
     return found[0]
 
 
-def pin(location: Location, view_id: str, key: EntryKey, number: int | None) -> SnapshotRow:
-    """The row that pins an entry to a commit, or to the current one.
-
-    Raises
-    ------
-    NotCommittedError
-        If there is no such commit.
-    """
-    found = current_number(location, view_id, key) if number is None else number
-    path = commit_path(view_id, key, found or 0)
-    try:
-        data = location.get(path)
-    except ObjectMissingError as error:
-        which = "no commit" if number is None else f"no commit {number}"
-        raise NotCommittedError(
-            f"{location.url} has {which} of {view_id}/{key}: it cannot be pinned. Extract it, or leave the key out."
-        ) from error
-    return SnapshotRow(key, parse_commit(data, path=path).number, sha256(data))
-
-
 def write_list(location: Location, content: SnapshotList) -> str:
     """Stores a snapshot under its name, where an equal one may be already.
 
@@ -165,11 +148,19 @@ def write_list(location: Location, content: SnapshotList) -> str:
         If what is there under that name is something else.
     """
     path = snapshot_path(content.id)
-    try:
-        location.create(path, compress(content.lines))
-    except AlreadyExistsError:
-        parse_list(location.get(path), snapshot_id=content.id)
+    there = create_or_read(location, path, compress(content.lines))
+    if there is not None:
+        parse_list(there, snapshot_id=content.id)
+    create_or_read(location, f"{MARKERS}/{content.header.view}/{content.id}", b"")
     return content.id
+
+
+def newest_snapshot(location: Location, view_id: str) -> str | None:
+    """Id of the snapshot of a view that was written last, by the server's clock; None without any, or where nothing is listed."""
+    if not location.can_list:
+        return None
+    marks = list(location.objects(f"{MARKERS}/{view_id}"))
+    return max(marks, key=lambda one: (one.modified, one.path)).path.rpartition("/")[2] if marks else None
 
 
 def read_list(location: Location, snapshot_id: str) -> SnapshotList:
@@ -259,6 +250,19 @@ class Snapshot:
         """A pickled snapshot is its store's address and its id: no handle and no credential travels."""
         return open_snapshot, (self.url, self.id)
 
+    def row(self, key: EntryKey) -> SnapshotRow:
+        """The pin of an entry.
+
+        Raises
+        ------
+        NotCommittedError
+            If the snapshot does not hold it.
+        """
+        row = self._by_key.get(key)
+        if row is None:
+            raise NotCommittedError(f"snapshot {self.id[:16]}… of {self.view_id} does not hold {key}.")
+        return row
+
     def commit(self, key: EntryKey) -> CommitRecord:
         """The commit an entry is pinned to, checked against the digest in the snapshot.
 
@@ -269,9 +273,7 @@ class Snapshot:
         ObjectMissingError, ObjectAlteredError
             If the commit is gone or is not the one pinned.
         """
-        row = self._by_key.get(key)
-        if row is None:
-            raise NotCommittedError(f"snapshot {self.id[:16]}… of {self.view_id} does not hold {key}.")
+        row = self.row(key)
         path = commit_path(self.view_id, key, row.number)
         data = self.location.get(path)
         if sha256(data) != row.commit_sha256:
@@ -287,4 +289,23 @@ def open_snapshot(url: str, snapshot_id: str) -> Snapshot:
     """A snapshot by the URL of its store and its whole id, or a unique beginning of it; see `Store.snapshot`."""
     location = open_location(url)
     full = resolve_id(snapshot_id, lambda: list_snapshots(location))
-    return Snapshot(location, read_list(location, full))
+    return opened(location, read_list(location, full))
+
+
+def opened(location: Location, content: SnapshotList) -> Snapshot:
+    """A snapshot to read from, after a look at what was withdrawn since it was made.
+
+    Raises
+    ------
+    EntryWithdrawnError
+        If it names an entry that was withdrawn.
+    """
+    view = content.header.view
+    gone = withdrawn(location, view)
+    named = [row.key for row in content.rows if row.key in gone] if gone else []
+    if named:
+        raise EntryWithdrawnError(
+            f"snapshot {content.id[:16]}… of {view} names {len(named)} withdrawn entries (the first: {named[0]}) and must not be "
+            f"used: make a new one with `store-schema snapshot {location.url} {view}` and run again with it."
+        )
+    return Snapshot(location, content)

@@ -24,6 +24,7 @@ from store_schema.errors import (
 )
 from store_schema.keys import EntryKey, check_id
 from store_schema.location import Location, open_location
+from store_schema.pinning import SnapshotDiff, Told, base_of, diff, pin_all
 from store_schema.reader import StoredEntry, read_entry
 from store_schema.records import (
     CommitRecord,
@@ -34,8 +35,10 @@ from store_schema.records import (
     check_view_id,
     parse_record,
 )
-from store_schema.snapshot import Snapshot, list_snapshots, make_list, pin, read_list, resolve_id, write_list
+from store_schema.snapshot import Snapshot, list_snapshots, make_list, opened, read_list, resolve_id, write_list
 from store_schema.views import create_view, list_views, read_view, resolve_view
+from store_schema.where import where as filter_of
+from store_schema.withdrawals import withdrawn
 from store_schema.writer import Provenance, Publication, Writer, utc_now, uuid4_hex
 
 if TYPE_CHECKING:
@@ -114,33 +117,51 @@ class Store:
     # Entries
 
     def keys(self, view_id: str) -> list[EntryKey]:
-        """Keys of all committed entries of a view, sorted."""
+        """Keys of all committed entries of a view that were not withdrawn, sorted."""
         return sorted(self.current_numbers(view_id))
 
     def current_numbers(self, view_id: str) -> dict[EntryKey, int]:
-        """Number of the current commit of every entry of a view, by one listing."""
+        """Number of the current commit of every entry of a view, by one listing; withdrawn entries are left out.
+
+        An entry whose withdrawal was cut short between its tombstone and the view's list is still named here, by the number
+        of the tombstone; whoever reads or pins it gets EntryWithdrawnError. `withdraw`, run again, completes the list.
+        """
         prefix = f"commits/{check_view_id(view_id)}"
+        left_out = withdrawn(self.location, view_id)
         numbers: dict[EntryKey, int] = {}
         for path in self.location.paths(prefix):
             folder, _, name = path.removeprefix(f"{prefix}/").rpartition("/")
             for number in commits.numbers_in([name]):
                 key = EntryKey.parse(folder)
                 numbers[key] = max(number, numbers.get(key, 0))
-        return numbers
+        return {key: number for key, number in numbers.items() if key not in left_out}
 
     def current(self, view_id: str, key: EntryKey) -> CommitRecord | None:
-        """The current commit of an entry; None where it has none."""
+        """The current commit of an entry; None where it has none.
+
+        Raises
+        ------
+        EntryWithdrawnError
+            If the entry was withdrawn.
+        """
         return commits.current_commit(self.location, check_view_id(view_id), key)
 
     def history(self, view_id: str, key: EntryKey) -> list[CommitRecord]:
-        """All commits of an entry, 0 first; empty where it has none."""
-        last = commits.current_number(self.location, check_view_id(view_id), key)
-        count = 0 if last is None else last + 1
-        return [commits.read_commit(self.location, view_id, key, number) for number in range(count)]
+        """All commits of an entry, 0 first; empty where it has none.
+
+        Raises
+        ------
+        EntryWithdrawnError
+            If the entry was withdrawn.
+        """
+        last = self.current(view_id, key)
+        if last is None:
+            return []
+        return [*(commits.read_commit(self.location, view_id, key, number) for number in range(last.number)), last]
 
     def state(self, view_id: str, key: EntryKey, input_sha256: str) -> commits.State:
-        """What an input is to an entry: new, done, superseded or stale."""
-        return commits.state_of(self.current(view_id, key), input_sha256)
+        """What an input is to an entry: new, done, superseded or stale; withdrawn, whatever the input."""
+        return commits.state_of(commits.current_record(self.location, check_view_id(view_id), key), input_sha256)
 
     def publish(
         self,
@@ -169,6 +190,8 @@ class Store:
         ------
         NotCommittedError
             If the store has no such view.
+        EntryWithdrawnError
+            If the entry was withdrawn; neither another input nor `make_current` brings it back.
         StoreError
             If the entry is not one that can be stored in this view; nothing was written.
         BackendError
@@ -187,6 +210,8 @@ class Store:
         ------
         NotCommittedError
             If no commit lists the entry or an array asked for.
+        EntryWithdrawnError
+            If the entry was withdrawn, whatever the number.
         ObjectMissingError, ObjectAlteredError
             If an object is not there, or is not the one committed.
         """
@@ -199,43 +224,75 @@ class Store:
         ------
         NotCommittedError
             If there is none.
+        EntryWithdrawnError
+            If the entry was withdrawn, whatever the number.
         """
-        if number is None:
-            commit = self.current(view_id, key)
-        else:
+        # Also for an earlier number: the last record alone says whether the entry may be read at all.
+        current = self.current(view_id, key)
+        if current is not None and number in {None, current.number}:
+            return current
+        if current is not None and number is not None and 0 <= number < current.number:
             with contextlib.suppress(ObjectMissingError):
-                return commits.read_commit(self.location, check_view_id(view_id), key, number)
-            commit = None
-        if commit is None:
-            which = "no commit" if number is None else f"no commit {number}"
-            raise NotCommittedError(
-                f"{self.url} has {which} of {view_id}/{key}. List keys with `store-schema ls URL VIEW`."
-            )
-        return commit
+                return commits.read_commit(self.location, view_id, key, number)
+        which = "no commit" if number is None else f"no commit {number}"
+        raise NotCommittedError(
+            f"{self.url} has {which} of {view_id}/{key}. List keys with `store-schema ls URL VIEW`."
+        )
 
     # Snapshots
 
     def make_snapshot(
-        self, view_id: str, keys: Iterable[EntryKey] | Mapping[EntryKey, int | None] | None = None
+        self,
+        view_id: str,
+        keys: Iterable[EntryKey] | Mapping[EntryKey, int | None] | None = None,
+        *,
+        where: Sequence[str] = (),
+        base: str | None = None,
+        told: Told | None = None,
     ) -> str:
         """Pins entries of one view to commits, and gives the snapshot's id; the same pins give the same id.
+
+        One listing finds the current commits; only those that the base does not pin already are read.
 
         Parameters
         ----------
         keys
             Entries to pin, all of the view by default. A mapping gives commit numbers; None stands for the current one.
+        where
+            Filters such as `patient=MM_0*` or `modality!=CT`; see `store_schema.where.where`.
+        base
+            Id of the snapshot to build on, the newest of the view by default. It changes the work, never the result.
 
         Raises
         ------
         NotCommittedError
-            If the view, an entry or its commit is not there.
+            If the view, an entry or its commit is not there, or nothing is left to pin by the filter.
+        EntryWithdrawnError
+            If an entry asked for was withdrawn.
         """
         view = self.view(view_id)
         wanted = self.current_numbers(view.view_id) if keys is None else keys
         numbers: Mapping[EntryKey, int | None] = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
-        rows = [pin(self.location, view.view_id, key, number) for key, number in numbers.items()]
+        passes = filter_of(where)
+        chosen = {key: number for key, number in numbers.items() if passes(key)}
+        if where and not chosen:
+            raise NotCommittedError(f"none of {len(numbers)} entries of {view.view_id} passes {' and '.join(where)}.")
+        content = base_of(self.location, view.view_id, base)
+        rows = pin_all(self.location, view.view_id, chosen, base=content, told=told)
         header = SnapshotHeader(store_id=self.store_id, view=view.view_id, view_sha256=view.digest, rows=len(rows))
         return write_list(self.location, make_list(header, rows))
+
+    def diff(self, before: str, after: str) -> SnapshotDiff:
+        """What changed between two snapshots of one view; both may name withdrawn entries, since nothing of them is read.
+
+        Raises
+        ------
+        NotCommittedError
+            If one is not there.
+        UsageError
+            If they are of two views.
+        """
+        return diff(*(read_list(self.location, resolve_id(one, self.snapshot_ids)) for one in (before, after)))
 
     def snapshot_ids(self) -> list[str]:
         """Ids of all snapshots, sorted."""
@@ -252,13 +309,15 @@ class Store:
             If its content is not what its name says.
         SchemaError
             If it belongs to another store.
+        EntryWithdrawnError
+            If it names an entry that was withdrawn.
         """
         content = read_list(self.location, resolve_id(snapshot_id, self.snapshot_ids))
         if content.header.store_id != self.store_id:
             raise SchemaError(
                 f"snapshot {content.id[:16]}… was made in store {content.header.store_id}, this is {self.store_id} at {self.url}."
             )
-        return Snapshot(self.location, content)
+        return opened(self.location, content)
 
     # Care
 
@@ -277,7 +336,7 @@ class Store:
     # Runs
 
     def put_run(self, run_id: str, name: str, data: bytes) -> None:
-        """Adds one record to a run; records are never overwritten.
+        """Adds one record to a run; records are never overwritten. The same bytes again are fine: an answer may have been lost.
 
         Raises
         ------
@@ -285,12 +344,11 @@ class Store:
             If the run has a record of that name.
         """
         path = _run_path(run_id, name)
-        try:
-            self.location.create(path, data)
-        except AlreadyExistsError as error:
+        there = commits.create_or_read(self.location, path, data)
+        if there not in {None, data}:
             raise AlreadyExistsError(
                 f"{self.url}/{path} exists: runs are append-only. Use another run id or record name."
-            ) from error
+            )
 
     def run_ids(self) -> list[str]:
         """Ids of all runs, sorted."""
@@ -366,6 +424,8 @@ def url(store: Store | str | os.PathLike[str], view: str, key: EntryKey | str, *
     ------
     NotCommittedError
         If no commit lists the entry.
+    EntryWithdrawnError
+        If the entry was withdrawn.
     UsageError
         If only this process can reach the store.
     """

@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from typing import Any, Literal
+from threading import BoundedSemaphore
+from typing import Any
 
-from store_schema.arrays import Entry, check_entry, content_sha256
-from store_schema.commits import commit_path, numbers_in, read_commit
-from store_schema.errors import (
-    EngramError,
-    InvalidKeyError,
-    NotCommittedError,
-    ObjectAlteredError,
-    ObjectMissingError,
-    SchemaError,
-    StoreError,
-)
+from store_schema.arrays import Entry, check_entry, content_sha256, decode
+from store_schema.commits import Numbered, commit_path, numbers_in, read_record
+from store_schema.errors import ObjectAlteredError, SchemaError, StoreError
+from store_schema.findings import Finding, tried
 from store_schema.keys import EntryKey
-from store_schema.reader import StoredEntry, read_entry, read_object
-from store_schema.records import CommitRecord
-from store_schema.snapshot import Snapshot, snapshot_path
+from store_schema.parallel import each
+from store_schema.reader import read_object
+from store_schema.records import CommitRecord, TombstoneRecord
+from store_schema.scan import Attempt, EntryFolder, patients, scan
+from store_schema.snapshot import Snapshot, list_snapshots
 from store_schema.store import Store
+from store_schema.verify_lists import check_names, check_packs, check_root, check_snapshot, check_snapshots
 from store_schema.views import read_view
+from store_schema.withdrawals import withdrawn
 
-Kind = Literal["missing", "altered", "chain", "record", "twin", "unreadable"]
-KINDS: Mapping[type[EngramError], Kind] = {
-    ObjectMissingError: "missing",
-    ObjectAlteredError: "altered",
-    SchemaError: "record",
-    InvalidKeyError: "record",
-    NotCommittedError: "record",
-}
-THREADS = 8
-"""Entries checked at once; most of the time goes into waiting for the backend."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong."""
-
-    kind: Kind
-    """`missing` or `altered` object, broken commit `chain`, malformed `record`, ids that differ by case alone (`twin`),
-    or an object that the backend could not give (`unreadable`)."""
-    path: str
-    detail: str
+DECODERS = 4
+"""Entries decoded at once: a decoded mask is large, an object on its way is not."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +36,20 @@ class VerifyReport:
 
     views: int
     entries: int
+    """Entries with a commit or a tombstone."""
     commits: int
+    """Commits whose objects were read: those of withdrawn entries have none."""
     objects: int
     size_bytes: int
     """Bytes of all committed objects."""
     snapshots: int
     findings: tuple[Finding, ...]
     orphans: tuple[str, ...]
-    """Attempts that no commit names: left by writers that died, invisible to readers."""
+    """Attempts that no commit or pack names: left by writers that died, invisible to readers."""
+    orphan_bytes: int = 0
+    packs: int = 0
+    withdrawn: int = 0
+    """Entries that a tombstone ends."""
 
     @property
     def ok(self) -> bool:
@@ -74,24 +58,79 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
-        return {"ok": self.ok, **asdict(self)}
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What is to be checked of one entry."""
-
-    view: str
-    key: EntryKey
-    numbers: tuple[int, ...]
-    whole: bool = True
-    """Whether these are all its commits, and not the one that a snapshot pins."""
+        return {"ok": self.ok, **dataclasses.asdict(self)}
 
 
 @dataclass(frozen=True)
 class _Checked:
-    commits: tuple[CommitRecord, ...]
-    findings: tuple[Finding, ...]
+    """What was found under one name."""
+
+    key: EntryKey | None = None
+    commits: int = 0
+    objects: int = 0
+    size_bytes: int = 0
+    withdrawn: bool = False
+    findings: tuple[Finding, ...] = ()
+    orphans: tuple[Attempt, ...] = ()
+
+
+@dataclass
+class _Tally:
+    """Sums over all names, so that memory does not grow with the number of entries."""
+
+    total: int
+    on_entry: Callable[[int, int], None] | None
+    entries: int = 0
+    commits: int = 0
+    objects: int = 0
+    size_bytes: int = 0
+    withdrawn: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    orphans: list[Attempt] = field(default_factory=list)
+    ids: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Ids seen by what they name."""
+
+    def add(self, one: _Checked) -> None:
+        """Takes one name's result."""
+        self.findings += one.findings
+        self.orphans += one.orphans
+        if one.key is None:
+            return
+        self.entries += 1
+        self.commits += one.commits
+        self.objects += one.objects
+        self.size_bytes += one.size_bytes
+        self.withdrawn += one.withdrawn
+        for kind in ("patient", "modality", "roi"):
+            self.ids[kind].add(getattr(one.key, kind))
+        if self.on_entry is not None:
+            self.on_entry(self.entries, max(self.entries, self.total))
+
+    def report(self, *, views: int, snapshots: int, packs: int) -> VerifyReport:
+        """The sums as they are reported."""
+        return VerifyReport(
+            views=views,
+            entries=self.entries,
+            commits=self.commits,
+            objects=self.objects,
+            size_bytes=self.size_bytes,
+            snapshots=snapshots,
+            findings=tuple(self.findings),
+            orphans=tuple(attempt.path for attempt in self.orphans),
+            orphan_bytes=sum(attempt.size_bytes for attempt in self.orphans),
+            packs=packs,
+            withdrawn=self.withdrawn,
+        )
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What all checks of a verification share."""
+
+    store: Store
+    withdrawn: Mapping[str, frozenset[EntryKey]]
+    """Keys that the list of a view names."""
+    decoding: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(DECODERS))
 
 
 def verify(
@@ -101,12 +140,12 @@ def verify(
     snapshot: Snapshot | None = None,
     on_entry: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
-    """Checks every commit and every object it lists: presence, size, digest, decoded content, chain, ids, snapshots.
+    """Checks every commit and every object it lists: presence, size, digest, decoded content, chain, ids, snapshots, packs.
 
     Parameters
     ----------
     views
-        View ids; by default everything in the store, its snapshots too.
+        View ids; by default everything in the store, its snapshots and packs too.
     snapshot
         Check only what this snapshot pins.
     on_entry
@@ -114,176 +153,186 @@ def verify(
     """
     if snapshot is not None:
         return _verify_snapshot(store, snapshot, on_entry)
+    location = store.location
     view_ids = list(views) if views is not None else _all_views(store)
-    entries, findings = _listed(store, view_ids)
-    checked = _check_all(store, entries, on_entry)
-    snapshots = store.snapshot_ids() if views is None else []
-    findings += [finding for view in view_ids for finding in _check_view(store, view)]
-    findings += _twins(view_ids, entries)
-    findings += [finding for snapshot_id in snapshots for finding in _check_snapshot(store, snapshot_id)]
-    return _report(checked, findings, views=len(view_ids), snapshots=len(snapshots), orphans=_attempts(store, view_ids))
+    tally = _Tally(sum(_entries_in(store, view) for view in view_ids), on_entry)
+    lists = {view: tried(f"withdrawn/{view}", partial(withdrawn, location, view)) for view in view_ids}
+    tally.findings += [finding for _, wrong in lists.values() for finding in wrong]
+    check = _Check(store, {view: frozenset(listed or ()) for view, (listed, _) in lists.items()})
+    places = ((view, patient) for view in view_ids for patient in patients(location, view))
+    for ones in each(partial(_check_patient, check), places, parallel=location.parallel):
+        for one in ones:
+            tally.add(one)
+    tally.findings += [finding for view in view_ids for finding in _check_view(check, view)]
+    tally.findings += check_names({"view": set(view_ids), **tally.ids})
+    if views is not None:
+        return tally.report(views=len(view_ids), snapshots=0, packs=0)
+    tally.findings += [*check_root(location), *check_snapshots(location, store.store_id)]
+    packs = check_packs(location, check.withdrawn)
+    tally.findings += packs.findings
+    tally.orphans += packs.orphans
+    return tally.report(views=len(view_ids), snapshots=len(list_snapshots(location)), packs=packs.packs)
 
 
 def _verify_snapshot(store: Store, snapshot: Snapshot, on_entry: Callable[[int, int], None] | None) -> VerifyReport:
-    entries = [_Entry(snapshot.view_id, row.key, (row.number,), whole=False) for row in snapshot.rows]
-    checked = _check_all(store, entries, on_entry)
-    return _report(checked, _check_snapshot(store, snapshot.id), views=1, snapshots=1, orphans=[])
-
-
-def _report(
-    checked: Sequence[_Checked], findings: Iterable[Finding], *, views: int, snapshots: int, orphans: Iterable[str]
-) -> VerifyReport:
-    commits = [commit for result in checked for commit in result.commits]
-    named = {commit.folder for commit in commits}
-    return VerifyReport(
-        views=views,
-        entries=len(checked),
-        commits=len(commits),
-        objects=sum(len(commit.objects) for commit in commits),
-        size_bytes=sum(record.size_bytes for commit in commits for record in commit.objects.values()),
-        snapshots=snapshots,
-        findings=(*findings, *(finding for result in checked for finding in result.findings)),
-        orphans=tuple(orphan for orphan in orphans if orphan not in named),
-    )
+    tally = _Tally(len(snapshot.rows), on_entry)
+    check = _Check(store, {})
+    pinned = ((snapshot.view_id, row.key, row.number) for row in snapshot.rows)
+    for one in each(lambda place: _check_pinned(check, *place), pinned, parallel=store.location.parallel):
+        tally.add(one)
+    tally.findings += check_snapshot(store.location, store.store_id, snapshot.id)
+    return tally.report(views=1, snapshots=1, packs=0)
 
 
 def _all_views(store: Store) -> list[str]:
-    return sorted({*store.view_ids(), *store.location.children("commits"), *store.location.children("data")})
+    listed = (store.location.children(kind) for kind in ("commits", "data", "withdrawn"))
+    return sorted({*store.view_ids(), *(name for names in listed for name in names)})
 
 
-def _tried[T](path: str, read: Callable[[], T]) -> tuple[T | None, list[Finding]]:
-    """What a check gives, or what it raises as a finding."""
-    try:
-        return read(), []
-    except EngramError as error:
-        return None, [Finding(KINDS.get(type(error), "unreadable"), path, str(error))]
+def _entries_in(store: Store, view: str) -> int:
+    """How many entries a view has: each has a record 0."""
+    return sum(one.path.endswith("/000000.json") for one in store.location.objects(f"commits/{view}"))
 
 
 # Entries
 
 
-def _listed(store: Store, view_ids: Iterable[str]) -> tuple[list[_Entry], list[Finding]]:
-    """Every entry with a commit; a name among the commits that is none is a finding."""
-    entries: list[_Entry] = []
-    findings: list[Finding] = []
-    for view in view_ids:
-        paths = [path.rpartition("/") for path in store.location.paths(f"commits/{view}")]
-        for folder, names in groupby(sorted(paths), key=lambda parts: parts[0]):
-            entry, wrong = _entry(view, folder, [name for _, _, name in names])
-            entries += [entry] if entry is not None and entry.numbers else []
-            findings += wrong
-    return entries, findings
+def _check_patient(check: _Check, place: tuple[str, str]) -> list[_Checked]:
+    view, patient = place
+    found = scan(check.store.location, view, patient)
+    if not found:
+        return [
+            _Checked(
+                findings=(Finding("record", f"{view}/{patient}", "is an object where a patient's folder belongs"),)
+            )
+        ]
+    return [_check_name(check, entry) for entry in found]
 
 
-def _entry(view: str, folder: str, names: Sequence[str]) -> tuple[_Entry | None, list[Finding]]:
-    """The entry whose commits lie in a folder."""
-    key, findings = _tried(folder, partial(EntryKey.parse, folder.removeprefix(f"commits/{view}").removeprefix("/")))
-    numbers = tuple(numbers_in(names))
-    if len(numbers) < len(names):
-        findings.append(Finding("record", folder, f"{len(names) - len(numbers)} objects here are no commits"))
-    return (None if key is None else _Entry(view, key, numbers)), findings
+def _check_name(check: _Check, entry: EntryFolder) -> _Checked:
+    """What lies under one name of an entry; a name that is no key has nothing that could be read."""
+    folder = f"commits/{entry.view}/{entry.name}"
+    _, findings = tried(folder, partial(EntryKey.parse, entry.name)) if entry.records else (None, [])
+    strays = len(entry.records) - len(entry.numbers)
+    if strays:
+        findings.append(Finding("record", folder, f"{strays} objects here are no commits"))
+    if entry.key is None:
+        findings += [Finding("unknown", attempt.path, "is no attempt of an entry") for attempt in entry.attempts]
+        return _Checked(findings=tuple(findings))
+    if not entry.numbers:
+        return _Checked(findings=tuple(findings), orphans=entry.attempts)
+    checked = _check_entry(check, entry, entry.key)
+    return dataclasses.replace(checked, findings=(*findings, *checked.findings))
 
 
-def _check_all(store: Store, entries: Sequence[_Entry], on_entry: Callable[[int, int], None] | None) -> list[_Checked]:
-    checked: list[_Checked] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for result in pool.map(partial(_check_entry, store), entries):
-            checked.append(result)
-            if on_entry is not None:
-                on_entry(len(checked), len(entries))
-    return checked
-
-
-def _check_entry(store: Store, entry: _Entry) -> _Checked:
-    commits: list[CommitRecord] = []
+def _check_entry(check: _Check, entry: EntryFolder, key: EntryKey) -> _Checked:
+    records: list[Numbered] = []
     findings: list[Finding] = []
     for number in entry.numbers:
-        path = commit_path(entry.view, entry.key, number)
-        commit, wrong = _tried(path, partial(read_commit, store.location, entry.view, entry.key, number))
-        findings += wrong if commit is None else _check_commit(store, commit)
-        commits += [] if commit is None else [commit]
-    chain = _check_chain(entry, commits) if entry.whole else ()
-    return _Checked(tuple(commits), (*chain, *findings))
+        path = commit_path(entry.view, key, number)
+        record, wrong = tried(path, partial(read_record, check.store.location, entry.view, key, number))
+        findings += wrong
+        records += [] if record is None else [record]
+    findings += _check_chain(f"commits/{entry.view}/{key}", entry.numbers, records)
+    if any(isinstance(record, TombstoneRecord) for record in records):
+        return _Checked(key, withdrawn=True, findings=(*findings, *_check_withdrawn(check, entry, key)))
+    if key in check.withdrawn.get(entry.view, ()):
+        findings.append(_unfinished(f"withdrawn/{entry.view}", f"names {key}, which no tombstone ends"))
+    commits = [record for record in records if isinstance(record, CommitRecord)]
+    findings += [finding for commit in commits for finding in _check_commit(check, commit)]
+    # A commit that cannot be read names an attempt that nobody knows: then none is called an orphan.
+    named = {commit.folder for commit in commits}
+    orphans = [one for one in entry.attempts if one.path not in named] if len(commits) == len(entry.numbers) else []
+    return _Checked(
+        key,
+        commits=len(commits),
+        objects=sum(len(commit.objects) for commit in commits),
+        size_bytes=sum(one.size_bytes for commit in commits for one in commit.objects.values()),
+        findings=tuple(findings),
+        orphans=tuple(orphans),
+    )
 
 
-def _check_chain(entry: _Entry, commits: Sequence[CommitRecord]) -> Iterator[Finding]:
-    """Numbers without gaps, and each commit naming the inputs of those before it."""
-    path = f"commits/{entry.view}/{entry.key}"
-    if list(entry.numbers) != list(range(len(entry.numbers))):
-        yield Finding("chain", path, f"numbers are {list(entry.numbers)[:20]}: expected 0, 1, 2 … without gaps")
-    inputs = {commit.number: commit.input_sha256 for commit in commits}
-    for commit in commits:
-        if any(inputs.get(number, digest) != digest for number, digest in enumerate(commit.earlier_inputs)):
-            yield Finding("chain", path, f"commit {commit.number} does not list the inputs of those before it")
+def _check_pinned(check: _Check, view: str, key: EntryKey, number: int) -> _Checked:
+    """One commit that a snapshot pins."""
+    record, findings = tried(
+        commit_path(view, key, number), partial(read_record, check.store.location, view, key, number)
+    )
+    if not isinstance(record, CommitRecord):
+        return _Checked(key, findings=tuple(findings))
+    size_bytes = sum(one.size_bytes for one in record.objects.values())
+    return _Checked(key, 1, len(record.objects), size_bytes, findings=tuple(_check_commit(check, record)))
 
 
-def _check_commit(store: Store, commit: CommitRecord) -> list[Finding]:
-    findings = [
-        finding
-        for path in commit.objects
-        for finding in _tried(f"{commit.folder}/{path}", partial(read_object, store.location, commit, path))[1]
-    ]
-    return findings or _tried(commit.folder, partial(_check_content, store, commit))[1]
+def _check_withdrawn(check: _Check, entry: EntryFolder, key: EntryKey) -> Iterator[Finding]:
+    """A withdrawn entry is in the view's list, and no data of it is left."""
+    if key not in check.withdrawn[entry.view]:
+        yield _unfinished(f"commits/{entry.view}/{key}", "is ended by a tombstone and not in the view's list")
+    for attempt in entry.attempts:
+        yield _unfinished(attempt.path, f"has {attempt.objects} objects of a withdrawn entry")
 
 
-def _check_content(store: Store, commit: CommitRecord) -> None:
+def _unfinished(path: str, what: str) -> Finding:
+    return Finding("withdrawn", path, f"{what}: run `store-schema withdraw` again, it completes what was cut short")
+
+
+def _check_chain(path: str, numbers: Sequence[int], records: Sequence[Numbered]) -> Iterator[Finding]:
+    """Numbers without gaps, each record naming the inputs of those before it, and a tombstone the last."""
+    if list(numbers) != list(range(len(numbers))):
+        yield Finding("chain", path, f"numbers are {list(numbers)[:20]}: expected 0, 1, 2 … without gaps")
+    inputs = {record.number: record.input_sha256 for record in records if isinstance(record, CommitRecord)}
+    for record in records:
+        if any(inputs.get(number, digest) != digest for number, digest in enumerate(record.earlier_inputs)):
+            yield Finding("chain", path, f"commit {record.number} does not list the inputs of those before it")
+        if isinstance(record, TombstoneRecord) and record.number != numbers[-1]:
+            yield Finding("chain", path, f"commit {numbers[-1]} follows the tombstone {record.number}")
+
+
+def _check_commit(check: _Check, commit: CommitRecord) -> list[Finding]:
+    held: dict[str, bytes] = {}
+    findings: list[Finding] = []
+    for path in commit.objects:
+        data, wrong = tried(f"{commit.folder}/{path}", partial(read_object, check.store.location, commit, path))
+        findings += wrong
+        held[path] = data or b""
+    if findings:
+        return findings
+    with check.decoding:
+        return tried(commit.folder, partial(_check_content, check, commit, held))[1]
+
+
+def _check_content(check: _Check, commit: CommitRecord, held: Mapping[str, bytes]) -> None:
     """The arrays decode to the content the commit names, are an entry's, and the copies of metadata are the objects' own."""
-    entry = read_entry(store.location, commit)
-    found = content_sha256(entry.arrays)
+    arrays = {
+        name: decode(metadata, name, held.__getitem__, commit.objects, where=commit.folder)
+        for name, metadata in commit.arrays.items()
+    }
+    found = content_sha256(arrays)
     if found != commit.content_sha256:
         raise ObjectAlteredError(f"arrays decode to content {found[:16]}, the commit says {commit.content_sha256[:16]}")
-    group = json.loads(read_object(store.location, commit, "zarr.json"))
-    arrays = {n: json.loads(read_object(store.location, commit, f"{n}/zarr.json")) for n in commit.arrays}
-    if group.get("attributes") != commit.attributes or arrays != commit.arrays:
+    group = json.loads(held.get("zarr.json", b"{}"))
+    if group.get("attributes") != commit.attributes or any(
+        json.loads(held.get(f"{name}/zarr.json", b"null")) != metadata for name, metadata in commit.arrays.items()
+    ):
         raise SchemaError("attributes or array metadata in the commit are not those in the attempt's zarr.json")
-    _check_arrays(store, entry)
+    _check_arrays(check, commit, Entry(arrays, commit.attributes))
 
 
-def _check_arrays(store: Store, entry: StoredEntry) -> None:
+def _check_arrays(check: _Check, commit: CommitRecord, entry: Entry) -> None:
     """The arrays are such as a writer of this schema may store, the memory of the shape that its view declares."""
     try:
-        check_entry(Entry(entry.arrays, entry.attributes))
+        check_entry(entry)
     except StoreError as error:
         raise SchemaError(f"the entry must not be stored so: {error}") from error
-    view, _ = _tried(entry.commit.view, partial(store.view, entry.commit.view))
+    view, _ = tried(commit.view, partial(check.store.view, commit.view))
     shape = entry.arrays["memory"].shape
     # A view that cannot be read is a finding of its own.
     if view is not None and shape != view.layout.shape:
         raise SchemaError(f"memory has shape {shape}, the view declares {view.layout.shape}")
 
 
-# Views, ids, snapshots, attempts
-
-
-def _check_view(store: Store, view: str) -> list[Finding]:
-    return _tried(f"views/{view}.json", partial(read_view, store.location, view))[1]
-
-
-def _twins(view_ids: Iterable[str], entries: Iterable[_Entry]) -> Iterator[Finding]:
-    """Ids that one file system keeps apart and another does not."""
-    names = {"view": set(view_ids)} | {
-        kind: {getattr(entry.key, kind) for entry in entries} for kind in ("patient", "modality", "roi")
-    }
-    for kind, ids in names.items():
-        folded = Counter(name.casefold() for name in ids)
-        twins = sorted(name for name in ids if folded[name.casefold()] > 1)
-        if twins:
-            yield Finding("twin", ", ".join(twins), f"{kind} ids that differ by case alone: a reader may mix them up")
-
-
-def _check_snapshot(store: Store, snapshot_id: str) -> list[Finding]:
-    """Its name, its view, and every commit it pins."""
-    path = snapshot_path(snapshot_id)
-    snapshot, findings = _tried(path, partial(store.snapshot, snapshot_id))
-    if snapshot is None:
-        return findings
-    findings += _tried(path, lambda: snapshot.view)[1]
-    for key in snapshot.keys:
-        findings += _tried(f"{path}: {key}", partial(snapshot.commit, key))[1]
-    return findings
-
-
-def _attempts(store: Store, view_ids: Iterable[str]) -> list[str]:
-    """Every attempt's data folder: data, view, patient, modality, ROI, attempt."""
-    paths = (path for view in view_ids for path in store.location.paths(f"data/{view}"))
-    return sorted({"/".join(path.split("/")[:6]) for path in paths})
+def _check_view(check: _Check, view: str) -> Iterator[Finding]:
+    yield from tried(f"views/{view}.json", partial(read_view, check.store.location, view))[1]
+    strays = [name for name in check.store.location.children(f"withdrawn/{view}") if not numbers_in([name])]
+    for name in strays:
+        yield Finding("record", f"withdrawn/{view}/{name}", "is no list of withdrawn entries")

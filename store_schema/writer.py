@@ -1,7 +1,9 @@
-"""Writes an entry: all its data under a new attempt first, then one commit that makes it visible; decides nothing by a clock."""
+"""Writes an entry: all its data under a new attempt first, then one commit that makes it visible; knows no order by clocks."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +14,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from store_schema.arrays import Entry, StagedEntry, stage
-from store_schema.commits import append_commit, current_commit, state_of
-from store_schema.errors import StoreError, UsageError
+from store_schema.commits import FRESH_S, Numbered, append_commit, current_record, settled
+from store_schema.errors import BackendError, EntryWithdrawnError, StoreError, UsageError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
 from store_schema.records import CommitRecord, ObjectRecord, Source, ViewSpec, sha256
@@ -48,6 +50,15 @@ def uuid4_hex() -> str:
     return uuid.uuid4().hex
 
 
+def seconds_passed() -> float:
+    """A clock that only goes forward and counts the time that the machine slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+MAX_RESTAGES = 3
+"""Attempts that may grow too old before a writer gives up."""
+
+
 @dataclass(frozen=True)
 class Writer:
     """Publishes entries of one view."""
@@ -56,28 +67,59 @@ class Writer:
     view: ViewSpec
     clock: Callable[[], str] = utc_now
     new_attempt: Callable[[], str] = uuid4_hex
+    passed: Callable[[], float] = seconds_passed
+    """Seconds since some moment: how old an attempt is."""
 
     def publish(
         self, key: EntryKey, entry: Entry, *, input_sha256: str, provenance: Provenance, make_current: bool = False
     ) -> Publication:
         """Writes the entry unless a commit has its input already; see `Store.publish`."""
-        current = current_commit(self.location, self.view.view_id, key)
-        state = state_of(current, input_sha256)
-        if current is not None and state == "done":
-            return Publication("done", current)
-        if current is not None and state == "superseded" and not make_current:
-            return Publication("superseded", current)
-        staged = stage(entry)
-        _check_layout(staged, self.view, key)
-        draft = self._draft(key, staged, input_sha256, provenance)
-        self._put(draft.folder, staged.objects)
-        return Publication(*append_commit(self.location, draft, after=current, make_current=make_current))
+        for _ in range(MAX_RESTAGES):
+            current = current_record(self.location, self.view.view_id, key)
+            if found := settled(current, input_sha256, make_current=make_current):
+                return Publication(*found)
+            staged = stage(entry)
+            _check_layout(staged, self.view, key)
+            draft = self._draft(key, staged, input_sha256, provenance)
+            began = self.passed()
+            self._put(draft.folder, staged.objects)
+            appended = self._commit(draft, after=current, make_current=make_current, began=began)
+            if appended is not None:
+                return appended
+        raise BackendError(
+            f"{key} was not written: {MAX_RESTAGES} times its data took over {FRESH_S / 3600:.0f} hours to write, and `gc` may "
+            "take older data for a dead writer's. Check the connection and run it again."
+        )
 
     def _put(self, folder: str, objects: Mapping[str, bytes]) -> None:
         """Writes all objects of an attempt at once: each waits for its own sync or answer; all are durable at the end."""
-        with ThreadPoolExecutor(len(objects)) as pool:
+        with ThreadPoolExecutor(min(len(objects), self.location.parallel)) as pool:
             for done in [pool.submit(self.location.put, f"{folder}/{path}", data) for path, data in objects.items()]:
                 done.result()
+
+    def _commit(
+        self, draft: CommitRecord, *, after: Numbered | None, make_current: bool, began: float
+    ) -> Publication | None:
+        """Makes the attempt visible; None where it grew too old for that and must be written anew."""
+        try:
+            appended = append_commit(
+                self.location,
+                draft,
+                after=after,
+                make_current=make_current,
+                fresh=lambda: self.passed() - began < FRESH_S,
+            )
+        except EntryWithdrawnError:
+            # Withdrawn while its data was being written: the data must go too, and this writer knows it first.
+            self._erase(draft)
+            raise
+        return None if appended is None else Publication(*appended)
+
+    def _erase(self, draft: CommitRecord) -> None:
+        """Erases an attempt that was not committed; what stays where that fails is left to `gc`."""
+        with contextlib.suppress(BackendError):
+            for path in draft.objects:
+                self.location.delete(f"{draft.folder}/{path}")
 
     def _draft(self, key: EntryKey, staged: StagedEntry, input_sha256: str, provenance: Provenance) -> CommitRecord:
         """The commit to be; it gets its number when it is created."""

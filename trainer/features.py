@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from store_schema import EntryKey, Snapshot, open_snapshot
+from store_schema.bulk import BulkReader
+from store_schema.disk_cache import cache_from_environment
 from store_schema.errors import ConfigError
 
 MEAN_MAP = "mean_map"
@@ -22,7 +24,9 @@ def snapshot_of(store_url: str, snapshot_id: str) -> Snapshot:
 def mean_maps(
     store_url: str, snapshot_id: str, modality: str, roi: str, patients: tuple[str, ...]
 ) -> Float[np.ndarray, "patient row column"]:
-    """Mean maps of these patients in their order, float32, every byte checked against its commit; not writable.
+    """Mean maps of these patients in their order, float32, every byte checked; not writable.
+
+    They come from the snapshot's pack where there is one, else from the entries, through the local cache that ENGRAM_CACHE names.
 
     Parameters
     ----------
@@ -40,9 +44,8 @@ def mean_maps(
     ObjectMissingError, ObjectAlteredError
         If an object is gone or is not the one committed.
     """
-    snapshot = snapshot_of(store_url, snapshot_id)
-    maps = [_mean_map(snapshot, EntryKey(patient, modality, roi)) for patient in patients]
-    stacked = np.stack(maps)
+    reader = BulkReader(snapshot_of(store_url, snapshot_id), (MEAN_MAP,), cache=cache_from_environment())
+    stacked = reader.stack(MEAN_MAP, [EntryKey(patient, modality, roi) for patient in patients])
     stacked.setflags(write=False)
     return stacked
 
@@ -62,7 +65,3 @@ def pooled(
         raise ConfigError(f"images.pool: blocks of {block} do not part maps of {rows} × {columns} evenly")
     blocks = maps.reshape(patients, rows // block, block, columns // block, block)
     return maps if block == 1 else np.asarray(blocks.mean(axis=(2, 4), dtype=np.float64), dtype=maps.dtype)
-
-
-def _mean_map(snapshot: Snapshot, key: EntryKey) -> Float[np.ndarray, "row column"]:
-    return np.asarray(snapshot.read(key, arrays=[MEAN_MAP]).arrays[MEAN_MAP])

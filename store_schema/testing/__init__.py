@@ -10,6 +10,7 @@ Knows no backend. The raw methods must bypass the location that is tested. With 
 and locations that fail on purpose.
 """
 
+from store_schema.testing.care import CareContract, LaterLocation
 from store_schema.testing.doubles import (
     BlindLocation,
     FailingLocation,
@@ -30,6 +31,7 @@ __all__ = [
     "BlindLocation",
     "FailingLocation",
     "HookedLocation",
+    "LaterLocation",
     "StoreContract",
     "WrappedLocation",
     "digest_of",
@@ -42,5 +44,5 @@ __all__ = [
 ]
 
 
-class StoreContract(PromisesContract, FaultsContract):
+class StoreContract(PromisesContract, FaultsContract, CareContract):
     """The promises of SPEC.md, asked of one backend through its public interface."""

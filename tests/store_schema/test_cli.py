@@ -78,7 +78,7 @@ def test_verify_of_a_snapshot_checks_what_it_pins(store: Store, snapshot: Snapsh
     ("arguments", "status", "message"),
     [
         (["ls", "{tmp}/nothing"], 1, "StoreNotFoundError: "),
-        (["ls", "ftp://host/store"], 2, "UsageError: "),
+        (["ls", "nosuch://host/store"], 2, "UsageError: "),
         (["ls", "{store}", "nobody"], 1, "NotCommittedError: "),
         (["show", "{store}", "example", "a/CT/nothing"], 1, "NotCommittedError: "),
         (["show", "{store}", "example", "a/CT"], 2, "InvalidKeyError: "),

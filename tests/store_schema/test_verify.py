@@ -13,8 +13,13 @@ from store_schema import EntryKey, Snapshot, Store
 from store_schema.arrays import content_sha256
 from store_schema.commits import commit_path
 from store_schema.errors import BackendError
+from store_schema.location import PROBES
+from store_schema.packs import make_pack, pack_folder, record_path
 from store_schema.records import CommitRecord, ObjectRecord, seal, sha256, unseal
+from store_schema.snapshot import snapshot_path
 from store_schema.testing import WrappedLocation, digest_of, example_entry, example_view
+from store_schema.withdraw import withdraw
+from store_schema.withdrawals import withdrawn_path
 
 
 def _found(store: Store, **options) -> list[tuple[str, str]]:
@@ -159,6 +164,204 @@ def test_orphaned_attempts_are_listed_and_are_no_fault(store: Store, view: str) 
     report = store.verify()
     assert report.ok
     assert report.orphans == (attempt,)
+    assert report.orphan_bytes == 4
+
+
+def test_attempts_beside_a_commit_that_cannot_be_read_are_not_called_orphans(store: Store, view: str, keys) -> None:
+    store.location.put(commit_path(view, keys[0], 0), b"{}")
+    report = store.verify()
+    assert [finding.kind for finding in report.findings] == ["altered"]
+    assert report.orphans == ()
+
+
+def test_truncated_object_is_named_with_both_sizes(store: Store, view: str, keys) -> None:
+    path = f"{store.current(view, keys[0]).folder}/memory/c/0/0/0/0"
+    data = store.location.get(path)
+    store.location.put(path, data[:10])
+    (finding,) = store.verify().findings
+    assert (finding.kind, finding.path) == ("altered", path)
+    assert re.search(rf"has 10 bytes .* lists {len(data)} bytes", finding.detail)
+
+
+# Withdrawn entries
+
+
+def test_data_that_a_withdrawal_left_is_found_until_it_is_run_again(store: Store, view: str, keys) -> None:
+    before = {path: store.location.get(path) for path in store.location.paths(f"data/{view}/{keys[0]}")}
+    withdraw(store, keys=[keys[0]], reason="test")
+    assert _found(store) == []
+    for path, data in before.items():
+        store.location.put(path, data)
+    (finding,) = store.verify().findings
+    assert (finding.kind, finding.path) == ("withdrawn", "/".join(next(iter(before)).split("/")[:6]))
+    assert "run `store-schema withdraw` again" in finding.detail
+    withdraw(store, keys=[keys[0]], reason="test")
+    report = store.verify()
+    assert (report.ok, report.entries, report.withdrawn) == (True, 3, 1)
+
+
+def test_tombstone_that_the_list_lacks_and_list_without_tombstone_are_found(store: Store, view: str, keys) -> None:
+    withdraw(store, keys=[keys[0]], reason="test")
+    listed = store.location.get(withdrawn_path(view, 0))
+    store.location.delete(withdrawn_path(view, 0))
+    assert _found(store) == [("withdrawn", f"commits/{view}/{keys[0]}")]
+    store.location.create(withdrawn_path(view, 0), listed)
+    store.location.delete(commit_path(view, keys[0], 1))
+    assert ("withdrawn", f"withdrawn/{view}") in _found(store)
+
+
+def test_damaged_list_is_found(store: Store, view: str, keys) -> None:
+    withdraw(store, keys=[keys[0]], reason="test")
+    store.location.put(withdrawn_path(view, 1), b"{}")
+    assert ("altered", f"withdrawn/{view}") in _found(store)
+    store.location.delete(withdrawn_path(view, 1))
+    store.location.put(f"withdrawn/{view}/notes.txt", b"x")
+    assert _found(store) == [("record", f"withdrawn/{view}/notes.txt")]
+
+
+def test_commit_after_a_tombstone_is_found(store: Store, view: str, keys) -> None:
+    commit = store.current(view, keys[0])
+    withdraw(store, keys=[keys[0]], reason="test")
+    inputs = (commit.input_sha256, digest_of("forged"))
+    later = commit.model_copy(update={"number": 2, "earlier_inputs": inputs})
+    store.location.create(commit_path(view, keys[0], 2), later.to_bytes())
+    assert ("chain", f"commits/{view}/{keys[0]}") in _found(store)
+
+
+def test_snapshot_that_names_a_withdrawn_entry_is_no_fault(store: Store, view: str, snapshot: Snapshot, keys) -> None:
+    withdraw(store, keys=[keys[0]], reason="test")
+    assert _found(store) == []
+    store.location.put(commit_path(view, keys[0], 0), b"{}")
+    assert ("altered", f"{snapshot_path(snapshot.id)}: {keys[0]}") in _found(store)
+
+
+# Names, markers
+
+
+@pytest.mark.parametrize("path", ["notes.txt", "backup/x", ".hidden/x"])
+def test_name_at_the_root_that_no_store_has_is_found(store: Store, view: str, path: str) -> None:
+    store.location.put(path, b"x")
+    assert _found(store) == [("unknown", path.split("/", maxsplit=1)[0])]
+
+
+def test_probes_are_no_strays(store: Store, view: str) -> None:
+    store.location.put(f"{PROBES}/x", b"")
+    assert _found(store) == []
+
+
+@pytest.mark.parametrize("path", ["views/notes.txt", "snapshots/notes.txt", "packs/notes.txt"])
+def test_name_that_does_not_belong_in_its_folder_is_found(store: Store, view: str, path: str) -> None:
+    store.location.put(path, b"x")
+    assert _found(store) == [("record", path)]
+
+
+def test_object_where_a_patients_folder_belongs_is_found(store: Store, view: str) -> None:
+    store.location.put(f"commits/{view}/stray", b"x")
+    store.location.put(f"data/{view}/other", b"x")
+    assert sorted(_found(store)) == [("record", f"{view}/other"), ("record", f"{view}/stray")]
+
+
+def test_data_under_a_name_that_is_no_key_is_found(store: Store, view: str) -> None:
+    store.location.put(f"data/{view}/a/CT/..skeleton/{'0' * 32}/zarr.json", b"x")
+    assert _found(store) == [("unknown", f"data/{view}/a/CT/..skeleton/{'0' * 32}")]
+
+
+def test_marker_of_a_snapshot_that_is_not_there_or_of_another_view_is_found(
+    store: Store, view: str, snapshot: Snapshot
+) -> None:
+    other = store.put_view(example_view(recipe=2))
+    store.location.put(f"snapshots/of/{other}/{snapshot.id}", b"")
+    store.location.put(f"snapshots/of/{view}/{'0' * 64}", b"")
+    assert sorted(_found(store)) == [
+        ("missing", f"snapshots/of/{view}/{'0' * 64}"),
+        ("record", f"snapshots/of/{other}/{snapshot.id}"),
+    ]
+
+
+def test_rows_that_two_snapshots_share_are_read_once(store: Store, view: str, snapshot: Snapshot, keys) -> None:
+    store.publish(view, keys[0], example_entry(9), input_sha256=digest_of("x"))
+    store.make_snapshot(view)
+    asked = []
+
+    class Counting(WrappedLocation):
+        def get(self, path: str) -> bytes:
+            asked.append(path)
+            return super().get(path)
+
+    counting = Store(Counting(store.location), store.record)
+    assert _found(counting) == []
+    # Once as an entry's commit, once as a row of the first snapshot.
+    assert asked.count(commit_path(view, keys[1], 0)) == 2
+
+
+# Packs
+
+
+def test_sound_pack_is_counted(store: Store, snapshot: Snapshot) -> None:
+    for kind in ("mean_map", "memory"):
+        make_pack(snapshot, kind)
+    report = store.verify()
+    assert (report.findings, report.packs, report.orphans) == ((), 2, ())
+
+
+def test_damaged_missing_and_truncated_objects_of_a_pack_are_found(store: Store, snapshot: Snapshot) -> None:
+    pack = make_pack(snapshot, "mean_map")
+    for path in sorted(pack.record.objects):
+        place = f"{pack.folder}/{path}"
+        whole = store.location.get(place)
+        for damaged in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:]):
+            store.location.put(place, damaged)
+            assert _found(store) == [("altered", place)]
+        store.location.delete(place)
+        assert _found(store) == [("missing", place)]
+        store.location.put(place, whole)
+    assert _found(store) == []
+
+
+def test_damaged_or_moved_record_of_a_pack_is_found(store: Store, snapshot: Snapshot) -> None:
+    make_pack(snapshot, "mean_map")
+    path = record_path(snapshot.id, "mean_map")
+    data = store.location.get(path)
+    other = record_path(snapshot.id, "memory")
+    store.location.create(other, data)
+    assert _found(store) == [("record", other)]
+    store.location.delete(other)
+    store.location.put(path, data[:-3])
+    report = store.verify()
+    assert ([(f.kind, f.path) for f in report.findings], report.orphans) == ([("altered", path)], ())
+
+
+def test_pack_of_other_rows_than_its_snapshot_is_found(store: Store, view: str, snapshot: Snapshot, keys) -> None:
+    """Sound in itself, and named by another snapshot's id."""
+    other = store.snapshot(store.make_snapshot(view, keys[:2]))
+    pack = make_pack(other, "mean_map")
+    claimed = pack.record.model_copy(update={"snapshot": snapshot.id})
+    folder = pack_folder(snapshot.id, "mean_map")
+    for path in pack.record.objects:
+        store.location.put(f"{folder}/{claimed.attempt}/{path}", store.location.get(f"{pack.folder}/{path}"))
+    store.location.create(record_path(snapshot.id, "mean_map"), claimed.to_bytes())
+    (finding,) = store.verify().findings
+    assert (finding.kind, finding.path) == ("record", f"{folder}/{claimed.attempt}")
+    assert "patient coordinates are not the rows of snapshot" in finding.detail
+
+
+def test_attempts_at_a_pack_that_no_record_names_are_orphans(store: Store, snapshot: Snapshot) -> None:
+    orphan = f"{pack_folder(snapshot.id, 'mean_map')}/{'a' * 32}"
+    store.location.put(f"{orphan}/mean_map/c/0/0/0", b"half")
+    report = store.verify()
+    assert (report.ok, report.orphans, report.orphan_bytes) == (True, (orphan,), 4)
+
+
+def test_pack_that_a_withdrawal_left_is_found(store: Store, snapshot: Snapshot, keys) -> None:
+    make_pack(snapshot, "mean_map")
+    folder = pack_folder(snapshot.id, "mean_map")
+    held = {path: store.location.get(path) for path in store.location.paths(folder)}
+    assert withdraw(store, keys=[keys[0]], reason="test").packs == (folder,)
+    for path, data in held.items():
+        store.location.put(path, data)
+    assert _found(store) == [("withdrawn", folder)]
+    assert withdraw(store, keys=[keys[0]], reason="test").packs == (folder,)
+    assert _found(store) == []
 
 
 def test_one_view_or_snapshot_can_be_checked_alone(store: Store, view: str, keys) -> None:

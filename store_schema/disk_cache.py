@@ -1,0 +1,139 @@
+"""Keeps objects on a local disk, by their digest, for all processes of a machine; knows no store and trusts no file.
+
+A file's name is the sha256 of its bytes, so that nothing can go stale, and each is checked when it is read. A full or broken disk
+makes reading slower, never wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from store_schema.records import sha256
+
+FOLDER, LIMIT = "ENGRAM_CACHE", "ENGRAM_CACHE_BYTES"
+"""Environment variables: the folder of the cache, and how large it may grow."""
+LIMIT_BYTES = 20 * 2**30
+TRIM_TO = 0.8
+"""Part of the limit to which a full cache is trimmed, the objects read longest ago first."""
+CHECK_EVERY_BYTES = 64 * 2**20
+"""Bytes that a process adds before it looks at the size of the whole cache."""
+_NAME = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class DiskCache:
+    """Objects below one folder, which may be shared by any number of processes.
+
+    The folder is readable by its owner alone, since what lies in it comes from patients.
+    """
+
+    folder: Path
+    limit_bytes: int = LIMIT_BYTES
+    _added: int = field(default=0, repr=False)
+    _broken: bool = field(default=False, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[DiskCache], tuple[Path, int]]:
+        return DiskCache, (self.folder, self.limit_bytes)
+
+    def get(self, digest: str) -> bytes | None:
+        """The bytes of this digest; None where they are not there, or no longer what they should be."""
+        place = self._place(digest)
+        try:
+            data = place.read_bytes()
+        except OSError:
+            return None
+        if sha256(data) != digest:
+            with contextlib.suppress(OSError):
+                place.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(place)
+        return data
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Keeps bytes under their digest; says once, and goes on, where the disk does not take them."""
+        place = self._place(digest)
+        temporary = place.with_name(f".{uuid.uuid4().hex}")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place.parent.mkdir(mode=0o700, exist_ok=True)
+            temporary.write_bytes(data)
+            temporary.replace(place)
+        except OSError as error:
+            self._say_once(error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            return
+        if self._full_now(len(data)):
+            self.trim()
+
+    def purge(self, digests: Iterable[str]) -> None:
+        """Removes objects that were withdrawn.
+
+        Raises
+        ------
+        OSError
+            If one cannot be removed: it must not stay unnoticed.
+        """
+        for digest in digests:
+            self._place(digest).unlink(missing_ok=True)
+
+    def trim(self) -> None:
+        """Removes the objects read longest ago until the cache is well below its limit; others may do the same at once."""
+        held = sorted(self._held())
+        excess = sum(size for _, size, _ in held) - self.limit_bytes * TRIM_TO
+        if excess <= self.limit_bytes * (1 - TRIM_TO):
+            return
+        for _, size, path in held:
+            if excess <= 0:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+                excess -= size
+
+    def _held(self) -> Iterable[tuple[float, int, Path]]:
+        for path in self.folder.glob("??/*"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                yield status.st_mtime, status.st_size, path
+
+    def _full_now(self, size_bytes: int) -> bool:
+        """Whether it is time to look at the whole cache's size."""
+        with self._lock:
+            self._added += size_bytes
+            due = self._added >= min(CHECK_EVERY_BYTES, self.limit_bytes)
+            if due:
+                self._added = 0
+        return due
+
+    def _say_once(self, error: OSError) -> None:
+        with self._lock:
+            first, self._broken = not self._broken, True
+        if first:
+            log.warning(
+                "the cache %s takes no more objects (%s): reading goes on without it", self.folder, error.strerror
+            )
+
+    def _place(self, digest: str) -> Path:
+        if not _NAME.fullmatch(digest):
+            raise ValueError(f"{ascii(digest)[:80]} is no sha256 in hex.")
+        return self.folder / digest[:2] / digest
+
+
+def cache_from_environment() -> DiskCache | None:
+    """The cache that ENGRAM_CACHE names; None where it is not set."""
+    folder = os.environ.get(FOLDER, "").strip()
+    if not folder:
+        return None
+    return DiskCache(Path(folder).expanduser().absolute(), int(os.environ.get(LIMIT) or LIMIT_BYTES))
