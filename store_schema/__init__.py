@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from store_schema.arrays import ARRAYS as ARRAYS
     from store_schema.arrays import Entry as Entry
+    from store_schema.bulk import BulkReader as BulkReader
     from store_schema.commits import State as State
+    from store_schema.disk_cache import DiskCache as DiskCache
     from store_schema.keys import EntryKey as EntryKey
     from store_schema.keys import check_id as check_id
     from store_schema.location import open_location as open_location
+    from store_schema.packs import Pack as Pack
+    from store_schema.packs import make_pack as make_pack
+    from store_schema.packs import open_pack as open_pack
     from store_schema.reader import StoredEntry as StoredEntry
     from store_schema.records import CommitRecord as CommitRecord
     from store_schema.records import Encoder as Encoder
@@ -33,10 +38,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "arrays": ("ARRAYS", "Entry"),
+    "bulk": ("BulkReader",),
     "commits": ("State",),
+    "disk_cache": ("DiskCache",),
     "keys": ("EntryKey", "check_id"),
     "records": ("CommitRecord", "Encoder", "Intensity", "Layout", "Prompt", "Source", "ViewSpec"),
     "location": ("open_location",),
+    "packs": ("Pack", "make_pack", "open_pack"),
     "reader": ("StoredEntry",),
     "snapshot": ("Snapshot", "SnapshotRow", "open_snapshot"),
     "store": ("Store", "create_store", "open_store", "url"),

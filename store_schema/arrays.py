@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -79,13 +80,39 @@ def stage(entry: Entry) -> StagedEntry:
     """
     check_entry(entry)
     attributes = _as_json(entry.attributes)
-    objects: dict[str, Any] = {}
-    group = zarr.create_group(MemoryStore(objects), zarr_format=3, attributes=attributes)
+    data = {"zarr.json": _group_metadata(json.dumps(attributes, sort_keys=False))}
     for name, values in entry.arrays.items():
-        _create(group, name, values)
-    data = {path: buffer.to_bytes() for path, buffer in objects.items()}
+        data |= _staged_array(name, values)
     metadata = {name: json.loads(data[f"{name}/zarr.json"]) for name in entry.arrays}
     return StagedEntry(data, metadata, attributes, content_sha256(entry.arrays))
+
+
+def _staged_array(name: str, values: np.ndarray) -> dict[str, bytes]:
+    """The objects of one array. A single chunk is compressed here, as Zarr does it; its metadata Zarr itself has written, once."""
+    if ARRAYS[name].sharded:
+        objects: dict[str, Any] = {}
+        _create(zarr.create_group(MemoryStore(objects), zarr_format=3), name, values.shape)[...] = values
+        return {path: buffer.to_bytes() for path, buffer in objects.items() if path != "zarr.json"}
+    chunk = "/".join([name, "c", *["0"] * values.ndim])
+    plain = np.ascontiguousarray(values, dtype=np.dtype(ARRAYS[name].dtype).newbyteorder("<"))
+    return {
+        f"{name}/zarr.json": _array_metadata(name, values.shape),
+        chunk: bytes(Zstd(level=ZSTD_LEVEL).encode(plain)),
+    }
+
+
+@lru_cache(maxsize=64)
+def _group_metadata(attributes: str) -> bytes:
+    objects: dict[str, Any] = {}
+    zarr.create_group(MemoryStore(objects), zarr_format=3, attributes=json.loads(attributes))
+    return bytes(objects["zarr.json"].to_bytes())
+
+
+@lru_cache(maxsize=64)
+def _array_metadata(name: str, shape: tuple[int, ...]) -> bytes:
+    objects: dict[str, Any] = {}
+    _create(zarr.create_group(MemoryStore(objects), zarr_format=3), name, shape)
+    return bytes(objects[f"{name}/zarr.json"].to_bytes())
 
 
 def check_entry(entry: Entry) -> None:
@@ -137,13 +164,13 @@ def _as_json(attributes: Mapping[str, Json]) -> dict[str, Json]:
     return values
 
 
-def _create(group: zarr.Group, name: str, values: np.ndarray) -> None:
+def _create(group: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
     spec = ARRAYS[name]
-    chunks = tuple(map(min, MASK_CHUNK_ZYX, values.shape)) if spec.sharded else values.shape
-    shard = tuple(math.ceil(size / chunk) * chunk for size, chunk in zip(values.shape, chunks, strict=True))
-    array = group.create_array(
+    chunks = tuple(map(min, MASK_CHUNK_ZYX, shape)) if spec.sharded else shape
+    shard = tuple(math.ceil(size / chunk) * chunk for size, chunk in zip(shape, chunks, strict=True))
+    return group.create_array(
         name,
-        shape=values.shape,
+        shape=shape,
         dtype=spec.dtype,
         chunks=chunks,
         shards=shard if spec.sharded else None,
@@ -153,7 +180,6 @@ def _create(group: zarr.Group, name: str, values: np.ndarray) -> None:
         # Without this an all-zero array writes no chunk, and a lost chunk could not be told from it.
         config={"write_empty_chunks": True},
     )
-    array[...] = values
 
 
 def content_sha256(arrays: Mapping[str, np.ndarray]) -> str:

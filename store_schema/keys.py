@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from sys import intern
 
 from store_schema.errors import InvalidKeyError
 
@@ -38,7 +39,7 @@ def check_id(kind: str, text: str, *, max_length: int = MAX_ID_LENGTH) -> str:
     return text
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class EntryKey:
     """What an entry is of: one patient (or `patient.study`), one modality, one region of interest."""
 
@@ -72,4 +73,6 @@ class EntryKey:
                 f"{ascii(text)[:200]} is not an entry key: expected 'patient/modality/roi', got {len(segments)} segment(s). "
                 "List the store's keys with `store-schema ls URL VIEW`."
             )
-        return cls(*segments)
+        patient, modality, roi = segments
+        # A store has few modalities and ROIs: each text is held once, however many keys have it.
+        return cls(patient, intern(modality), intern(roi))

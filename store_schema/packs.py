@@ -7,17 +7,18 @@ object with its digest. Its bytes come from reads that checked every digest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import batched
 from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from pydantic import Field
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from store_schema.arrays import ARRAYS, ZSTD_LEVEL
@@ -33,7 +34,7 @@ from store_schema.errors import (
 )
 from store_schema.keys import EntryKey
 from store_schema.location import Location
-from store_schema.parallel import each
+from store_schema.parallel import AHEAD, each
 from store_schema.records import ObjectRecord, SealedRecord, parse_record, sha256, unseal
 from store_schema.snapshot import Snapshot
 from store_schema.withdrawals import withdrawn
@@ -45,6 +46,15 @@ SHARD_ENTRIES = 50
 """Entries in one object: a reader of a cohort makes 50 times fewer requests, a reader of one entry still finds its own chunk."""
 ENTRY = "entry"
 """Name of the axis that the entries lie along."""
+COORDINATES = ("patient", "modality", "roi", "number")
+STRINGS = np.dtypes.StringDType()
+DECIDING = ("zarr_format", "node_type", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")
+"""Members of an array's metadata that decide how its bytes are decoded."""
+CRC_BYTES = 4
+MEMORY_BYTES = 256 * 2**20
+"""What a pack is read or written with, at most, besides the array that is asked for and one object in hand."""
+COPIES = 3
+"""Of an entry in memory while it is read: compressed, decompressed, decoded."""
 Told = Callable[[int, int], None]
 
 
@@ -67,6 +77,12 @@ class Pack:
 
     snapshot: Snapshot
     record: PackRecord
+    _held: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Entries of objects that were read before, where a caller asked to hold them."""
+
+    def __reduce__(self) -> tuple[Callable[[Snapshot, str], Pack | None], tuple[Snapshot, str]]:
+        """A pickled pack is its snapshot's address: what is held does not travel."""
+        return open_pack, (self.snapshot, self.record.kind)
 
     @property
     def folder(self) -> str:
@@ -75,15 +91,32 @@ class Pack:
 
     @property
     def url(self) -> str:
-        """Address for `xr.open_zarr(url, consolidated=False)`; readers of it check chunk checksums, not the record's digests."""
+        """Address for `xr.open_zarr(url)`; readers of it check the checksums of chunks, not the record's digests."""
         return f"{self.snapshot.url}/{self.folder}"
 
     @cached_property
-    def _metadata(self) -> bytes:
-        return self._object(f"{self.record.kind}/zarr.json")
+    def _metadata(self) -> dict[str, Any]:
+        """The array's Zarr metadata, checked to be of the one form that is decoded here."""
+        metadata: dict[str, Any] = json.loads(self._object(f"{self.record.kind}/zarr.json"))
+        held: dict[str, Any] = {}
+        _create_array(zarr.create_group(MemoryStore(held), zarr_format=3), self.record.kind, tuple(metadata["shape"]))
+        expected = json.loads(held[f"{self.record.kind}/zarr.json"].to_bytes())
+        told = {key: metadata.get(key) for key in DECIDING}
+        if told != {key: expected.get(key) for key in DECIDING} or metadata["shape"][0] != len(self.snapshot):
+            raise SchemaError(
+                f"{self.url} is laid out in a way that this version does not read: open it with xarray, or make it again."
+            )
+        return metadata
 
-    def load(self, keys: Sequence[EntryKey] | None = None) -> np.ndarray:
+    def load(self, keys: Sequence[EntryKey] | None = None, *, hold_bytes: int = 0) -> np.ndarray:
         """The array of some entries in their order, or of all in the snapshot's; every byte checked against the record.
+
+        Parameters
+        ----------
+        keys
+            Entries, all of the snapshot by default.
+        hold_bytes
+            How much of what is read may be held, so that other entries of the same objects cost no request any more.
 
         Raises
         ------
@@ -94,29 +127,36 @@ class Pack:
         """
         rows = {row.key: i for i, row in enumerate(self.snapshot.rows)}
         wanted = range(len(rows)) if keys is None else [_row_of(rows, key, self.snapshot) for key in keys]
-        shape = json.loads(self._metadata)["shape"]
+        shape = self._metadata["shape"]
         values = np.empty((len(wanted), *shape[1:]), ARRAYS[self.record.kind].dtype)
         places: dict[int, list[int]] = {}
         for place, row in enumerate(wanted):
             places.setdefault(row // SHARD_ENTRIES, []).append(place)
-        shards = sorted(places)
-        for shard, held in zip(
-            shards, each(self._shard, shards, parallel=self.snapshot.location.parallel), strict=True
-        ):
-            values[places[shard]] = held[[wanted[place] - shard * SHARD_ENTRIES for place in places[shard]]]
+        for shard, entries in self._shards(sorted(places), hold_bytes):
+            values[places[shard]] = entries[[wanted[place] - shard * SHARD_ENTRIES for place in places[shard]]]
         return values
+
+    def _shards(self, shards: Sequence[int], hold_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The entries of some objects: those that are held, then the others."""
+        yield from ((shard, self._held[shard]) for shard in shards if shard in self._held)
+        others = [shard for shard in shards if shard not in self._held]
+        size = (
+            SHARD_ENTRIES * math.prod(self._metadata["shape"][1:]) * np.dtype(ARRAYS[self.record.kind].dtype).itemsize
+        )
+        read = _bounded(self._shard, others, parallel=self.snapshot.location.parallel, size_bytes=size)
+        for shard, entries in zip(others, read, strict=True):
+            if (len(self._held) + 1) * size <= hold_bytes:
+                self._held[shard] = entries
+            yield shard, entries
 
     def _shard(self, shard: int) -> np.ndarray:
         """The entries of one object."""
-        metadata = json.loads(self._metadata)
-        path = f"{self.record.kind}/{_chunk(shard, len(metadata['shape']))}"
-        prototype = default_buffer_prototype().buffer
-        data = {f"{self.record.kind}/zarr.json": self._metadata, path: self._object(path)}
-        store = MemoryStore({name: prototype.from_bytes(value) for name, value in data.items()}, read_only=True)
-        array = zarr.open_array(
-            store, path=self.record.kind, mode="r", zarr_format=3, config={"read_missing_chunks": False}
+        path = f"{self.record.kind}/{_chunk(shard, len(self._metadata['shape']))}"
+        count = min(SHARD_ENTRIES, len(self.snapshot) - shard * SHARD_ENTRIES)
+        dtype = np.dtype(ARRAYS[self.record.kind].dtype).newbyteorder("<")
+        return decode_shard(
+            self._object(path), count, tuple(self._metadata["shape"][1:]), dtype, where=f"{self.url}/{path}"
         )
-        return np.asarray(array[shard * SHARD_ENTRIES : (shard + 1) * SHARD_ENTRIES])
 
     def _object(self, path: str) -> bytes:
         """One object, checked."""
@@ -239,7 +279,12 @@ def _staged(snapshot: Snapshot, kind: str, told: Told | None) -> Iterator[tuple[
         done += len(values)
         if told is not None:
             told(done, len(snapshot))
+    metadata = {name: json.loads(held[f"{name}/zarr.json"].to_bytes()) for name in (kind, *COORDINATES)}
+    root = json.loads(held.pop("zarr.json").to_bytes())
+    # xarray asks for it, and warns where it is absent. Zarr v3 readers that do not know it pass over it.
+    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
     yield from ((path, buffer.to_bytes()) for path, buffer in held.items())
+    yield "zarr.json", json.dumps(root).encode()
 
 
 def _shards(snapshot: Snapshot, kind: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -253,8 +298,17 @@ def _shards(snapshot: Snapshot, kind: str, shape: tuple[int, ...]) -> Iterator[n
             )
         return values
 
-    read_all = each(read, snapshot.keys, parallel=snapshot.location.parallel)
+    size = math.prod(shape) * np.dtype(ARRAYS[kind].dtype).itemsize
+    read_all = _bounded(read, snapshot.keys, parallel=snapshot.location.parallel, size_bytes=size)
     yield from (np.stack(values) for values in batched(read_all, SHARD_ENTRIES))
+
+
+def _bounded[A](
+    read: Callable[[A], np.ndarray], items: Iterable[A], *, parallel: int, size_bytes: int
+) -> Iterator[np.ndarray]:
+    """What is read of each item, by as many requests at once as memory allows for values of this size."""
+    window = max(1, MEMORY_BYTES // (COPIES * size_bytes))
+    return each(read, items, parallel=min(parallel, window), window=min(window, AHEAD * parallel))
 
 
 def _create_array(group: zarr.Group, kind: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
@@ -274,22 +328,41 @@ def _create_array(group: zarr.Group, kind: str, shape: tuple[int, ...]) -> zarr.
 
 def _write_coordinates(group: zarr.Group, snapshot: Snapshot) -> None:
     rows = snapshot.rows
-    columns: dict[str, np.ndarray] = {
-        field: np.array([getattr(row.key, field) for row in rows], dtype=np.dtypes.StringDType())
-        for field in ("patient", "modality", "roi")
-    }
-    columns["number"] = np.array([row.number for row in rows], dtype=np.int32)
-    for name, values in columns.items():
+    for name in COORDINATES:
+        text = [getattr(row.key, name) for row in rows] if name != "number" else None
+        values = np.array([row.number for row in rows], np.int32) if text is None else np.array(text, STRINGS)
         array = group.create_array(
             name, shape=values.shape, dtype=values.dtype, chunks=values.shape, dimension_names=(ENTRY,),
             config={"write_empty_chunks": True},
         )  # fmt: skip
         array[...] = values
-    group.attrs["coordinates"] = " ".join(columns)
+    group.attrs["coordinates"] = " ".join(COORDINATES)
 
 
 def _chunk(shard: int, dimensions: int) -> str:
     return "/".join(["c", str(shard), *["0"] * (dimensions - 1)])
+
+
+def decode_shard(data: bytes, count: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, where: str) -> np.ndarray:
+    """The first `count` entries of one object: chunks of one entry each, and where each lies in an index at the end.
+
+    The caller has checked the object's digest, which covers the checksums that chunks and index end in.
+
+    References
+    ----------
+    Zarr v3, the codecs `sharding_indexed`, `zstd` and `crc32c`.
+    """
+    index = np.frombuffer(data[-(16 * SHARD_ENTRIES + CRC_BYTES) : -CRC_BYTES], "<u8").reshape(SHARD_ENTRIES, 2)
+    values = np.empty((count, *shape), dtype.newbyteorder("="))
+    view, zstd = memoryview(data), Zstd()
+    for row, (offset, size) in enumerate(index[:count].tolist()):
+        if offset + size > len(data):
+            raise ObjectMissingError(f"{where}: entry {row} of this object was never written: make the pack again.")
+        try:
+            values[row] = np.frombuffer(zstd.decode(view[offset : offset + size - CRC_BYTES]), dtype).reshape(shape)
+        except (RuntimeError, ValueError) as error:
+            raise ObjectAlteredError(f"{where}: entry {row} of this object does not decompress: {error}") from error
+    return values
 
 
 def _row_of(rows: dict[EntryKey, int], key: EntryKey, snapshot: Snapshot) -> int:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from store_schema.commits import commit_path, current_number, parse_commit
-from store_schema.errors import NotCommittedError, ObjectMissingError, StoreError, UsageError
+from store_schema.errors import EntryWithdrawnError, NotCommittedError, ObjectMissingError, StoreError, UsageError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
 from store_schema.parallel import each
 from store_schema.records import sha256
-from store_schema.snapshot import SnapshotList, SnapshotRow, newest_snapshot, read_list
+from store_schema.snapshot import SnapshotList, SnapshotRow, newest_snapshots, read_list
+from store_schema.where import where
+from store_schema.withdrawals import withdrawn
 
 Told = Callable[[int, int], None]
 """Told how many of how many entries are done."""
+LISTED_KEYS = 500
+"""Entries without a number above which one listing of their view is asked, not one of each."""
+TOLD_EVERY = 100
+"""Entries: telling of each would cost more than pinning it."""
 
 
-def pin(location: Location, view_id: str, key: EntryKey, number: int | None) -> SnapshotRow:
-    """The row that pins an entry to a commit, or to the current one.
+def pin(location: Location, view_id: str, key: EntryKey, number: int) -> SnapshotRow:
+    """The row that pins an entry to a commit.
 
     Raises
     ------
@@ -28,16 +34,56 @@ def pin(location: Location, view_id: str, key: EntryKey, number: int | None) -> 
     EntryWithdrawnError
         If the entry was withdrawn.
     """
-    found = current_number(location, view_id, key) if number is None else number
-    path = commit_path(view_id, key, found or 0)
+    path = commit_path(view_id, key, number)
     try:
         data = location.get(path)
     except ObjectMissingError as error:
-        which = "no commit" if number is None else f"no commit {number}"
         raise NotCommittedError(
-            f"{location.url} has {which} of {view_id}/{key}: it cannot be pinned. Extract it, or leave the key out."
+            f"{location.url} has no commit {number} of {view_id}/{key}: it cannot be pinned. Extract it, or leave the key out."
         ) from error
     return SnapshotRow(key, parse_commit(data, path=path).number, sha256(data))
+
+
+def wanted_numbers(
+    location: Location,
+    view_id: str,
+    keys: Iterable[EntryKey] | Mapping[EntryKey, int | None] | None,
+    *,
+    terms: Sequence[str] = (),
+    current: Callable[[], Mapping[EntryKey, int]],
+) -> dict[EntryKey, int | None]:
+    """Commit number of each entry to pin; None where the current one is still to be looked up.
+
+    Parameters
+    ----------
+    keys
+        All entries that are current, some, or some with their numbers.
+    terms
+        Filters; see `store_schema.where.where`.
+    current
+        Lists the current numbers of the whole view.
+
+    Raises
+    ------
+    NotCommittedError
+        If there are filters and nothing passes.
+    EntryWithdrawnError
+        If an entry was asked for that was withdrawn.
+    """
+    asked = current() if keys is None else keys
+    numbers: Mapping[EntryKey, int | None] = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
+    passes = where(terms)
+    chosen = {key: number for key, number in numbers.items() if passes(key)} if terms else dict(numbers)
+    if terms and not chosen:
+        raise NotCommittedError(f"none of {len(numbers)} entries of {view_id} passes {' and '.join(terms)}.")
+    if keys is None:
+        return chosen
+    if gone := withdrawn(location, view_id).keys() & chosen.keys():
+        raise EntryWithdrawnError(f"{view_id}/{min(gone)} was withdrawn: it cannot be pinned. Leave it out.")
+    if location.can_list and sum(number is None for number in chosen.values()) > LISTED_KEYS:
+        listed = current()
+        return {key: listed.get(key) if number is None else number for key, number in chosen.items()}
+    return chosen
 
 
 def pin_all(
@@ -45,56 +91,85 @@ def pin_all(
     view_id: str,
     numbers: Mapping[EntryKey, int | None],
     *,
-    base: SnapshotList | None,
-    told: Told | None,
+    bases: Sequence[SnapshotList] = (),
+    leave_out_withdrawn: bool = False,
+    told: Told | None = None,
 ) -> list[SnapshotRow]:
-    """Rows of many entries; one that the base pins to the same commit is taken from there, since commits never change."""
-    known = {} if base is None else {row.key: row for row in base.rows}
+    """Rows of many entries; one that a base pins to the same commit is taken from there, since commits never change.
 
-    def row(item: tuple[EntryKey, int | None]) -> SnapshotRow:
-        key, number = item
+    Parameters
+    ----------
+    numbers
+        Commit number of each entry; None stands for the current one.
+    bases
+        Snapshots of the view, the one to prefer first.
+    leave_out_withdrawn
+        Whether an entry whose series has ended is left out rather than refused: its withdrawal may be under way.
+    """
+    known = {row.key: row for base in reversed(bases) for row in base.rows}
+
+    def row(item: tuple[EntryKey, int | None]) -> SnapshotRow | None:
+        try:
+            return _row(location, view_id, *item, known)
+        except EntryWithdrawnError:
+            if leave_out_withdrawn:
+                return None
+            raise
+
+    rows: list[SnapshotRow] = []
+    to_read: list[tuple[EntryKey, int | None]] = []
+    for key, number in numbers.items():
         before = known.get(key)
-        return before if before is not None and before.number == number else pin(location, view_id, key, number)
-
-    rows = []
-    for done, one in enumerate(_rows(location, row, numbers, known), start=1):
-        rows.append(one)
-        if told is not None:
+        if before is not None and before.number == number:
+            rows.append(before)
+        else:
+            to_read.append((key, number))
+    for done, one in enumerate(each(row, to_read, parallel=location.parallel), start=len(rows) + 1):
+        rows += [] if one is None else [one]
+        if told is not None and done % TOLD_EVERY == 0:
             told(done, len(numbers))
+    if told is not None:
+        told(len(numbers), len(numbers))
     return rows
 
 
-def _rows(
-    location: Location,
-    row: Callable[[tuple[EntryKey, int | None]], SnapshotRow],
-    numbers: Mapping[EntryKey, int | None],
-    known: Mapping[EntryKey, SnapshotRow],
-) -> Iterator[SnapshotRow]:
-    """Known rows at once, the others by several threads."""
-    items = numbers.items()
-    same = [item for item in items if item[0] in known and known[item[0]].number == item[1]]
-    yield from map(row, same)
-    held = {key for key, _ in same}
-    yield from each(row, (item for item in items if item[0] not in held), parallel=location.parallel)
+def _row(
+    location: Location, view_id: str, key: EntryKey, number: int | None, known: Mapping[EntryKey, SnapshotRow]
+) -> SnapshotRow:
+    found = current_number(location, view_id, key) if number is None else number
+    if found is None:
+        raise NotCommittedError(
+            f"{location.url} has no commit of {view_id}/{key}: it cannot be pinned. Extract it, or leave the key out."
+        )
+    before = known.get(key)
+    return before if before is not None and before.number == found else pin(location, view_id, key, found)
 
 
-def base_of(location: Location, view_id: str, given: str | None) -> SnapshotList | None:
-    """The snapshot to build on: the one given, else the newest of the view.
+def bases_of(location: Location, view_id: str, store_id: str, given: str | None) -> list[SnapshotList]:
+    """The snapshots to build on, the one to prefer first: the one given, else the newest and the largest of the view.
 
     Raises
     ------
     UsageError
-        If the one given is of another view.
+        If the one given is of another view or store.
     """
-    if given is None:
-        newest = newest_snapshot(location, view_id)
-        # It only saves reading: one that is damaged or just being written is no reason to stop. `verify` tells.
-        with contextlib.suppress(StoreError):
-            return None if newest is None else read_list(location, newest)
-        return None
-    content = read_list(location, given)
-    if content.header.view != view_id:
-        raise UsageError(f"snapshot {given[:16]}… is of {content.header.view}, not of {view_id}: it is no base for it.")
+    if given is not None:
+        return [_base(read_list(location, given), view_id, store_id)]
+    found = []
+    for snapshot_id in newest_snapshots(location, view_id):
+        # They only save reading: one that is damaged, or just being written, is no reason to stop. `verify` tells.
+        with contextlib.suppress(StoreError, UsageError):
+            found.append(_base(read_list(location, snapshot_id), view_id, store_id))
+    return found
+
+
+def _base(content: SnapshotList, view_id: str, store_id: str) -> SnapshotList:
+    header = content.header
+    if (header.view, header.store_id) != (view_id, store_id):
+        raise UsageError(
+            f"snapshot {content.id[:16]}… is of {header.view} in store {header.store_id}, not of {view_id} in {store_id}: it "
+            "is no base for it."
+        )
     return content
 
 

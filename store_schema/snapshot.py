@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from itertools import pairwise
+from sys import intern
 
 from numcodecs import Zstd
 
@@ -22,6 +24,7 @@ from store_schema.errors import (
     ObjectAlteredError,
     ObjectMissingError,
     SchemaError,
+    UsageError,
 )
 from store_schema.keys import EntryKey
 from store_schema.location import Location, open_location
@@ -37,7 +40,7 @@ MARKERS = "snapshots/of"
 """Empty objects VIEW/SNAPSHOT below it find the snapshots of a view without reading any."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class SnapshotRow:
     """One pinned entry."""
 
@@ -58,10 +61,12 @@ class SnapshotList:
     @cached_property
     def lines(self) -> bytes:
         """The uncompressed JSON lines; equal lists give equal bytes."""
-        rows = (
-            canonical_json([r.key.patient, r.key.modality, r.key.roi, r.number, r.commit_sha256]) for r in self.rows
-        )
-        return b"\n".join([self.header.to_bytes(), *rows]) + b"\n"
+        lines = BytesIO()
+        lines.write(self.header.to_bytes() + b"\n")
+        for row in self.rows:
+            key = row.key
+            lines.write(canonical_json([key.patient, key.modality, key.roi, row.number, row.commit_sha256]) + b"\n")
+        return lines.getvalue()
 
     @cached_property
     def id(self) -> str:
@@ -71,7 +76,7 @@ class SnapshotList:
 
 def make_list(header: SnapshotHeader, rows: Iterable[SnapshotRow]) -> SnapshotList:
     """A snapshot's content in its one order."""
-    return SnapshotList(header, tuple(sorted(rows)))
+    return SnapshotList(header, tuple(sorted(rows, key=lambda row: (row.key.patient, row.key.modality, row.key.roi))))
 
 
 def snapshot_path(snapshot_id: str) -> str:
@@ -95,6 +100,17 @@ def parse_list(data: bytes, *, snapshot_id: str) -> SnapshotList:
         If they are of another schema.
     """
     path = snapshot_path(snapshot_id)
+    lines = BytesIO(_decompressed(data, snapshot_id))
+    header = parse_record(SnapshotHeader, lines.readline().removesuffix(b"\n"), where=path)
+    rows = tuple(_row(line, path) for line in lines)
+    if len(rows) != header.rows or any(before.key >= after.key for before, after in pairwise(rows)):
+        raise SchemaError(f"{path} has {len(rows)} rows: expected {header.rows}, sorted by key, each key once.")
+    return SnapshotList(header, rows)
+
+
+def _decompressed(data: bytes, snapshot_id: str) -> bytes:
+    """The lines that gave a snapshot its name."""
+    path = snapshot_path(snapshot_id)
     try:
         lines = bytes(Zstd().decode(data))
     except (RuntimeError, ValueError) as error:
@@ -103,18 +119,14 @@ def parse_list(data: bytes, *, snapshot_id: str) -> SnapshotList:
         ) from error
     if sha256(lines) != snapshot_id:
         raise ObjectAlteredError(f"{path} has content {sha256(lines)[:16]}…: restore it from a copy of the store.")
-    first, *rest = lines.removesuffix(b"\n").split(b"\n")
-    header = parse_record(SnapshotHeader, first, where=path)
-    rows = tuple(_row(line, path) for line in rest)
-    if len(rows) != header.rows or any(before.key >= after.key for before, after in pairwise(rows)):
-        raise SchemaError(f"{path} has {len(rows)} rows: expected {header.rows}, sorted by key, each key once.")
-    return SnapshotList(header, rows)
+    return lines
 
 
 def _row(line: bytes, path: str) -> SnapshotRow:
     try:
-        patient, modality, roi, number, digest = json.loads(line)
-        return SnapshotRow(EntryKey(patient, modality, roi), int(number), str(digest))
+        patient, modality, roi, number, digest = json.loads(line.decode())
+        # A snapshot repeats few modalities and ROIs: each is held once.
+        return SnapshotRow(EntryKey(patient, intern(modality), intern(roi)), int(number), str(digest))
     except (TypeError, ValueError, InvalidKeyError) as error:
         raise SchemaError(f"{path}: {line[:120]!r} is not a row [patient, modality, roi, number, sha256].") from error
 
@@ -150,17 +162,27 @@ def write_list(location: Location, content: SnapshotList) -> str:
     path = snapshot_path(content.id)
     there = create_or_read(location, path, compress(content.lines))
     if there is not None:
-        parse_list(there, snapshot_id=content.id)
+        _decompressed(there, content.id)
     create_or_read(location, f"{MARKERS}/{content.header.view}/{content.id}", b"")
     return content.id
 
 
-def newest_snapshot(location: Location, view_id: str) -> str | None:
-    """Id of the snapshot of a view that was written last, by the server's clock; None without any, or where nothing is listed."""
+def newest_snapshots(location: Location, view_id: str) -> list[str]:
+    """Ids of the snapshot of a view that was written last, by the server's clock, and of the largest, if that is another.
+
+    Empty without any, or where nothing can be listed. The newest alone may be a small choice of the view's entries.
+    """
     if not location.can_list:
-        return None
-    marks = list(location.objects(f"{MARKERS}/{view_id}"))
-    return max(marks, key=lambda one: (one.modified, one.path)).path.rpartition("/")[2] if marks else None
+        return []
+    listed = {one.path: one for one in location.objects("snapshots")}
+    marks = [one for path, one in listed.items() if path.startswith(f"{MARKERS}/{view_id}/")]
+    found = {one.path.rpartition("/")[2]: one.modified for one in marks}
+    sizes = {name: listed[snapshot_path(name)].size_bytes for name in found if snapshot_path(name) in listed}
+    if not sizes:
+        return []
+    newest = max(sizes, key=lambda name: (found[name], name))
+    largest = max(sizes, key=lambda name: (sizes[name], found[name], name))
+    return list(dict.fromkeys([newest, largest]))
 
 
 def read_list(location: Location, snapshot_id: str) -> SnapshotList:
@@ -183,7 +205,15 @@ def read_list(location: Location, snapshot_id: str) -> SnapshotList:
 
 
 def list_snapshots(location: Location) -> list[str]:
-    """Ids of all snapshots, sorted."""
+    """Ids of all snapshots, sorted.
+
+    Raises
+    ------
+    UsageError
+        If the place cannot list names.
+    """
+    if not location.can_list:
+        raise UsageError(f"{location.url} cannot list its snapshots: give the whole id of one, 64 hex digits.")
     names = location.children("snapshots")
     return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
 

@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from store_schema import commits
@@ -24,7 +25,7 @@ from store_schema.errors import (
 )
 from store_schema.keys import EntryKey, check_id
 from store_schema.location import Location, open_location
-from store_schema.pinning import SnapshotDiff, Told, base_of, diff, pin_all
+from store_schema.pinning import SnapshotDiff, Told, bases_of, diff, pin_all, wanted_numbers
 from store_schema.reader import StoredEntry, read_entry
 from store_schema.records import (
     CommitRecord,
@@ -37,7 +38,6 @@ from store_schema.records import (
 )
 from store_schema.snapshot import Snapshot, list_snapshots, make_list, opened, read_list, resolve_id, write_list
 from store_schema.views import create_view, list_views, read_view, resolve_view
-from store_schema.where import where as filter_of
 from store_schema.withdrawals import withdrawn
 from store_schema.writer import Provenance, Publication, Writer, utc_now, uuid4_hex
 
@@ -124,7 +124,7 @@ class Store:
         """Number of the current commit of every entry of a view, by one listing; withdrawn entries are left out.
 
         An entry whose withdrawal was cut short between its tombstone and the view's list is still named here, by the number
-        of the tombstone; whoever reads or pins it gets EntryWithdrawnError. `withdraw`, run again, completes the list.
+        of the tombstone; whoever reads it gets EntryWithdrawnError. `withdraw`, run again, completes the list.
         """
         prefix = f"commits/{check_view_id(view_id)}"
         left_out = withdrawn(self.location, view_id)
@@ -252,7 +252,7 @@ class Store:
     ) -> str:
         """Pins entries of one view to commits, and gives the snapshot's id; the same pins give the same id.
 
-        One listing finds the current commits; only those that the base does not pin already are read.
+        One listing finds the current commits; only those that an earlier snapshot does not pin already are read.
 
         Parameters
         ----------
@@ -261,7 +261,7 @@ class Store:
         where
             Filters such as `patient=MM_0*` or `modality!=CT`; see `store_schema.where.where`.
         base
-            Id of the snapshot to build on, the newest of the view by default. It changes the work, never the result.
+            Snapshot to build on, by default the newest and the largest of the view. It changes the work, never the result.
 
         Raises
         ------
@@ -271,14 +271,11 @@ class Store:
             If an entry asked for was withdrawn.
         """
         view = self.view(view_id)
-        wanted = self.current_numbers(view.view_id) if keys is None else keys
-        numbers: Mapping[EntryKey, int | None] = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
-        passes = filter_of(where)
-        chosen = {key: number for key, number in numbers.items() if passes(key)}
-        if where and not chosen:
-            raise NotCommittedError(f"none of {len(numbers)} entries of {view.view_id} passes {' and '.join(where)}.")
-        content = base_of(self.location, view.view_id, base)
-        rows = pin_all(self.location, view.view_id, chosen, base=content, told=told)
+        given = None if base is None else resolve_id(base, self.snapshot_ids)
+        current = partial(self.current_numbers, view.view_id)
+        numbers = wanted_numbers(self.location, view.view_id, keys, terms=where, current=current)
+        bases = bases_of(self.location, view.view_id, self.store_id, given)
+        rows = pin_all(self.location, view.view_id, numbers, bases=bases, leave_out_withdrawn=keys is None, told=told)
         header = SnapshotHeader(store_id=self.store_id, view=view.view_id, view_sha256=view.digest, rows=len(rows))
         return write_list(self.location, make_list(header, rows))
 

@@ -153,9 +153,21 @@ def verify(
     """
     if snapshot is not None:
         return _verify_snapshot(store, snapshot, on_entry)
-    location = store.location
     view_ids = list(views) if views is not None else _all_views(store)
     tally = _Tally(sum(_entries_in(store, view) for view in view_ids), on_entry)
+    check = _check_views(store, view_ids, tally)
+    if views is not None:
+        return tally.report(views=len(view_ids), snapshots=0, packs=0)
+    tally.findings += [*check_root(store.location), *check_snapshots(store.location, store.store_id)]
+    packs = check_packs(store.location, check.withdrawn)
+    tally.findings += packs.findings
+    tally.orphans += packs.orphans
+    return tally.report(views=len(view_ids), snapshots=len(list_snapshots(store.location)), packs=packs.packs)
+
+
+def _check_views(store: Store, view_ids: Sequence[str], tally: _Tally) -> _Check:
+    """Tallies all entries of some views, what these are called, and what the views themselves hold."""
+    location = store.location
     lists = {view: tried(f"withdrawn/{view}", partial(withdrawn, location, view)) for view in view_ids}
     tally.findings += [finding for _, wrong in lists.values() for finding in wrong]
     check = _Check(store, {view: frozenset(listed or ()) for view, (listed, _) in lists.items()})
@@ -165,13 +177,7 @@ def verify(
             tally.add(one)
     tally.findings += [finding for view in view_ids for finding in _check_view(check, view)]
     tally.findings += check_names({"view": set(view_ids), **tally.ids})
-    if views is not None:
-        return tally.report(views=len(view_ids), snapshots=0, packs=0)
-    tally.findings += [*check_root(location), *check_snapshots(location, store.store_id)]
-    packs = check_packs(location, check.withdrawn)
-    tally.findings += packs.findings
-    tally.orphans += packs.orphans
-    return tally.report(views=len(view_ids), snapshots=len(list_snapshots(location)), packs=packs.packs)
+    return check
 
 
 def _verify_snapshot(store: Store, snapshot: Snapshot, on_entry: Callable[[int, int], None] | None) -> VerifyReport:

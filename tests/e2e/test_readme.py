@@ -58,6 +58,12 @@ def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_sto
         done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
+    (care,) = blocks("sh")
+    for command in care.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 def test_make_demo_and_make_test_run_what_the_readme_says():

@@ -31,7 +31,7 @@ DAEMONS = ("gateway", "osd", "mgr", "mon")
 """In the order in which they are stopped."""
 PATIENCE_S = 120
 ACCESS_KEY, SECRET_KEY = "ENGRAMTESTACCESSKEY0", "engram-test-secret-that-opens-nothing-else"
-BLOCK_BYTES = 6 * 2**30
+BLOCK_BYTES = 16 * 2**30
 """Of a sparse file: what the tests may store at most."""
 
 CONFIG = """[global]

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
 from store_schema import Entry, EntryKey, Store, create_store, url
-from store_schema.arrays import content_sha256, decode, stage
+from store_schema.arrays import ARRAYS, MASK_CHUNK_ZYX, content_sha256, decode, stage
 from store_schema.errors import ObjectAlteredError, ObjectMissingError, StoreError
 from store_schema.testing import digest_of, example_entry, example_view
 
@@ -145,3 +148,25 @@ def test_inner_chunks_of_a_shard_carry_their_own_checksum(store: Store) -> None:
     store.location.put(path, bytes(data))
     with pytest.raises(ValueError, match="checksum"):
         zarr.open_group(url(store, view, key), mode="r")["mask"][...]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 7, 1, 1), (2, 32, 64, 64)])
+def test_staged_objects_are_those_that_zarr_writes(shape: tuple[int, ...]) -> None:
+    entry = example_entry(5, shape=shape)
+    held: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(held), zarr_format=3, attributes=dict(entry.attributes))
+    for name, values in entry.arrays.items():
+        sharded = name == "mask"
+        chunks = tuple(map(min, MASK_CHUNK_ZYX, values.shape)) if sharded else values.shape
+        group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=chunks,
+            shards=values.shape if sharded else None,
+            compressors=[ZstdCodec(level=1), Crc32cCodec()] if sharded else ZstdCodec(level=1),
+            fill_value=0,
+            dimension_names=ARRAYS[name].dimensions,
+            config={"write_empty_chunks": True},
+        )[...] = values
+    assert dict(stage(entry).objects) == {path: buffer.to_bytes() for path, buffer in held.items()}

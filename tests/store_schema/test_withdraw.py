@@ -317,7 +317,7 @@ def test_withdrawal_that_dies_at_any_request_is_completed_by_the_next() -> None:
 
 
 def test_withdrawal_cut_short_before_the_list_is_found_and_nothing_is_read_meanwhile() -> None:
-    """What holds between the tombstone and the list: the key is named, and refused by whoever reads or pins it."""
+    """What holds between the tombstone and the list: the key is named, refused by whoever reads or asks for it, and pinned by nobody."""
 
     class NoLists(WrappedLocation):
         def create(self, path, data):
@@ -332,6 +332,7 @@ def test_withdrawal_cut_short_before_the_list_is_found_and_nothing_is_read_meanw
     with pytest.raises(EntryWithdrawnError):
         store.read(view, KEY, number=0)
     with pytest.raises(EntryWithdrawnError):
-        store.make_snapshot(view)
+        store.make_snapshot(view, [KEY])
+    assert len(store.snapshot(store.make_snapshot(view))) == 0
     kinds = [(finding.kind, finding.path.split("/")[0]) for finding in store.verify().findings]
     assert kinds == [("withdrawn", "commits"), ("withdrawn", "data")]

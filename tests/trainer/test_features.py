@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from store_schema import Entry, EntryKey, create_store
+from store_schema import Entry, EntryKey, create_store, make_pack
 from store_schema.errors import NotCommittedError, ObjectAlteredError
 from trainer.features import mean_maps
 
@@ -64,3 +64,23 @@ def test_an_entry_without_a_mean_map_is_refused(small, kit):
     store.publish(view, EntryKey("V", "PET", "spine"), vector, input_sha256="a" * 64)
     with pytest.raises(NotCommittedError, match="mean_map"):
         mean_maps(store.url, store.make_snapshot(view), "PET", "spine", ("V",))
+
+
+@pytest.mark.parametrize("how", ["cache", "pack", "both"])
+def test_maps_are_the_same_from_entries_cache_and_pack(small, tmp_path, monkeypatch, how):
+    store, _, snapshot = small
+    arguments = (store.url, snapshot, "PET", "spine", ("P003", "P000", "P001"))
+    plain = np.array(mean_maps(*arguments))
+    if how != "pack":
+        monkeypatch.setenv("ENGRAM_CACHE", str(tmp_path / "cache"))
+    if how != "cache":
+        pack = make_pack(store.snapshot(snapshot), "mean_map")
+    for _ in range(2):
+        mean_maps.cache_clear()
+        np.testing.assert_array_equal(mean_maps(*arguments), plain)
+    assert (how == "cache") == any((tmp_path / "cache").glob("??/*"))
+    if how != "cache":
+        (tmp_path / "store" / pack.folder / "mean_map/c/0/0/0").write_bytes(b"damaged")
+        mean_maps.cache_clear()
+        with pytest.raises(ObjectAlteredError):
+            mean_maps(*arguments)
