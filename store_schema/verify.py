@@ -207,11 +207,11 @@ def _check_patient(check: _Check, place: tuple[str, str]) -> list[_Checked]:
     view, patient = place
     found = scan(check.store.location, view, patient)
     if not found:
-        return [
-            _Checked(
-                findings=(Finding("record", f"{view}/{patient}", "is an object where a patient's folder belongs"),)
-            )
-        ]
+        # An empty folder, or one in which a killed writer left an unfinished file, is nothing wrong.
+        places = [f"{kind}/{view}/{patient}" for kind in ("commits", "data")]
+        strays = [place for place in places if check.store.location.exists(place)]
+        wrong = tuple(Finding("record", place, "is an object where a patient's folder belongs") for place in strays)
+        return [_Checked(findings=wrong)]
     return [_check_name(check, entry) for entry in found]
 
 

@@ -82,6 +82,10 @@ class FolderLocation(Location):
             if not entry.name.startswith(TEMPORARY):
                 yield from _info(entry, path)
 
+    def paths(self, prefix: str) -> list[str]:
+        """See `Location.paths`; without a look at each file."""
+        return sorted(path for entry, path in self._walk(prefix) if not entry.name.startswith(TEMPORARY))
+
     def leftovers(self) -> Iterator[ObjectInfo]:
         """Temporary files of writers that were killed, or that write right now."""
         for entry, path in self._walk(""):
@@ -136,18 +140,23 @@ class FolderLocation(Location):
 
     def _walk(self, prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:
         """Every file below a folder with its path in the store; links are not followed."""
-        try:
-            entries = list(os.scandir(self._folder(prefix)))
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise BackendError(_told("list", self.root / prefix, error)) from error
-        for entry in entries:
-            path = str(PurePosixPath(prefix, entry.name))
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(path)
-            else:
-                yield entry, path
+        folders = [(str(self._folder(prefix)), prefix)]
+        while folders:
+            folder, inside = folders.pop()
+            try:
+                with os.scandir(folder) as found:
+                    entries = list(found)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise BackendError(_told("list", self.root / inside, error)) from error
+            for entry in entries:
+                path = f"{inside}/{entry.name}" if inside else entry.name
+                # What is a folder itself, not a link to one, lies below the root as the folder it is in does.
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, path))
+                else:
+                    yield entry, path
 
     @contextlib.contextmanager
     def _written(self, path: str, data: bytes) -> Iterator[tuple[Path, Path]]:

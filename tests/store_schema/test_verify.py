@@ -258,7 +258,7 @@ def test_name_that_does_not_belong_in_its_folder_is_found(store: Store, view: st
 def test_object_where_a_patients_folder_belongs_is_found(store: Store, view: str) -> None:
     store.location.put(f"commits/{view}/stray", b"x")
     store.location.put(f"data/{view}/other", b"x")
-    assert sorted(_found(store)) == [("record", f"{view}/other"), ("record", f"{view}/stray")]
+    assert sorted(_found(store)) == [("record", f"commits/{view}/stray"), ("record", f"data/{view}/other")]
 
 
 def test_data_under_a_name_that_is_no_key_is_found(store: Store, view: str) -> None:
@@ -391,3 +391,12 @@ def test_object_that_the_backend_cannot_give_does_not_stop_the_rest(store: Store
 def test_stray_file_beside_the_records_does_not_break_verification(store: Store, view: str, name: str) -> None:
     store.location.put(f"{name}/README.txt", b"x")
     assert all(kind == "record" for kind, _ in _found(store))
+
+
+def test_unfinished_file_of_a_killed_writer_is_no_damage_and_a_stray_object_is(store: Store, view: str) -> None:
+    folder = Path(store.url) / "data" / view / "killed" / "CT" / "spine"
+    folder.mkdir(parents=True)
+    (folder / ".engram-tmp-1").write_bytes(b"half")
+    assert store.verify().findings == ()
+    (Path(store.url) / "data" / view / "stray").write_bytes(b"x")
+    assert [finding.path for finding in store.verify().findings] == [f"data/{view}/stray"]
