@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from store_schema.arrays import ARRAYS
 from store_schema.commits import commit_path, parse_commit
 from store_schema.disk_cache import DiskCache
-from store_schema.errors import ObjectAlteredError
+from store_schema.errors import EngramError, ObjectAlteredError, StoreError
 from store_schema.keys import EntryKey
-from store_schema.packs import KINDS, open_pack
+from store_schema.packs import KINDS, Pack, open_pack
 from store_schema.parallel import each
 from store_schema.reader import StoredEntry, checked, read_entry, read_object
 from store_schema.records import CommitRecord, sha256
@@ -21,8 +22,10 @@ from store_schema.snapshot import Snapshot
 from store_schema.withdrawals import withdrawn
 
 MEMORY_BYTES = 256 * 2**20
-COPIES = 3
-"""Of an entry in memory while it is read: compressed, decompressed, decoded."""
+DECODED_COPIES = 2
+"""Of an entry's values while they are decoded, besides its objects: decompressed, and in their array."""
+COMMIT_BYTES = 32 * 2**10
+"""What a commit takes in memory, about."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,16 @@ class BulkReader:
     parallel: int | None = None
     """Requests in flight; by default what the place bears."""
     memory_bytes: int = MEMORY_BYTES
-    """Bytes of entries that are read and not yet taken, besides the one in hand."""
+    """Of entries that are at work or not yet taken, raw and decoded, besides the one in hand; one that is larger goes alone.
+
+    As much of a pack is held, so that other entries of it cost no request.
+    """
     cache: DiskCache | None = None
+    _packs: dict[str, Pack] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[BulkReader], tuple[object, ...]]:
+        """A pickled reader is addresses and settings: nothing that was read travels."""
+        return BulkReader, (self.snapshot, self.arrays, self.parallel, self.memory_bytes, self.cache)
 
     def read(self, keys: Sequence[EntryKey] | None = None) -> Iterator[StoredEntry]:
         """Entries in the order of the keys, all of the snapshot by default.
@@ -53,10 +64,7 @@ class BulkReader:
             If an object is gone or is not the one committed.
         """
         self._drop_withdrawn()
-        parallel = self.snapshot.location.parallel if self.parallel is None else self.parallel
-        window = max(1, self.memory_bytes // self._entry_bytes)
-        wanted = self.snapshot.keys if keys is None else keys
-        return each(self._entry, wanted, parallel=min(parallel, window), window=min(window, 4 * parallel))
+        return self._entries(self.snapshot.keys if keys is None else keys)
 
     def stack(self, name: str, keys: Sequence[EntryKey]) -> np.ndarray:
         """One array of these entries along a new first axis; from the snapshot's pack, unasked, where there is one.
@@ -67,10 +75,12 @@ class BulkReader:
         ------
         NotCommittedError, ObjectMissingError, ObjectAlteredError
             See `read`.
+        StoreError
+            If the entries' arrays have different shapes, as masks have.
         """
-        pack = open_pack(self.snapshot, name) if name in KINDS else None
+        pack = self._pack(name)
         if pack is not None:
-            return pack.load(keys)
+            return pack.load(keys, hold_bytes=self.memory_bytes)
         if not keys:
             return np.empty((0, *self._shapes[name]), ARRAYS[name].dtype)
         reader = (
@@ -83,6 +93,11 @@ class BulkReader:
         values = np.empty((len(keys), *first.shape), first.dtype)
         values[0] = first
         for i, entry in enumerate(entries, start=1):
+            if entry.arrays[name].shape != first.shape:
+                raise StoreError(
+                    f"'{name}' is {first.shape} in {keys[0]} and {entry.arrays[name].shape} in {entry.key}: arrays of one shape "
+                    "can be stacked, others are read one by one with `read`."
+                )
             values[i] = entry.arrays[name]
         return values
 
@@ -91,20 +106,47 @@ class BulkReader:
         shape = self.snapshot.view.layout.shape
         return {"memory": shape, "mean_map": shape[2:]}
 
-    @property
-    def _entry_bytes(self) -> int:
-        """What an entry takes while it is read; masks and previews count as much as a memory, since no view declares their size."""
-        memory = math.prod(self.snapshot.view.layout.shape) * 4
-        return COPIES * sum(
-            math.prod(self._shapes[name]) * np.dtype(ARRAYS[name].dtype).itemsize if name in self._shapes else memory
-            for name in self.arrays
-        )
+    def _pack(self, name: str) -> Pack | None:
+        if name in KINDS and name not in self._packs:
+            found = open_pack(self.snapshot, name)
+            # One that is not there may be written later: it is asked for again.
+            self._packs.update({} if found is None else {name: found})
+        return self._packs.get(name)
 
-    def _entry(self, key: EntryKey) -> StoredEntry:
-        if self.cache is None:
-            return self.snapshot.read(key, arrays=self.arrays)
-        commit = self._commit(self.cache, key)
-        return read_entry(self.snapshot.location, commit, arrays=self.arrays, fetch=self._object)
+    def _entries(self, keys: Sequence[EntryKey]) -> Iterator[StoredEntry]:
+        """Commits are read ahead by half of the requests: they tell how large an entry is before it is read."""
+        parallel = self.snapshot.location.parallel if self.parallel is None else self.parallel
+        ahead = max(1, parallel // 2)
+        with closing(each(self._found, keys, parallel=ahead)) as commits:
+            yield from each(
+                self._entry, commits, parallel=parallel - ahead, weigh=self._weight, limit=self.memory_bytes
+            )
+
+    def _found(self, key: EntryKey) -> CommitRecord | EngramError:
+        """The commit, or why there is none: to be raised in the entry's turn."""
+        try:
+            return self.snapshot.commit(key) if self.cache is None else self._commit(self.cache, key)
+        except EngramError as error:
+            return error
+
+    def _weight(self, commit: CommitRecord | EngramError) -> int:
+        """Bytes that an entry takes while it is read."""
+        if isinstance(commit, EngramError):
+            return 0
+        prefixes = tuple(f"{name}/c" for name in self.arrays)
+        raw = sum(one.size_bytes for path, one in commit.objects.items() if path.startswith(prefixes))
+        decoded: int = sum(
+            math.prod(commit.arrays[name]["shape"]) * np.dtype(commit.arrays[name]["data_type"]).itemsize
+            for name in self.arrays
+            if name in commit.arrays
+        )
+        return COMMIT_BYTES + raw + DECODED_COPIES * decoded
+
+    def _entry(self, commit: CommitRecord | EngramError) -> StoredEntry:
+        if isinstance(commit, EngramError):
+            raise commit
+        fetch = None if self.cache is None else self._object
+        return read_entry(self.snapshot.location, commit, arrays=self.arrays, fetch=fetch)
 
     def _commit(self, cache: DiskCache, key: EntryKey) -> CommitRecord:
         row = self.snapshot.row(key)

@@ -5,12 +5,15 @@ Results go to stdout, progress, logs and errors to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 from store_schema.errors import EngramError, UsageError
+from store_schema.redact import redact
 
 FAILED, WRONG_USE = 1, 2
 KEEP_LINES = "\b\n"
@@ -39,8 +42,21 @@ class EngramGroup(click.Group):
         try:
             return super().invoke(ctx)
         except EngramError as error:
-            click.echo(f"{type(error).__name__}: {error}", err=True)
+            click.echo(redact(f"{type(error).__name__}: {error}"), err=True)
             sys.exit(WRONG_USE if isinstance(error, UsageError) else FAILED)
+
+
+class FileOrAddress(click.Path):
+    """A file that is there, or an address, which is looked at when it is read."""
+
+    name = "file|url"
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text itself; an address may hold a secret and is repeated in no error."""
+        return value if "://" in value else super().convert(value, param, ctx)
 
 
 def _with_examples(text: str | None) -> str | None:
@@ -55,6 +71,17 @@ def result_console() -> Any:
 def error_console() -> Any:
     """Where progress and logs are printed: stderr."""
     return _console(stderr=True)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr with the time left; gives the function that moves it: done, of how many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=error_console()) as bars:
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def _console(*, stderr: bool) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
+from store_schema.errors import BackendError, ConfigError
 from store_schema.records import sha256
 
 FOLDER, LIMIT = "ENGRAM_CACHE", "ENGRAM_CACHE_BYTES"
@@ -23,8 +24,10 @@ FOLDER, LIMIT = "ENGRAM_CACHE", "ENGRAM_CACHE_BYTES"
 LIMIT_BYTES = 20 * 2**30
 TRIM_TO = 0.8
 """Part of the limit to which a full cache is trimmed, the objects read longest ago first."""
-CHECK_EVERY_BYTES = 64 * 2**20
-"""Bytes that a process adds before it looks at the size of the whole cache."""
+CHECK_EVERY = 0.02
+"""Part of the limit that a process adds before it looks at the size of the whole cache; it also looks when it first adds."""
+TEMPORARY = ".engram-tmp-"
+"""Prefix of unfinished files: never read, and removed with the rest when they are old."""
 _NAME = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -34,13 +37,13 @@ log = logging.getLogger(__name__)
 class DiskCache:
     """Objects below one folder, which may be shared by any number of processes.
 
-    The folder is readable by its owner alone, since what lies in it comes from patients.
+    What it holds is readable by its owner alone, since it comes from patients.
     """
 
     folder: Path
     limit_bytes: int = LIMIT_BYTES
-    _added: int = field(default=0, repr=False)
-    _broken: bool = field(default=False, repr=False)
+    _added: int | None = field(default=None, repr=False, compare=False)
+    _broken: bool = field(default=False, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[DiskCache], tuple[Path, int]]:
@@ -64,11 +67,12 @@ class DiskCache:
     def put(self, digest: str, data: bytes) -> None:
         """Keeps bytes under their digest; says once, and goes on, where the disk does not take them."""
         place = self._place(digest)
-        temporary = place.with_name(f".{uuid.uuid4().hex}")
+        temporary = place.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             place.parent.mkdir(mode=0o700, exist_ok=True)
-            temporary.write_bytes(data)
+            with open(temporary, "xb", opener=_owners_alone) as file:
+                file.write(data)
             temporary.replace(place)
         except OSError as error:
             self._say_once(error)
@@ -83,11 +87,19 @@ class DiskCache:
 
         Raises
         ------
-        OSError
+        BackendError
             If one cannot be removed: it must not stay unnoticed.
         """
         for digest in digests:
-            self._place(digest).unlink(missing_ok=True)
+            place = self._place(digest)
+            try:
+                place.unlink(missing_ok=True)
+            except NotADirectoryError:
+                return
+            except OSError as error:
+                raise BackendError(
+                    f"{place} holds data of a withdrawn entry and cannot be removed ({error.strerror}): remove {self.folder}."
+                ) from error
 
     def trim(self) -> None:
         """Removes the objects read longest ago until the cache is well below its limit; others may do the same at once."""
@@ -103,18 +115,18 @@ class DiskCache:
                 excess -= size
 
     def _held(self) -> Iterable[tuple[float, int, Path]]:
-        for path in self.folder.glob("??/*"):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                yield status.st_mtime, status.st_size, path
+        """Time of the last reading, size and place of each file; what somebody else keeps in the folder is left alone."""
+        for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
+            if _NAME.fullmatch(path.name) or path.name.startswith(TEMPORARY):
+                with contextlib.suppress(OSError):
+                    status = path.stat()
+                    yield status.st_mtime, status.st_size, path
 
     def _full_now(self, size_bytes: int) -> bool:
         """Whether it is time to look at the whole cache's size."""
         with self._lock:
-            self._added += size_bytes
-            due = self._added >= min(CHECK_EVERY_BYTES, self.limit_bytes)
-            if due:
-                self._added = 0
+            due = self._added is None or self._added + size_bytes >= CHECK_EVERY * self.limit_bytes
+            self._added = 0 if due or self._added is None else self._added + size_bytes
         return due
 
     def _say_once(self, error: OSError) -> None:
@@ -132,8 +144,23 @@ class DiskCache:
 
 
 def cache_from_environment() -> DiskCache | None:
-    """The cache that ENGRAM_CACHE names; None where it is not set."""
+    """The cache that ENGRAM_CACHE names; None where it is not set.
+
+    Raises
+    ------
+    ConfigError
+        If ENGRAM_CACHE_BYTES is no number of bytes.
+    """
     folder = os.environ.get(FOLDER, "").strip()
     if not folder:
         return None
-    return DiskCache(Path(folder).expanduser().absolute(), int(os.environ.get(LIMIT) or LIMIT_BYTES))
+    limit = os.environ.get(LIMIT, "").strip() or str(LIMIT_BYTES)
+    if not (limit.isascii() and limit.isdigit() and int(limit)):
+        raise ConfigError(
+            f"{LIMIT}={limit[:40]!a} is no number of bytes: expected digits alone, such as {LIMIT_BYTES}."
+        )
+    return DiskCache(Path(folder).expanduser().absolute(), int(limit))
+
+
+def _owners_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

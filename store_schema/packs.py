@@ -34,7 +34,7 @@ from store_schema.errors import (
 )
 from store_schema.keys import EntryKey
 from store_schema.location import Location
-from store_schema.parallel import AHEAD, each
+from store_schema.parallel import each
 from store_schema.records import ObjectRecord, SealedRecord, parse_record, sha256, unseal
 from store_schema.snapshot import Snapshot
 from store_schema.withdrawals import withdrawn
@@ -77,12 +77,14 @@ class Pack:
 
     snapshot: Snapshot
     record: PackRecord
+    memory_bytes: int = MEMORY_BYTES
+    """Of objects that are read at once, raw and decoded; one that is larger goes alone."""
     _held: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Entries of objects that were read before, where a caller asked to hold them."""
 
-    def __reduce__(self) -> tuple[Callable[[Snapshot, str], Pack | None], tuple[Snapshot, str]]:
-        """A pickled pack is its snapshot's address: what is held does not travel."""
-        return open_pack, (self.snapshot, self.record.kind)
+    def __reduce__(self) -> tuple[type[Pack], tuple[Snapshot, PackRecord, int]]:
+        """A pickled pack is its snapshot's address and its record: what is held does not travel."""
+        return Pack, (self.snapshot, self.record, self.memory_bytes)
 
     @property
     def folder(self) -> str:
@@ -143,7 +145,8 @@ class Pack:
         size = (
             SHARD_ENTRIES * math.prod(self._metadata["shape"][1:]) * np.dtype(ARRAYS[self.record.kind].dtype).itemsize
         )
-        read = _bounded(self._shard, others, parallel=self.snapshot.location.parallel, size_bytes=size)
+        parallel = self.snapshot.location.parallel
+        read = _bounded(self._shard, others, parallel=parallel, size_bytes=size, limit=self.memory_bytes)
         for shard, entries in zip(others, read, strict=True):
             if (len(self._held) + 1) * size <= hold_bytes:
                 self._held[shard] = entries
@@ -299,16 +302,16 @@ def _shards(snapshot: Snapshot, kind: str, shape: tuple[int, ...]) -> Iterator[n
         return values
 
     size = math.prod(shape) * np.dtype(ARRAYS[kind].dtype).itemsize
-    read_all = _bounded(read, snapshot.keys, parallel=snapshot.location.parallel, size_bytes=size)
+    parallel = snapshot.location.parallel
+    read_all = _bounded(read, snapshot.keys, parallel=parallel, size_bytes=size, limit=MEMORY_BYTES)
     yield from (np.stack(values) for values in batched(read_all, SHARD_ENTRIES))
 
 
 def _bounded[A](
-    read: Callable[[A], np.ndarray], items: Iterable[A], *, parallel: int, size_bytes: int
+    read: Callable[[A], np.ndarray], items: Iterable[A], *, parallel: int, size_bytes: int, limit: int
 ) -> Iterator[np.ndarray]:
     """What is read of each item, by as many requests at once as memory allows for values of this size."""
-    window = max(1, MEMORY_BYTES // (COPIES * size_bytes))
-    return each(read, items, parallel=min(parallel, window), window=min(window, AHEAD * parallel))
+    return each(read, items, parallel=parallel, weigh=lambda _: COPIES * size_bytes, limit=limit)
 
 
 def _create_array(group: zarr.Group, kind: str, shape: tuple[int, ...]) -> zarr.Array[Any]:

@@ -19,6 +19,12 @@ def snapshot_of(store_url: str, snapshot_id: str) -> Snapshot:
     return open_snapshot(store_url, snapshot_id)
 
 
+@functools.lru_cache(maxsize=4)
+def reader_of(store_url: str, snapshot_id: str) -> BulkReader:
+    """Reads a snapshot's maps, through the local cache that ENGRAM_CACHE names; what it holds of a pack serves every ROI."""
+    return BulkReader(snapshot_of(store_url, snapshot_id), (MEAN_MAP,), cache=cache_from_environment())
+
+
 # Whole cohorts are kept, since every fold reads every patient: 16 KiB a map, 3.5 MiB for 227 patients and one modality.
 @functools.lru_cache(maxsize=8)
 def mean_maps(
@@ -44,8 +50,8 @@ def mean_maps(
     ObjectMissingError, ObjectAlteredError
         If an object is gone or is not the one committed.
     """
-    reader = BulkReader(snapshot_of(store_url, snapshot_id), (MEAN_MAP,), cache=cache_from_environment())
-    stacked = reader.stack(MEAN_MAP, [EntryKey(patient, modality, roi) for patient in patients])
+    keys = [EntryKey(patient, modality, roi) for patient in patients]
+    stacked = reader_of(store_url, snapshot_id).stack(MEAN_MAP, keys)
     stacked.setflags(write=False)
     return stacked
 

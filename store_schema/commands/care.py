@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from store_schema.console import FAILED, EngramCommand, error_console
+from store_schema.console import FAILED, EngramCommand, progress
 from store_schema.errors import UsageError
 from store_schema.keys import EntryKey
 
@@ -21,16 +19,6 @@ if TYPE_CHECKING:
     from store_schema.withdraw import WithdrawReport
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; gives the function that moves it."""
-    from rich.progress import Progress  # noqa: PLC0415 - keeps --help instant
-
-    with Progress(console=error_console()) as progress:
-        bar = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _bytes(size_bytes: int) -> str:
@@ -75,7 +63,7 @@ def verify(url: str, views: tuple[str, ...], snapshot_id: str | None, json_path:
         raise UsageError("--view and --snapshot exclude each other: a snapshot has one view.")
     store = open_store(url)
     pinned = None if snapshot_id is None else store.snapshot(snapshot_id)
-    with _progress("verifying entries") as advance:
+    with progress("verifying entries") as advance:
         report = store.verify(
             views=[store.resolve_view(view) for view in views] or None, snapshot=pinned, on_entry=advance
         )
@@ -126,7 +114,7 @@ def gc(url: str, grace_days: float | None, yes: bool, as_json: bool) -> None:
 
     store = open_store(url)
     days = GRACE_DAYS if grace_days is None else grace_days
-    with _progress("looking through patients") as advance:
+    with progress("looking through patients") as advance:
         report = collect_garbage(store, grace_days=days, dry_run=not yes, on_patient=advance)
     if as_json:
         _echo_json(report.to_dict())
@@ -243,7 +231,7 @@ def du(url: str, as_json: bool) -> None:
     from store_schema.usage import usage  # noqa: PLC0415
 
     store = open_store(url)
-    with _progress("counting patients") as advance:
+    with progress("counting patients") as advance:
         report = usage(store, on_patient=advance)
     if as_json:
         _echo_json(report.to_dict())

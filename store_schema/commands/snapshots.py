@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from store_schema.console import FAILED, EngramCommand, error_console
+from store_schema.console import FAILED, EngramCommand, progress
 from store_schema.errors import UsageError
 from store_schema.keys import EntryKey
 
@@ -19,16 +18,6 @@ if TYPE_CHECKING:
     from store_schema.snapshot import Snapshot
 
 KINDS = ("mean_map", "memory")
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; gives the function that moves it."""
-    from rich.progress import Progress  # noqa: PLC0415 - keeps --help instant
-
-    with Progress(console=error_console()) as progress:
-        bar = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @click.command(cls=EngramCommand)
@@ -71,7 +60,7 @@ def snapshot(
 
     store = open_store(url)
     keys = None if keys_file is None else _read_keys(keys_file)
-    with _progress("pinning entries") as told:
+    with progress("pinning entries") as told:
         made = store.make_snapshot(store.resolve_view(view), keys, where=where, base=base, told=told)
     click.echo(made)
     if kind is not None:
@@ -108,7 +97,7 @@ def pack(url: str, snapshot_id: str, kind: str) -> None:
 def _pack(pinned: Snapshot, kind: str) -> None:
     from store_schema.packs import make_pack  # noqa: PLC0415 - keeps --help instant
 
-    with _progress(f"packing {kind}") as told:
+    with progress(f"packing {kind}") as told:
         made = make_pack(pinned, kind, told=told)
     size = sum(one.size_bytes for one in made.record.objects.values())
     click.echo(f"pack {kind} of {len(pinned)} entries, {size / 2**20:.1f} MiB: {made.url}")

@@ -1,6 +1,7 @@
 """Reading many entries: in order, the very bytes, bounded, with or without pack and cache, and never past an error."""
 
 import gc
+import multiprocessing
 import os
 import pickle
 import threading
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from store_schema import EntryKey, Snapshot, Store, create_store
-from store_schema.bulk import BulkReader
-from store_schema.disk_cache import DiskCache, cache_from_environment
-from store_schema.errors import NotCommittedError, ObjectAlteredError
+from store_schema import Entry, EntryKey, Snapshot, Store, create_store
+from store_schema.bulk import COMMIT_BYTES, BulkReader
+from store_schema.disk_cache import DiskCache
+from store_schema.errors import NotCommittedError, ObjectAlteredError, ObjectMissingError, StoreError
 from store_schema.location import Location
 from store_schema.packs import make_pack
 from store_schema.parallel import each
@@ -85,13 +88,49 @@ def test_reading_costs_a_commit_and_a_chunk_an_entry_and_from_a_pack_nothing(man
     assert len(location.read) == 3
 
 
-def test_no_more_is_read_ahead_than_the_memory_allows(many: Snapshot) -> None:
+def test_entries_of_a_loaded_pack_cost_no_request(many: Snapshot) -> None:
+    make_pack(many, "mean_map")
     location, snapshot = watched(many)
-    reader = BulkReader(snapshot, memory_bytes=1)
-    entries = reader.read()
+    reader = BulkReader(snapshot)
+    reader.stack("mean_map", many.keys[:1])
+    location.read.clear()
+    assert np.array_equal(reader.stack("mean_map", many.keys), maps(list(range(COUNT))))
+    assert location.read == []
+    assert len(pickle.dumps(reader)) < 2000
+    small = BulkReader(snapshot, memory_bytes=10)
+    for _ in range(2):
+        location.read.clear()
+        small.stack("mean_map", many.keys[:1])
+        assert [path for path in location.read if "/c/" in path]
+
+
+def test_arrays_of_several_shapes_cannot_be_stacked(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "store")
+    view = store.put_view(example_view())
+    for i in range(2):
+        entry = example_entry(i)
+        arrays = {**entry.arrays, "mask": np.ones((2 + i, 3, 3), np.uint8)}
+        store.publish(view, EntryKey(f"P{i}", "PET", "spine"), Entry(arrays, {}), input_sha256=digest_of(str(i)))
+    snapshot = store.snapshot(store.make_snapshot(view))
+    with pytest.raises(StoreError, match=r"\(2, 3, 3\) in P0/PET/spine and \(3, 3, 3\) in P1/PET/spine"):
+        BulkReader(snapshot).stack("mask", snapshot.keys)
+
+
+def test_no_more_is_read_ahead_than_the_memory_allows(many: Snapshot) -> None:
+    """Commits tell how large an entry is: they are read before it, so many as there are requests."""
+    location, snapshot = watched(many)
+    entries = BulkReader(snapshot, ("memory", "mask"), memory_bytes=1).read()
     next(entries)
-    assert len([path for path in location.read if path.startswith("commits/")]) == 1
-    assert location.most == 1
+    read = [path for path in location.read if path.startswith("data/")]
+    entries.close()
+    assert [path.split("/")[2] for path in read] == ["P000", "P000"]
+
+
+def test_weight_of_an_entry_counts_its_objects_and_its_values_twice(many: Snapshot) -> None:
+    commit, entry = many.commit(many.keys[3]), example_entry(3)
+    raw = sum(commit.objects[path].size_bytes for path in ("memory/c/0/0/0/0", "mask/c/0/0/0"))
+    expected = COMMIT_BYTES + raw + 2 * (entry.arrays["memory"].nbytes + entry.arrays["mask"].nbytes)
+    assert BulkReader(many, ("memory", "mask"))._weight(commit) == expected
 
 
 def test_reading_stops_when_the_caller_stops(many: Snapshot) -> None:
@@ -117,6 +156,24 @@ def test_first_error_is_raised_in_its_turn(many: Snapshot, tmp_path: Path, paral
         BulkReader(many, ("nothing",)).stack("nothing", many.keys)
 
 
+@pytest.mark.parametrize("parallel", [1, 2, 8])
+def test_lost_commit_is_raised_in_its_turn_and_nothing_is_left_running(many: Snapshot, parallel: int) -> None:
+    many.location.delete(f"commits/{many.view_id}/{many.keys[7]}/000000.json")
+    before = threading.active_count()
+    entries = BulkReader(many, parallel=parallel).read()
+    assert [next(entries).key for _ in range(7)] == list(many.keys[:7])
+    with pytest.raises(ObjectMissingError, match="P007"):
+        next(entries)
+    assert threading.active_count() == before
+    with pytest.raises(StopIteration):
+        next(entries)
+
+
+def test_key_outside_the_snapshot_is_refused(many: Snapshot) -> None:
+    with pytest.raises(NotCommittedError, match="does not hold nobody/PET/spine"):
+        list(BulkReader(many).read([many.keys[0], EntryKey("nobody", "PET", "spine")]))
+
+
 def test_damaged_pack_is_never_passed_over(many: Snapshot, tmp_path: Path) -> None:
     pack = make_pack(many, "mean_map")
     (tmp_path / "many" / pack.folder / "mean_map/c/0/0/0").write_bytes(b"altered")
@@ -140,8 +197,7 @@ def test_second_reading_from_a_cache_asks_the_store_for_nothing(many: Snapshot, 
     location, snapshot = watched(many)
     read = list(BulkReader(snapshot, cache=DiskCache(tmp_path / "cache")).read())
     assert np.array_equal(np.stack([entry.arrays["mean_map"] for entry in read]), maps(list(range(COUNT))))
-    assert location.read == [f"views/{many.view_id}.json"]
-    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
+    assert location.read == []
 
 
 def test_file_that_changed_in_the_cache_is_read_again(many: Snapshot, tmp_path: Path) -> None:
@@ -164,21 +220,6 @@ def test_withdrawn_entry_leaves_the_cache(many: Snapshot, tmp_path: Path) -> Non
     assert not any(cache.get(digest) for digest in digests)
 
 
-def test_cache_stays_near_its_limit_and_keeps_what_was_read_last(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path / "cache", limit_bytes=10_000)
-    kept = b"k" * 1000
-    cache.put(sha256(kept), kept)
-    for i in range(40):
-        data = bytes([i]) * 1000
-        cache.put(sha256(data), data)
-        if cache.get(sha256(data)):
-            os.utime(cache._place(sha256(data)), (i, i))
-        assert cache.get(sha256(kept)) == kept
-    held = sum(path.stat().st_size for path in (tmp_path / "cache").glob("??/*"))
-    assert held <= 20_000
-    assert cache.get(sha256(bytes([0]) * 1000)) is None
-
-
 def test_full_disk_is_said_once_and_reading_goes_on(
     many: Snapshot, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,16 +229,6 @@ def test_full_disk_is_said_once_and_reading_goes_on(
     assert [record.message for record in caplog.records] == [
         f"the cache {tmp_path / 'cache'} takes no more objects (File exists): reading goes on without it"
     ]
-
-
-def test_cache_is_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ENGRAM_CACHE", raising=False)
-    assert cache_from_environment() is None
-    monkeypatch.setenv("ENGRAM_CACHE", str(tmp_path))
-    monkeypatch.setenv("ENGRAM_CACHE_BYTES", "1000")
-    assert cache_from_environment() == DiskCache(tmp_path, 1000)
-    with pytest.raises(ValueError, match="no sha256"):
-        DiskCache(tmp_path).get("../../etc/passwd")
 
 
 # Many at once
@@ -210,3 +241,62 @@ def test_each_is_map_in_order_with_a_bounded_window() -> None:
     assert len(begun) <= 7
     assert list(results) == [i * i for i in range(1, 100)]
     assert list(each(str, [], parallel=3)) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(weights=st.lists(st.integers(0, 9), max_size=25), limit=st.integers(0, 12), parallel=st.integers(2, 4))
+def test_no_more_weight_than_the_limit_is_begun_and_not_taken(weights: list[int], limit: int, parallel: int) -> None:
+    lock, begun, most = threading.Lock(), [0], [0]
+
+    def act(weight: int) -> int:
+        with lock:
+            begun[0] += weight
+            most[0] = max(most[0], begun[0])
+        return weight
+
+    taken = []
+    for weight in each(act, weights, parallel=parallel, weigh=lambda weight: weight, limit=limit):
+        with lock:
+            begun[0] -= weight
+        taken.append(weight)
+    assert taken == weights
+    assert most[0] <= max([limit, *weights])
+
+
+# Other processes
+
+
+def _stacked(reader: BulkReader) -> bytes:
+    """In a process of its own."""
+    return reader.stack("mean_map", reader.snapshot.keys).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_reader_of_object_storage_refuses_in_a_forked_child(s3_url: str) -> None:
+    """It must not hang: the client's threads are gone."""
+    store = create_store(s3_url)
+    view = store.put_view(example_view())
+    store.publish(view, EntryKey("P0", "PET", "spine"), example_entry(0), input_sha256=digest_of("0"))
+    reader = BulkReader(store.snapshot(store.make_snapshot(view)))
+    assert np.array_equal(reader.stack("mean_map", reader.snapshot.keys), maps([0]))
+    answers, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = f"{len(list(reader.read()))} entries"
+        except StoreError as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(tell, answer.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    answer = os.read(answers, 1000).decode()
+    assert answer.startswith("BackendError")
+    assert "start workers by spawn" in answer
+
+
+@pytest.mark.parametrize("how", ["spawn", "forkserver"])
+def test_other_process_reads_the_same(many: Snapshot, tmp_path: Path, how: str) -> None:
+    reader = BulkReader(many, cache=DiskCache(tmp_path / "cache"))
+    here = reader.stack("mean_map", many.keys).tobytes()
+    with multiprocessing.get_context(how).Pool(1) as pool:
+        assert pool.apply(_stacked, [reader]) == here

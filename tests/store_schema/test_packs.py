@@ -1,5 +1,6 @@
 """A pack holds the very values of its snapshot's entries, opens with xarray, and is refused where a byte of it changed."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import xarray as xr
 import zarr
 
 from store_schema import EntryKey, Snapshot, Store, create_store
+from store_schema.bulk import BulkReader
 from store_schema.errors import (
     EntryWithdrawnError,
     NotCommittedError,
@@ -18,7 +20,7 @@ from store_schema.errors import (
 )
 from store_schema.location import Location
 from store_schema.packs import SHARD_ENTRIES, Pack, make_pack, open_pack, pack_folder, record_path
-from store_schema.testing import HookedLocation, WrappedLocation, digest_of, example_entry, example_view
+from store_schema.testing import BlindLocation, HookedLocation, WrappedLocation, digest_of, example_entry, example_view
 from store_schema.withdraw import withdraw
 
 COUNT = SHARD_ENTRIES + 3
@@ -56,7 +58,9 @@ def test_pack_holds_the_entries_in_order(packed: Snapshot, kind: str) -> None:
 
 def test_pack_opens_with_xarray_and_zarr_alone(packed: Snapshot) -> None:
     pack = make_pack(packed, "memory")
-    data = xr.open_zarr(pack.url, consolidated=False)
+    data = xr.open_zarr(pack.url)
+    xr.testing.assert_identical(data, xr.open_zarr(pack.url, consolidated=False))
+    assert set(data.coords) == {"patient", "modality", "roi", "number"}
     assert data.memory.dims == ("entry", "memory_layer", "channel", "row", "column")
     assert np.array_equal(data.memory.values, expected("memory"))
     assert list(data.patient.values) == [key.patient for key in packed.keys]
@@ -65,6 +69,63 @@ def test_pack_opens_with_xarray_and_zarr_alone(packed: Snapshot) -> None:
     assert data.attrs == {"snapshot": packed.id, "view": packed.view_id, "kind": "memory"}
     group: Any = zarr.open_group(pack.url, mode="r")
     assert np.array_equal(group["memory"][7], expected("memory")[7])
+
+
+def test_pack_on_s3_opens_with_xarray(s3_url: str) -> None:
+    store = create_store(s3_url)
+    view = store.put_view(example_view())
+    for i in range(3):
+        store.publish(view, EntryKey(f"P{i}", "PET", "spine"), example_entry(i), input_sha256=digest_of(str(i)))
+    pack = make_pack(store.snapshot(store.make_snapshot(view)), "mean_map")
+    with xr.open_zarr(pack.url) as data:
+        assert np.array_equal(data.mean_map.values, expected("mean_map")[:3])
+        assert list(data.patient.values) == ["P0", "P1", "P2"]
+    assert np.array_equal(pack.load(), expected("mean_map")[:3])
+
+
+def test_pack_is_read_where_nothing_can_be_listed_or_written(packed: Snapshot) -> None:
+    """As over HTTP."""
+    make_pack(packed, "mean_map")
+
+    class ReadOnly(BlindLocation):
+        def put(self, path: str, data: bytes) -> None:
+            raise AssertionError(path)
+
+        create = put
+
+    served = Snapshot(ReadOnly(packed.location), packed.content)
+    assert np.array_equal(BulkReader(served).stack("mean_map", packed.keys[:2]), expected("mean_map")[:2])
+    assert [entry.key for entry in BulkReader(served).read(packed.keys[:2])] == list(packed.keys[:2])
+    assert open_pack(served, "memory") is None
+
+
+def test_no_more_shards_are_read_at_once_than_memory_allows(packed: Snapshot) -> None:
+    pack = make_pack(packed, "mean_map")
+    at_once, most = 0, 0
+
+    class Watching(WrappedLocation):
+        def get(self, path: str) -> bytes:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return self.inner.get(path)
+            finally:
+                at_once -= 1
+
+    watched = Watching(packed.location)
+    watched.parallel = 8
+    loaded = Pack(Snapshot(watched, packed.content), pack.record, memory_bytes=1).load()
+    assert np.array_equal(loaded, expected("mean_map"))
+    assert most == 1
+
+
+def test_pack_is_sent_as_addresses(packed: Snapshot) -> None:
+    pack = make_pack(packed, "mean_map")
+    pack.load(hold_bytes=2**20)
+    data = pickle.dumps(pack)
+    assert len(data) < 3000
+    assert np.array_equal(pickle.loads(data).load(), expected("mean_map"))
 
 
 def test_all_zero_entries_are_entries(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def test_withdrawal_that_dies_at_any_request_is_completed_by_the_next() -> None:
 
 
 def test_withdrawal_cut_short_before_the_list_is_found_and_nothing_is_read_meanwhile() -> None:
-    """What holds between the tombstone and the list: the key is named, refused by whoever reads or asks for it, and pinned by nobody."""
+    """Between the tombstone and the list: the key is named, refused by whoever reads or asks for it, and pinned by nobody."""
 
     class NoLists(WrappedLocation):
         def create(self, path, data):
