@@ -23,7 +23,7 @@ from store_schema.errors import (
     StoreNotFoundError,
     UsageError,
 )
-from store_schema.keys import EntryKey, check_id
+from store_schema.keys import EntryKey
 from store_schema.location import Location, open_location
 from store_schema.pinning import SnapshotDiff, Told, bases_of, diff, pin_all, wanted_numbers
 from store_schema.reader import StoredEntry, read_entry
@@ -36,6 +36,7 @@ from store_schema.records import (
     check_view_id,
     parse_record,
 )
+from store_schema.run_records import RunRecords
 from store_schema.snapshot import Snapshot, list_snapshots, make_list, opened, read_list, resolve_id, write_list
 from store_schema.views import create_view, list_views, read_view, resolve_view
 from store_schema.withdrawals import withdrawn
@@ -48,7 +49,7 @@ ROOT_RECORD = "engram.json"
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(RunRecords):
     """A feature store at one location; open it with `open_store`."""
 
     location: Location
@@ -329,50 +330,6 @@ class Store:
         from store_schema.verify import verify  # noqa: PLC0415 - verify is written against this class
 
         return verify(self, views=views, snapshot=snapshot, on_entry=on_entry)
-
-    # Runs
-
-    def put_run(self, run_id: str, name: str, data: bytes) -> None:
-        """Adds one record to a run; records are never overwritten. The same bytes again are fine: an answer may have been lost.
-
-        Raises
-        ------
-        AlreadyExistsError
-            If the run has a record of that name.
-        """
-        path = _run_path(run_id, name)
-        there = commits.create_or_read(self.location, path, data)
-        if there not in {None, data}:
-            raise AlreadyExistsError(
-                f"{self.url}/{path} exists: runs are append-only. Use another run id or record name."
-            )
-
-    def run_ids(self) -> list[str]:
-        """Ids of all runs, sorted."""
-        return self.location.children("runs")
-
-    def run_names(self, run_id: str) -> list[str]:
-        """Names of a run's records, sorted."""
-        return self.location.children(f"runs/{check_id('run', run_id)}")
-
-    def read_run(self, run_id: str, name: str) -> bytes:
-        """One record of a run.
-
-        Raises
-        ------
-        NotCommittedError
-            If there is none of that name.
-        """
-        try:
-            return self.location.get(_run_path(run_id, name))
-        except ObjectMissingError as error:
-            raise NotCommittedError(
-                f"{self.url} has no record '{name}' of run {run_id}: it has {self.run_names(run_id)}."
-            ) from error
-
-
-def _run_path(run_id: str, name: str) -> str:
-    return f"runs/{check_id('run', run_id)}/{check_id('record', name)}"
 
 
 def create_store(url: str | os.PathLike[str]) -> Store:

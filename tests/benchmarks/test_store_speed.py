@@ -1,19 +1,19 @@
 """Reading and writing a cohort, side by side with the usual ways; `make bench` prints the tables that RESULTS.md holds.
 
-Ways compared: (a) zarr-python over s3fs, or over its own LocalStore on a folder, a group an entry, opened and read entry by entry;
-(b) the same over obstore; (c) the same bytes as plain objects, as many requests in flight as Engram has: the limit.
+Ways compared: (a) zarr-python over s3fs, or over its own LocalStore on a folder, a group an entry, entry after entry as a script
+does it, and with as many entries at once as Engram has; (b) the same over obstore; (c) the same bytes as plain objects, as many
+requests in flight as Engram has: the limit. Seconds are of the wall and of this process's CPU; the server runs on the same cores.
 ENGRAM_BENCH_PATIENTS sets the size: two modalities and two regions each, 227 by default, as in the paper.
 """
 
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import obstore
@@ -34,6 +34,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 PATIENTS = int(os.environ.get("ENGRAM_BENCH_PATIENTS", "227"))
 ROUNDS = int(os.environ.get("ENGRAM_BENCH_ROUNDS", "3"))
 SHAPE = (2, 32, 64, 64)
+WRITERS = 4
+"""Entries that are written at once, as by an extractor's processes."""
 PLACES = ("PET/spine", "PET/skeleton", "CT/spine", "CT/skeleton")
 
 
@@ -59,49 +61,63 @@ def cohort() -> Cohort:
     return Cohort()
 
 
-def timed(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each way, in turn, so that a slow moment of the machine meets all."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
+type Way = Callable[[], object]
+type OpenRoot = Callable[[str], Any]
+"""A Zarr store at a path of its own."""
+
+
+def compared(title: str, ways: dict[str, Way]) -> None:
+    """Prints a row for each way: medians of rounds in which the ways take turns, so that a slow moment of the machine meets all."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
         for name, way in ways.items():
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             way()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            taken[name].append((time.perf_counter() - begun, time.process_time() - cpu))
+    wall = {name: statistics.median(seconds for seconds, _ in values) for name, values in taken.items()}
+    for name, values in taken.items():
+        cpu = statistics.median(seconds for _, seconds in values)
+        print(f"| {title} | {name} | {wall[name]:.2f} | {cpu:.2f} | {wall[name] / wall['engram']:.2f} |", flush=True)
 
 
-def show(title: str, seconds: dict[str, float]) -> None:
-    ours = seconds["engram"]
-    for name, value in seconds.items():
-        print(f"| {title} | {name} | {value:.2f} | {value / ours:.2f} |", flush=True)
+def head(what: str) -> None:
+    print(
+        f"\n{what}, median of {ROUNDS}\n\n| what | way | seconds | CPU | × engram |\n|---|---|---|---|---|", flush=True
+    )
+
+
+def at_once(act: Callable[[int], object], count: int, threads: int) -> None:
+    """Does it for every entry; one thread stands for a plain loop."""
+    if threads == 1:
+        for i in range(count):
+            act(i)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(act, range(count)))
 
 
 def publish_all(store: Store, view: str, cohort: Cohort) -> None:
-    """As the extractor's processes do together: several entries at a time."""
-
     def publish(i: int) -> None:
         store.publish(view, cohort.keys[i], cohort.entry(i), input_sha256=digest_of(str(i)))
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(publish, range(len(cohort.keys))))
+    at_once(publish, len(cohort.keys), WRITERS)
 
 
-def write_naively(open_root: Callable[[str], Any], cohort: Cohort, count: int) -> None:
-    for i in range(count):
-        group = zarr.create_group(open_root(str(cohort.keys[i])), zarr_format=3)
+def write_naively(open_root: OpenRoot, folder: str, cohort: Cohort, threads: int) -> None:
+    def write(i: int) -> None:
+        group = zarr.create_group(open_root(f"{folder}/{cohort.keys[i]}"), zarr_format=3)
         for name, values in cohort.arrays(i).items():
             group.create_array(name, data=values, chunks=values.shape)
 
-
-def write_into_new_folder(open_root: Callable[[str], Any], cohort: Cohort, folders: Iterator[int]) -> None:
-    folder = next(folders)
-    write_naively(lambda key: open_root(f"{folder}/{key}"), cohort, len(cohort.keys))
+    at_once(write, len(cohort.keys), threads)
 
 
-def read_naively(open_root: Callable[[str], Any], cohort: Cohort, name: str, count: int) -> None:
-    for key in cohort.keys[:count]:
-        group: Any = zarr.open_group(open_root(str(key)), mode="r")
+def read_naively(open_root: OpenRoot, folder: str, cohort: Cohort, name: str, threads: int) -> None:
+    def read(i: int) -> None:
+        group: Any = zarr.open_group(open_root(f"{folder}/{cohort.keys[i]}"), mode="r")
         assert group[name][...].size
+
+    at_once(read, len(cohort.keys), threads)
 
 
 def read_plainly(location: Location, paths: list[str]) -> None:
@@ -114,61 +130,73 @@ def chunks_of(snapshot: Snapshot, name: str) -> list[str]:
     return [f"{one.folder}/{path}" for one in commits for path in one.objects if path.startswith(f"{name}/c/")]
 
 
-def compare(url: str, naive: dict[str, Callable[[str], Any]], cohort: Cohort, tmp_path: Path) -> None:
-    """Prints the table of one backend."""
-    count = len(cohort.keys)
-    stores: Iterator[Store] = (create_store(f"{url}/engram-{i}") for i in range(ROUNDS + 1))
-    folders = iter(range(10**6))
+class Bench:
+    """One backend's table: what is written last is what is read."""
 
-    def write_ours() -> None:
-        store = next(stores)
-        publish_all(store, store.put_view(example_view(shape=SHAPE)), cohort)
+    def __init__(self, url: str, naive: dict[str, OpenRoot], cohort: Cohort) -> None:
+        self.url, self.naive, self.cohort = url, naive, cohort
+        self.folders = map(str, count())
 
-    ways: dict[str, Callable[[], object]] = {"engram": write_ours}
-    for name, open_root in naive.items():
-        ways[name] = partial(write_into_new_folder, open_root, cohort, folders)
-    show("write", timed(ways))
-    store = next(stores)
-    view = store.put_view(example_view(shape=SHAPE))
-    publish_all(store, view, cohort)
-    snapshot = store.snapshot(store.make_snapshot(view))
-    for name, open_root in naive.items():
-        write_naively(lambda key, n=name, o=open_root: o(f"read-{n[:2]}/{key}"), cohort, count)
-    for array in ("mean_map", "memory"):
+    def write(self) -> tuple[Store, str, dict[str, str]]:
+        """Engram's store and view, and the folders of the naive copies."""
+        made: list[tuple[Store, str]] = []
+        copies: dict[str, str] = {}
+
+        def ours() -> None:
+            store = create_store(f"{self.url}/engram-{next(self.folders)}")
+            made.append((store, store.put_view(example_view(shape=SHAPE))))
+            publish_all(*made[-1], self.cohort)
+
+        def naively(name: str, threads: int) -> None:
+            copies[name] = next(self.folders)
+            write_naively(self.naive[name], copies[name], self.cohort, threads)
+
+        ways: dict[str, Way] = {"engram": ours}
+        for name in self.naive:
+            ways[name] = lambda name=name: naively(name, 1)
+            ways[f"{name}, {WRITERS} entries at once"] = lambda name=name: naively(name, WRITERS)
+        compared("write", ways)
+        return *made[-1], copies
+
+    def read(self, snapshot: Snapshot, copies: dict[str, str], array: str) -> None:
+        location, keys = snapshot.location, snapshot.keys
         paths = chunks_of(snapshot, array)
-        reads: dict[str, Callable[[], object]] = {
-            "engram": lambda a=array: BulkReader(snapshot, (a,)).stack(a, snapshot.keys)
-        }
-        for name, open_root in naive.items():
-            reads[name] = lambda a=array, n=name, o=open_root: read_naively(
-                lambda key: o(f"read-{n[:2]}/{key}"), cohort, a, count
+        ours: Way = lambda: BulkReader(snapshot, (array,)).stack(array, keys)  # noqa: E731 - one way among others
+        plain: Way = lambda: read_plainly(location, paths)  # noqa: E731
+        ways: dict[str, Way] = {"engram": ours}
+        for name, root in self.naive.items():
+            ways[name] = lambda n=name, r=root: read_naively(r, copies[n], self.cohort, array, 1)
+            ways[f"{name}, {location.parallel} entries at once"] = lambda n=name, r=root: read_naively(
+                r, copies[n], self.cohort, array, location.parallel
             )
-        reads["(c) plain objects"] = lambda p=paths: read_plainly(store.location, p)
-        show(f"read {array}, entry by entry", timed(reads))
+        compared(f"read {array}", ways | {"(c) plain objects": plain})
         make_pack(snapshot, array)
-        show(f"read {array}, from the pack", timed({name: reads[name] for name in ("engram", "(c) plain objects")}))
-    values = BulkReader(snapshot).stack("memory", snapshot.keys[:5])
-    assert all(np.array_equal(values[i], cohort.arrays(i)["memory"]) for i in range(5))
+        compared(f"read {array}, from the pack", {"engram": ours, "(c) plain objects": plain})
+
+    def run(self) -> None:
+        store, view, copies = self.write()
+        snapshot = store.snapshot(store.make_snapshot(view))
+        for array in ("mean_map", "memory"):
+            self.read(snapshot, copies, array)
+        for array, values in self.cohort.arrays(3).items():
+            assert np.array_equal(BulkReader(snapshot).stack(array, snapshot.keys[3:4])[0], values)
 
 
-def test_a_cohort_on_s3(s3_url: str, cohort: Cohort, tmp_path: Path) -> None:
+def test_a_cohort_on_s3(s3_url: str, cohort: Cohort) -> None:
     bucket, _, prefix = s3_url.removeprefix("s3://").partition("/")
-    base = f"{prefix}/naive-{uuid4().hex}"
     files = s3fs.S3FileSystem(asynchronous=True)
-    naive: dict[str, Callable[[str], Any]] = {
-        "(a) zarr with s3fs": lambda path: FsspecStore(files, path=f"{bucket}/{base}-a/{path}"),
-        "(b) zarr with obstore": lambda path: ObjectStore(connect_s3(bucket, f"{base}-b/{path}")),
+    naive: dict[str, OpenRoot] = {
+        "(a) zarr with s3fs": lambda path: FsspecStore(files, path=f"{bucket}/{prefix}/a/{path}"),
+        "(b) zarr with obstore": lambda path: ObjectStore(connect_s3(bucket, f"{prefix}/b/{path}")),
     }
-    print(f"\n{len(cohort.keys)} entries on S3 (radosgw), median of {ROUNDS}")
-    compare(s3_url, naive, cohort, tmp_path)
+    head(f"{len(cohort.keys)} entries on S3 (radosgw)")
+    Bench(s3_url, naive, cohort).run()
 
 
-def test_a_cohort_on_a_folder(cohort: Cohort, tmp_path: Path) -> None:
-    naive: dict[str, Callable[[str], Any]] = {
-        "(a) zarr in a folder": lambda path: LocalStore(tmp_path / "naive" / path)
-    }
-    print(f"\n{len(cohort.keys)} entries in a folder, median of {ROUNDS}")
-    compare(str(tmp_path / "stores"), naive, cohort, tmp_path)
+def test_a_cohort_in_a_folder(cohort: Cohort, tmp_path: Path) -> None:
+    naive: dict[str, OpenRoot] = {"(a) zarr in a folder": lambda path: LocalStore(tmp_path / "naive" / path)}
+    head(f"{len(cohort.keys)} entries in a folder")
+    Bench(str(tmp_path / "stores"), naive, cohort).run()
 
 
 def test_plain_client_is_as_fast_as_the_location(s3_url: str, cohort: Cohort) -> None:
@@ -185,4 +213,5 @@ def test_plain_client_is_as_fast_as_the_location(s3_url: str, cohort: Cohort) ->
         with ThreadPoolExecutor(location.parallel) as pool:
             assert all(pool.map(lambda path: len(obstore.get(client, path).bytes()), paths))
 
-    show("plain objects", timed({"engram": lambda: read_plainly(location, paths), "obstore alone": alone}))
+    head(f"{len(paths)} objects of {len(data)} bytes on S3 (radosgw)")
+    compared("read objects", {"engram": lambda: read_plainly(location, paths), "obstore alone": alone})
