@@ -5,7 +5,6 @@ Everything that changes the numbers is here and ends in a view; where it runs (d
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -16,6 +15,7 @@ from extractor.layouts import LAYOUTS, layout_shape
 from extractor.study import PrepareRules
 from store_schema import Encoder, Intensity, Layout, Prompt, ViewSpec
 from store_schema.errors import ConfigError
+from store_schema.files import Place, read_text, without_secret
 
 RECIPE = 1
 """Raised whenever our own code changes the numbers of a view: a new recipe is a new view."""
@@ -97,8 +97,8 @@ class ExtractConfig(BaseModel):
         )
 
 
-def load_config(path: Path | None) -> ExtractConfig:
-    """The settings in a YAML file, or the defaults where there is none.
+def load_config(path: Place | None) -> ExtractConfig:
+    """The settings in a YAML file, here or at an address, or the defaults where there is none.
 
     Raises
     ------
@@ -108,12 +108,12 @@ def load_config(path: Path | None) -> ExtractConfig:
     if path is None:
         return ExtractConfig()
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(read_text(path))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML settings: {error}") from error
+        raise ConfigError(f"{without_secret(path)} cannot be read as YAML settings: {error}") from error
     if settings is not None and not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds a {type(settings).__name__}: expected 'setting: value' lines")
-    return parse_config(settings or {}, origin=str(path))
+        raise ConfigError(f"{without_secret(path)} holds a {type(settings).__name__}: expected 'setting: value' lines")
+    return parse_config(settings or {}, origin=without_secret(path))
 
 
 def parse_config(settings: dict[str, Any], *, origin: str) -> ExtractConfig:

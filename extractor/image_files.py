@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -40,6 +41,16 @@ METAIMAGE_TYPE_BYTES = {
 }
 METAIMAGE_GEOMETRY = {"Offset", "Origin", "Position", "ElementSpacing", "TransformMatrix", "Rotation", "Orientation"}
 METAIMAGE_TRUE = ("T", "t", "1")
+HEADER_SUFFIXES = (".mhd", ".nhdr")
+"""Files that hold a header and name the file of the voxels."""
+MIXED_SUFFIXES = (".mha", ".nrrd")
+"""Files that hold header and voxels, or a header alone."""
+VOXEL_FILE = re.compile(
+    rb"^(?:data ?file\s*:|ElementDataFile\s*=(?!\s*LOCAL\b))[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE
+)
+"""The line of a NRRD or MetaImage header that names a file of voxels."""
+HEADER_BYTES = 2**16
+"""More than any such header."""
 SCAN_BYTES = 2**22
 """Read at once."""
 ZLIB_OR_GZIP = 47
@@ -68,6 +79,43 @@ def check_image_file(path: str) -> None:
         (_check_metaimage if name.endswith((".mha", ".mhd")) else _check_nifti)(Path(path))
     except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
         raise ImageError(f"{path} is damaged or cut short: {error}. Copy it again.") from error
+
+
+def may_name_voxels(name: str) -> bool:
+    """Whether a file of this name may leave its voxels to another file."""
+    return name.lower().endswith((*HEADER_SUFFIXES, *MIXED_SUFFIXES))
+
+
+def voxel_file(start: bytes) -> str | None:
+    """The file of voxels that a NRRD or MetaImage header names; None where they follow the header.
+
+    Parameters
+    ----------
+    start
+        The first `HEADER_BYTES` of the file.
+    """
+    # A blank line ends a NRRD header; what follows are voxels.
+    found = VOXEL_FILE.search(start.partition(b"\n\n")[0])
+    return None if found is None else found[1].decode("latin-1").strip()
+
+
+def files_beside(path: Path, *, shown: str) -> list[str]:
+    """Names of the files that an image file needs in its folder; `shown` is what the file is called in an error.
+
+    Raises
+    ------
+    ImageError
+        If it names a list of files.
+    """
+    if not may_name_voxels(path.name):
+        return []
+    with path.open("rb") as file:
+        name = voxel_file(file.read(HEADER_BYTES))
+    if name is None:
+        return []
+    if name.startswith("LIST") or "%" in name:
+        raise ImageError(f"{shown} is a list of files: write the volume as one file.")
+    return [name]
 
 
 def not_finite(path: str | Path, count: int) -> ImageError:

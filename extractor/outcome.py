@@ -11,8 +11,10 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-State = Literal["new", "done", "superseded", "stale", "refused", "changed"]
-Result = Literal["committed", "done", "superseded", "failed"]
+State = Literal["new", "done", "superseded", "stale", "refused", "changed", "withdrawn"]
+Result = Literal["committed", "done", "superseded", "withdrawn", "failed"]
+
+RESULTS: tuple[Result, ...] = ("committed", "done", "superseded", "withdrawn", "failed")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class PlanItem:
     roi: str
     layout: str
     state: State
-    """`changed` means that a source file changed: its voxels are read, then it is done, superseded or stale."""
+    """`changed` means that a source file changed: its voxels are read, then it is done, superseded or stale. `withdrawn` items are
+    left alone, and are no failure."""
     reason: str
     number: int | None = None
     """The current commit, where there is one."""
@@ -76,7 +79,7 @@ def _group(item: PlanItem) -> str:
 def print_summary(outcomes: Sequence[ItemOutcome], console: Console) -> None:
     """Counts by result, then each failed study with its reason, once."""
     counts = Counter(outcome.result for outcome in outcomes)
-    parts = [f"{counts[result]} {result}" for result in ("committed", "done", "superseded", "failed") if counts[result]]
+    parts = [f"{counts[result]} {result}" for result in RESULTS if counts[result]]
     console.print("Items: " + (", ".join(parts) or "none"))
     failures = {(o.patient, o.reason): None for o in outcomes if o.result == "failed"}
     if not failures:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 
 from extractor.outcome import ItemOutcome
 from extractor.work import StudyTask, extract_study
 from store_schema import open_store
+from store_schema.files import remember, remembered
 
 MAX_DEATHS = 2
 """A study whose process dies this often is given up: it is the likely cause."""
@@ -124,7 +126,10 @@ def _executor(jobs: int) -> Executor:
     """Spawned processes (forked ones would inherit locks), or one thread of this process where `jobs` is 0."""
     if jobs == 0:
         return ThreadPoolExecutor(max_workers=1)
-    return ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn"))
+    # What a presigned address hides goes to these processes alone, past every task, log and record.
+    return ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=remember, initargs=(remembered(),)
+    )
 
 
 def _result(task: StudyTask, future: Future[list[ItemOutcome]]) -> StudyResult:
@@ -134,5 +139,5 @@ def _result(task: StudyTask, future: Future[list[ItemOutcome]]) -> StudyResult:
     if isinstance(error, BrokenProcessPool):
         return StudyResult(task, error=DIED)
     where = traceback.extract_tb(error.__traceback__)[-1:] if error.__traceback__ else []
-    place = f" ({where[0].filename}:{where[0].lineno})" if where else ""
+    place = f" ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
     return StudyResult(task, error=f"{type(error).__name__}: {error}{place}")

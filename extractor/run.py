@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,21 +26,36 @@ from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
 from store_schema import EntryKey, Store, open_store
 from store_schema.errors import ConfigError, StoreError, StoreNotFoundError, UsageError
+from store_schema.files import Place, is_remote, name_of
+from store_schema.packs import make_pack
+from store_schema.pseudonyms import PlainIds, check_rule, settle_rule
+from store_schema.withdrawals import withdrawn
 
+LEFT_ALONE = ("refused", "withdrawn")
+"""States of the plan's items that no worker touches."""
+HELD = ("committed", "done", "superseded")
+"""Results that have a commit."""
 DEFAULT_WEIGHTS = "MedSAM2_latest.pt"
+PACKED = "mean_map"
+"""What the run packs: all that a trainer with an averaging head reads."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """Where and how a run happens; nothing here changes a number."""
 
-    table: Path
+    table: Place
+    """Path or address."""
     store_url: str
     jobs: int | None = None
     """Processes; None leaves it to `process_count`, 0 works in this process."""
     device: str = "cpu"
     dry_run: bool = False
     make_current: bool = False
+    pack: bool = True
+    """Whether the mean maps of each snapshot are packed for readers of whole cohorts."""
+    ids: PlainIds = field(default_factory=PlainIds)
+    """What patients are called, and the filter of every text that leaves."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class RunReport:
     outcomes: tuple[ItemOutcome, ...] = ()
     snapshots: Mapping[str, str] | None = None
     """Snapshot id by layout: exactly the study table's entries that are committed."""
+    pack_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that packing took, by layout."""
     error: str | None = None
     """Why the run's records or snapshots could not be written after the work; what was committed stands."""
 
@@ -76,8 +93,12 @@ def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunR
     StoreError
         If the store cannot be opened, or takes no record of the run's beginning; nothing was extracted.
     """
+    return options.ids.filtered(lambda: _planned_and_run(config, options, console))
+
+
+def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Console) -> RunReport:
     _check(config, options)
-    rows = read_study_table(options.table, config)
+    rows = read_study_table(options.table, config, options.ids)
     spec, facts = _load(config, options)
     console.print(f"Encoder {facts.name}, weights sha256 {facts.weights_sha256[:16]}, {_training(facts)}")
     store = _open(options)
@@ -85,18 +106,27 @@ def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunR
     views = {layout: view.view_id if options.dry_run else store.put_view(view) for layout, view in specs.items()}
     plan = tuple(make_plan(rows, views=views, store=store, config=config))
     if options.dry_run:
-        return RunReport(run_id=None, views=views, plan=plan)
+        return RunReport(run_id=None, views=views, plan=tuple(_cleaned(plan, options.ids.clean)))
     return _Run(rows, plan, views, spec, store, config, options, console).execute()
 
 
 def _open(options: RunOptions) -> Store:
-    """The store; for a dry run over an address without one, an empty one in memory."""
+    """The store, whose patients are called as this run calls them; for a dry run without one, an empty one in memory."""
     if not options.dry_run:
-        return open_store(options.store_url, create=True)
+        store = open_store(options.store_url, create=True)
+        settle_rule(store, options.ids)
+        return store
     try:
-        return open_store(options.store_url)
+        store = open_store(options.store_url)
     except StoreNotFoundError:
         return open_store(f"memory://dry-run-{uuid.uuid4().hex}", create=True)
+    check_rule(store.location, options.ids)
+    return store
+
+
+def _cleaned[T: (PlanItem, ItemOutcome)](items: Sequence[T], clean: Callable[[str], str]) -> list[T]:
+    """The items with reasons that may leave the program; ids in them are those of the store already."""
+    return [replace(item, reason=clean(item.reason)) for item in items]
 
 
 def _training(facts: EncoderFacts) -> str:
@@ -147,13 +177,21 @@ class _Run:
 
     def execute(self) -> RunReport:
         """Works through the plan, and records it before and after."""
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-        self.store.put_run(run_id, "start.json", _start_record(self.config, self.views, len(self.rows)))
-        self.store.put_run(run_id, "plan.jsonl", to_jsonl(self.plan))
+        run_id, ids = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", self.options.ids
+        self.store.put_run(run_id, "start.json", _start_record(self.config, self.views, len(self.rows), ids))
+        self.store.put_run(run_id, "plan.jsonl", to_jsonl(_cleaned(self.plan, ids.recorded)))
         to_do = {item.patient for item in self.plan if item.to_do}
         outcomes = _without_work(self.plan, to_do) + self._work(to_do)
-        snapshots, error = self._record(run_id, outcomes)
-        return RunReport(run_id, self.views, self.plan, tuple(outcomes), snapshots, error)
+        snapshots, pack_s, error = self._record(run_id, outcomes)
+        return RunReport(
+            run_id,
+            self.views,
+            tuple(_cleaned(self.plan, ids.clean)),
+            tuple(_cleaned(outcomes, ids.clean)),
+            snapshots,
+            pack_s,
+            None if error is None else ids.clean(error),
+        )
 
     def _work(self, to_do: set[str]) -> list[ItemOutcome]:
         tasks = [self._task(row) for row in self.rows if row.patient in to_do]
@@ -169,7 +207,7 @@ class _Run:
         return outcomes
 
     def _task(self, row: StudyRow) -> StudyTask:
-        mine = [item for item in self.plan if item.patient == row.patient and item.state == "refused"]
+        mine = [item for item in self.plan if item.patient == row.patient and item.state in LEFT_ALONE]
         refused = frozenset((item.modality, item.roi, item.layout) for item in mine)
         return StudyTask(row, self.config, self.views, self.options.make_current, refused)
 
@@ -185,19 +223,45 @@ class _Run:
             for item in result.task.items()
         ]
 
-    def _record(self, run_id: str, outcomes: Sequence[ItemOutcome]) -> tuple[dict[str, str], str | None]:
-        """Snapshots made, and why not all of it could be written: the work is done, so its outcomes must not be lost."""
+    def _record(
+        self, run_id: str, outcomes: Sequence[ItemOutcome]
+    ) -> tuple[dict[str, str], dict[str, float], str | None]:
+        """Snapshots made, seconds of their packs, and why not all could be written: the outcomes of work that is done stay."""
         snapshots: dict[str, str] = {}
+        pack_s: dict[str, float] = {}
         try:
-            self.store.put_run(run_id, "outcomes.jsonl", to_jsonl(outcomes))
+            self.store.put_run(run_id, "outcomes.jsonl", to_jsonl(_cleaned(outcomes, self.options.ids.recorded)))
             for layout, view_id in self.views.items():
-                if pinned := _pinned(outcomes, layout):
+                if pinned := self._pinned(outcomes, layout, view_id):
                     snapshots[layout] = self.store.make_snapshot(view_id, pinned)
             finish = json.dumps({"snapshots": snapshots, "failed": len(failures(outcomes))}).encode()
             self.store.put_run(run_id, "finish.json", finish)
+            for layout in snapshots if self.options.pack else ():
+                self._pack(layout, snapshots[layout], pack_s)
         except StoreError as error:
-            return snapshots, f"{type(error).__name__}: {error}"
-        return snapshots, None
+            return snapshots, pack_s, f"{type(error).__name__}: {error}"
+        return snapshots, pack_s, None
+
+    def _pinned(self, outcomes: Sequence[ItemOutcome], layout: str, view_id: str) -> dict[EntryKey, int | None]:
+        """The table's entries in one view, each pinned to the commit that holds this table's input."""
+        gone = withdrawn(self.store.location, view_id)
+        held = {
+            EntryKey(o.patient, o.modality, o.roi): o.number
+            for o in outcomes
+            if o.layout == layout and o.result in HELD
+        }
+        return {key: number for key, number in held.items() if key not in gone}
+
+    def _pack(self, layout: str, snapshot_id: str, pack_s: dict[str, float]) -> None:
+        """Packs the snapshot's mean maps; a view of vectors has none."""
+        started, snapshot = time.perf_counter(), self.store.snapshot(snapshot_id)
+        if PACKED not in snapshot.commit(snapshot.keys[0]).arrays:
+            return
+        with _progress(self.console) as progress:
+            bar = progress.add_task(f"pack {layout}", total=len(snapshot), failed=0)
+            make_pack(snapshot, PACKED, told=lambda done, total: progress.update(bar, completed=done, total=total))
+            progress.update(bar, completed=len(snapshot))
+        pack_s[layout] = time.perf_counter() - started
 
 
 def process_count(options: RunOptions, *, studies: int, cores: int) -> int:
@@ -206,30 +270,30 @@ def process_count(options: RunOptions, *, studies: int, cores: int) -> int:
     return min(usual if options.jobs is None else options.jobs, max(1, studies))
 
 
-def _pinned(outcomes: Sequence[ItemOutcome], layout: str) -> dict[EntryKey, int | None]:
-    """The table's entries in one view, each pinned to the commit that holds this table's input."""
-    held = [o for o in outcomes if o.layout == layout and o.result != "failed"]
-    return {EntryKey(o.patient, o.modality, o.roi): o.number for o in held}
-
-
-def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int) -> bytes:
+def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int, ids: PlainIds) -> bytes:
+    settings = config.model_dump(mode="json")
+    if config.weights is not None and ("/" in config.weights or is_remote(config.weights)):
+        # The digest in the view says which weights; where they lie says who keeps them there.
+        settings["weights"] = name_of(config.weights)
     record = {
         "started_at": datetime.now(UTC).isoformat(),
-        "settings": config.model_dump(mode="json"),
+        "settings": settings,
         "views": dict(views),
         "studies": studies,
+        "patients": ids.rule.patients,
+        "key_fingerprint": ids.rule.key_fingerprint,
         "engram": version("engram"),
     }
     return json.dumps(record, indent=2).encode()
 
 
 def _without_work(plan: Sequence[PlanItem], to_do: set[str]) -> list[ItemOutcome]:
-    """Outcomes of items that no worker sees: refused by the plan, or of a study that is done altogether."""
-    results = {"refused": "failed", "done": "done"}
+    """Outcomes of items that no worker sees: refused by the plan, withdrawn, or of a study that is done altogether."""
+    results = {"refused": "failed", "withdrawn": "withdrawn", "done": "done"}
     return [
         ItemOutcome(item.patient, item.modality, item.roi, item.layout, results[item.state], item.reason, item.number)  # type: ignore[arg-type]
         for item in plan
-        if item.patient not in to_do or item.state == "refused"
+        if item.patient not in to_do or item.state in LEFT_ALONE
     ]
 
 

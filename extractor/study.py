@@ -28,7 +28,7 @@ MAX_OUTSIDE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """Paths of one study."""
+    """Where the files of one study lie: paths, or addresses without a secret."""
 
     patient: str
     ct: str
@@ -36,6 +36,12 @@ class StudyFiles:
     masks: Mapping[str, str]
     """Mask file by ROI."""
     label_map: str | None = None
+
+    @property
+    def places(self) -> list[str]:
+        """Every file of the study, each once."""
+        named = (self.ct, self.pet, self.label_map, *self.masks.values())
+        return list(dict.fromkeys(place for place in named if place is not None))
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """Reads and checks the study table: which files belong to which patient; opens no image.
 
 A row is one study. Columns: `patient`, `ct`, `pet`, optionally `study` and `label_map`, and one column per ROI mask, named
-after the ROI. Paths are relative to the table's folder unless absolute.
+after the ROI. Paths are relative to the table's folder or address unless they are absolute or addresses themselves.
 """
 
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +18,9 @@ from extractor.config import ExtractConfig
 from extractor.image_files import IMAGE_SUFFIXES
 from extractor.study import StudyFiles
 from store_schema import check_id
-from store_schema.errors import InvalidKeyError, TableError
+from store_schema.errors import InvalidKeyError, TableError, UsageError
+from store_schema.files import Place, is_remote, local_file, name_of, record_name, resolve, without_secret
+from store_schema.pseudonyms import PlainIds
 
 RESERVED = ("patient", "study", "ct", "pet", "label_map")
 
@@ -31,8 +32,10 @@ class StudyRow:
     line: int
     """Line in the table, the header being line 1."""
     patient: str
-    """Id in the store: the patient's, or `patient.study` where the table has a study column."""
+    """Id in the store: the patient's, or `patient.study` where the table has a study column; its pseudonym where asked for."""
     files: StudyFiles
+    recorded: Mapping[str, str] = field(default_factory=dict)
+    """What a commit calls each file, by place."""
 
     @property
     def paths(self) -> dict[str, str]:
@@ -41,13 +44,25 @@ class StudyRow:
         masks = {f"mask:{roi}": path for roi, path in self.files.masks.items()}
         return {role: path for role, path in (named | masks).items() if path is not None}
 
+    def record_name(self, role: str) -> str:
+        """What a commit calls the file of a role."""
+        place = self.paths[role]
+        return self.recorded.get(place) or record_name(place)
+
     def missing_files(self) -> list[str]:
-        """Files that are not there, each with its role."""
-        return [f"{role} {path}" for role, path in self.paths.items() if not Path(path).is_file()]
+        """Files of this machine that are not there, each with its role."""
+        return [
+            f"{role} {path}" for role, path in self.paths.items() if not is_remote(path) and not Path(path).is_file()
+        ]
 
 
-def read_study_table(path: Path, config: ExtractConfig) -> list[StudyRow]:
+def read_study_table(table: Place, config: ExtractConfig, ids: PlainIds | None = None) -> list[StudyRow]:
     """The studies of a CSV or Parquet table, in the table's order.
+
+    Parameters
+    ----------
+    ids
+        What patients are called; it takes note of every id and file of the table before anything is refused.
 
     Raises
     ------
@@ -56,27 +71,46 @@ def read_study_table(path: Path, config: ExtractConfig) -> list[StudyRow]:
     InvalidKeyError
         If a patient, study or ROI id cannot be part of a store key, or two ids differ by case alone.
     """
+    path, ids = without_secret(table), ids or PlainIds()
     frame = _read(path)
+    _note(frame, path, ids)
     rois = _roi_columns(frame, config, path)
     _check_columns(frame, config, rois, path)
     rows = [
-        _row(line, {str(k): str(v) for k, v in record.items()}, rois, config, path)
+        _row(line, {str(k): str(v) for k, v in record.items()}, rois, config, table=path, ids=ids)
         for line, record in enumerate(frame.to_dict("records"), start=2)
     ]
     if not rows:
         raise TableError(f"{path} has no studies: expected a line per study below the header.")
     _check_unique(rows, path)
+    _check_twins(frame, path)
     return rows
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: str) -> pd.DataFrame:
     try:
-        parquet = path.suffix == ".parquet"
-        frame = pd.read_parquet(path).astype("string").fillna("") if parquet else _read_csv(path)
+        with local_file(path) as local:
+            parquet = local.suffix == ".parquet"
+            frame = pd.read_parquet(local).astype("string").fillna("") if parquet else _read_csv(local)
+    except UsageError as error:
+        raise TableError(str(error)) from error
     except (OSError, ValueError, csv.Error) as error:
         raise TableError(f"{path} cannot be read as a study table (CSV or Parquet): {error}") from error
     stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
     return stripped
+
+
+def _note(frame: pd.DataFrame, path: str, ids: PlainIds) -> None:
+    """Tells the filter what no text may hold: ids, files, and whatever stands in a column that has no business here."""
+    cells = {str(name): [str(cell) for cell in frame[name] if cell] for name in frame.columns}
+    ids.know(patients=cells.pop("patient", ()), studies=cells.pop("study", ()))
+    for name, column in cells.items():
+        images = [cell for cell in column if name in RESERVED or _is_image(cell)]
+        ids.know(places=(resolve(cell, path) for cell in images), studies=set(column) - set(images))
+
+
+def _is_image(cell: str) -> bool:
+    return name_of(cell).lower().endswith(IMAGE_SUFFIXES)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -97,12 +131,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return pd.DataFrame([cells for _, cells in body], columns=pd.Index(names, dtype=object), dtype=str)
 
 
-def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: Path) -> tuple[str, ...]:
+def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: str) -> tuple[str, ...]:
     """The mask columns in use; every column that is not reserved must hold image paths."""
     others = [str(name) for name in frame.columns if name not in RESERVED]
     for name in others:
         check_id("roi", name)
-        odd = [value for value in frame[name] if value and not value.lower().endswith(IMAGE_SUFFIXES)]
+        odd = [without_secret(value) for value in frame[name] if value and not _is_image(value)]
         if odd:
             raise TableError(
                 f"{path}: unknown column '{name}': expected {', '.join(RESERVED)}, or one column per ROI holding mask files "
@@ -120,7 +154,7 @@ def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: Path) -> tupl
     return config.rois if config.rois is not None else tuple(others)
 
 
-def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[str], path: Path) -> None:
+def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[str], path: str) -> None:
     needed = [
         "patient",
         "ct",
@@ -139,40 +173,41 @@ def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[st
         raise TableError(f"{path}: {sorted(clash)} is both a mask column and a derived region: keep one of the two.")
 
 
-def _row(line: int, record: Mapping[str, str], rois: Iterable[str], config: ExtractConfig, table: Path) -> StudyRow:
+def _row(
+    line: int, record: Mapping[str, str], rois: Iterable[str], config: ExtractConfig, *, table: str, ids: PlainIds
+) -> StudyRow:
     """One checked row; a mask column left empty means that the study has no such ROI."""
-    try:
-        patient = check_id("patient", record["patient"])
-        if "study" in record:
-            if not record["study"]:
-                raise TableError(
-                    f"{table}, line {line}: patient '{patient}' has no study: fill the column in every row."
-                )
-            patient = check_id("patient", f"{patient}.{check_id('study', record['study'])}")
-    except InvalidKeyError as error:
-        raise InvalidKeyError(f"{table}, line {line}: {error}") from error
+    patient = _key(line, record, table, ids)
     for column in ("ct", *(["pet"] if "PET" in config.modalities else [])):
         if not record[column]:
             raise TableError(f"{table}, line {line}: patient '{patient}' has no {column} file.")
-    masks = {roi: _resolve(record[roi], table) for roi in rois if record[roi]}
+    masks = {roi: resolve(record[roi], table) for roi in rois if record[roi]}
     if not masks and not config.derive:
         raise TableError(f"{table}, line {line}: patient '{patient}' has no mask: fill at least one of {list(rois)}.")
     files = StudyFiles(
         patient=patient,
-        ct=_resolve(record["ct"], table),
-        pet=_resolve(record["pet"], table) if "PET" in config.modalities else None,
+        ct=resolve(record["ct"], table),
+        pet=resolve(record["pet"], table) if "PET" in config.modalities else None,
         masks=masks,
-        label_map=_resolve(record["label_map"], table) if config.derive and record["label_map"] else None,
+        label_map=resolve(record["label_map"], table) if config.derive and record["label_map"] else None,
     )
-    return StudyRow(line=line, patient=patient, files=files)
+    return StudyRow(line, patient, files, {place: ids.source(place) for place in files.places})
 
 
-def _resolve(path: str, table: Path) -> str:
-    """Absolute path; a symbolic link keeps its own name, since its target's may say nothing of the format."""
-    return os.path.abspath(table.parent / path)  # noqa: PTH100 - resolve() follows links
+def _key(line: int, record: Mapping[str, str], table: str, ids: PlainIds) -> str:
+    """The study's PATIENT in the store."""
+    patient, study = record["patient"], record.get("study")
+    if not patient:
+        raise InvalidKeyError(f"{table}, line {line}: there is no patient: fill the column in every row.")
+    if study == "":
+        raise TableError(f"{table}, line {line}: patient '{patient}' has no study: fill the column in every row.")
+    try:
+        return ids.key(patient, study)
+    except InvalidKeyError as error:
+        raise InvalidKeyError(f"{table}, line {line}: {error}") from error
 
 
-def _check_unique(rows: Iterable[StudyRow], table: Path) -> None:
+def _check_unique(rows: Iterable[StudyRow], table: str) -> None:
     counts = Counter(row.patient for row in rows)
     twice = sorted(patient for patient, count in counts.items() if count > 1)
     if twice:
@@ -180,8 +215,14 @@ def _check_unique(rows: Iterable[StudyRow], table: Path) -> None:
             f"{table}: {', '.join(twice[:5])} stand(s) in more than one row. Several studies of one patient need a 'study' "
             "column, which makes the key patient.study; a repeated row must be removed."
         )
-    folded = Counter(patient.casefold() for patient in counts)
-    twins = sorted(patient for patient in counts if folded[patient.casefold()] > 1)
+
+
+def _check_twins(frame: pd.DataFrame, table: str) -> None:
+    """Refuses ids of the table that differ by case alone, whatever the store calls them."""
+    parts = [frame[name] for name in ("patient", "study") if name in frame.columns]
+    names = {".".join(cells) for cells in zip(*parts, strict=True)}
+    folded = Counter(name.casefold() for name in names)
+    twins = sorted(name for name in names if folded[name.casefold()] > 1)
     if twins:
         raise InvalidKeyError(
             f"{table}: {', '.join(twins[:6])} differ by case alone: not every file system keeps them apart."

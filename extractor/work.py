@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from extractor.config import ExtractConfig
+from extractor.fetch import fetched
 from extractor.memory import Memory, Stream, embed_volume
 from extractor.outcome import ItemOutcome
-from extractor.plan import rois_of, sources_of
+from extractor.plan import once, rois_of, sources_of
 from extractor.preview import render_preview
 from extractor.prompts import kept_slices, tight_boxes
 from extractor.segmenter import Segmenter
 from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow
 from store_schema import Entry, EntryKey, Source, Store
-from store_schema.errors import EngramError, StudyError
+from store_schema.errors import EngramError, EntryWithdrawnError
 
 FAILURES = (EngramError, OSError, RuntimeError, MemoryError)
 """What the pass of one modality may end in while the study's other entries are sound; torch raises RuntimeError."""
@@ -34,7 +35,7 @@ RECORDED_VERSIONS = ("engram", "torch", "sam2", "SimpleITK", "numpy", "pillow", 
 
 @dataclass(frozen=True)
 class StudyTask:
-    """One study to extract: small, picklable, without voxels or credentials."""
+    """One study to extract: small, picklable, without voxels, credentials or signatures of addresses."""
 
     row: StudyRow
     config: ExtractConfig
@@ -43,7 +44,7 @@ class StudyTask:
     make_current: bool = False
     """Commit an input again although a later one has replaced it."""
     refused: frozenset[tuple[str, str, str]] = frozenset()
-    """Modality, ROI and layout of the items that the plan refused: they are left alone."""
+    """Modality, ROI and layout of the items that the plan refused, or found withdrawn: they are left alone."""
 
     def items(self) -> list[tuple[str, str, str]]:
         """Modality, ROI and layout of every item that is to have an outcome."""
@@ -70,9 +71,11 @@ def extract_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> lis
     """Outcome of each patient / modality / ROI / layout of one study; commits what is new or stale."""
     try:
         # Before any file is read: one that is replaced meanwhile then has another fingerprint at the next plan.
-        sources = {(modality, roi): sources_of(task.row, modality, roi) for modality, roi, _ in task.items()}
-        prepared = prepare_study(task.row.files, task.config.rules())
-    except (StudyError, OSError) as error:
+        look = once()
+        sources = {(modality, roi): sources_of(task.row, modality, roi, look=look) for modality, roi, _ in task.items()}
+        with fetched(task.row.files) as files:
+            prepared = prepare_study(files, task.config.rules())
+    except (EngramError, OSError) as error:
         return [_failed(task, modality, roi, layout, error) for modality, roi, layout in task.items()]
     outcomes: list[ItemOutcome] = []
     for modality in task.config.modalities:
@@ -154,6 +157,8 @@ def _publish(this: _Pass, item: _Item, stream: Stream, memory: Memory, embedding
             timings_s={"embedding": embedding_s},
             make_current=this.task.make_current,
         )
+    except EntryWithdrawnError:
+        return _withdrawn(item)
     except (EngramError, OSError) as error:
         return _failed(this.task, item.key.modality, item.key.roi, item.layout, error)
     seconds = embedding_s / len(this.task.views) + time.perf_counter() - started
@@ -210,6 +215,8 @@ def input_sha256(prepared: PreparedStudy, *, modality: str, roi: str, view_id: s
 def _kept(item: _Item, this: _Pass) -> ItemOutcome | None:
     """Outcome of an item that needs no writing; `superseded` names the commit that still holds its input."""
     state = this.store.state(item.view_id, item.key, item.input_sha256)
+    if state == "withdrawn":
+        return _withdrawn(item)
     if state in ("new", "stale") or (state == "superseded" and this.task.make_current):
         return None
     history = this.store.history(item.view_id, item.key)
@@ -218,6 +225,12 @@ def _kept(item: _Item, this: _Pass) -> ItemOutcome | None:
         return ItemOutcome(*_names(item.key), item.layout, "done", "the current commit has this input", number)
     reason = f"commit {number} has this input and a later one replaced it; --make-current commits it again"
     return ItemOutcome(*_names(item.key), item.layout, "superseded", reason, number)
+
+
+def _withdrawn(item: _Item) -> ItemOutcome:
+    return ItemOutcome(
+        *_names(item.key), item.layout, "withdrawn", "withdrawn from the store while this run was at work"
+    )
 
 
 def _failed(task: StudyTask, modality: str, roi: str, layout: str, error: Exception) -> ItemOutcome:

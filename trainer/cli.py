@@ -3,13 +3,11 @@
 Heavy modules are imported inside the commands, so that --help is instant.
 """
 
-from pathlib import Path
-
 import click
 
-from store_schema.console import FAILED, EngramGroup, error_console, result_console
+from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = FileOrAddress()
 
 
 @click.group(cls=EngramGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,16 +46,18 @@ def main() -> None:
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, instead of local processes."
 )
+@click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did.")
 @click.option("--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one.")
 def cv(
     *,
     store_url: str | None,
-    clinical: Path,
-    config_path: Path,
+    clinical: str,
+    config_path: str,
     out: str,
     snapshots: tuple[str, ...],
     latest: bool,
-    oracle: Path | None,
+    oracle: str | None,
+    pseudonymise: bool,
     scheduler: str | None,
     workers: int | None,
 ) -> None:
@@ -66,7 +66,11 @@ def cv(
     Without --snapshot the present entries of each view are pinned, and the snapshot's id is printed: give it to another
     run to read exactly the same. A rerun into the same folder does only what is missing; with other settings it is refused.
 
-    Workers of a --scheduler must reach the store and RUN by the same addresses, and run the same version of engram.
+    Tables and settings may be addresses (s3://…, https://…). With --pseudonymise the ids of the tables become those of a store that
+    was written by `extractor run --pseudonymise` with the same ENGRAM_PSEUDONYM_KEY, before anything is written or printed.
+
+    Workers of a --scheduler take their credentials from their own environment. They must reach the store and RUN by the same
+    addresses, and run the same version of engram.
 
     \b
     Writes into RUN: results.json (every figure), summary.csv, folds.csv, risks.csv (out-of-fold risks), run.json,
@@ -76,6 +80,7 @@ def cv(
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run --scheduler tcp://head:8786
     """
+    from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
     from trainer.config import load_config  # noqa: PLC0415
     from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.plan import Inputs  # noqa: PLC0415
@@ -84,7 +89,8 @@ def cv(
 
     config = load_config(config_path)
     spread = Workers(number=workers, scheduler=scheduler)
-    inputs = Inputs(clinical, store_url, snapshots, oracle, latest=latest)
+    ids = Pseudonyms.from_environment() if pseudonymise else PlainIds()
+    inputs = Inputs(clinical, store_url, snapshots, oracle, latest=latest, ids=ids)
     report = cross_validate(config, inputs, out=out, workers=spread, console=error_console())
     console = result_console()
     print_run(report, console)

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from store_schema.errors import CohortError, TableError
+from store_schema.pseudonyms import PlainIds
 from trainer.columns import MONTHS_PER_UNIT, Columns, TimeUnit, event_code
 from trainer.stats import permute_outcomes
 from trainer.tables import Table, id_cells, number_cells, read_table, require_columns, shown, text_cells
@@ -134,6 +135,7 @@ def build_cohort(
     available: Mapping[str, AbstractSet[str]],
     *,
     require_clinical: bool = False,
+    ids: PlainIds | None = None,
 ) -> Cohort:
     """Patients with every required entry, a time and an event, in a fixed order.
 
@@ -151,6 +153,8 @@ def build_cohort(
         every entry that any compared model reads, so that they share one cohort; empty for clinical models alone.
     require_clinical
         Also exclude patients without a single covariate.
+    ids
+        What the store calls the table's patients; by default as the table does.
 
     Raises
     ------
@@ -165,7 +169,7 @@ def build_cohort(
     """
     frame, where = read_table(table)
     require_columns(frame, columns.used, where)
-    rows = _ClinicalRows(frame, columns, where)
+    rows = _ClinicalRows(frame, columns, where, ids or PlainIds())
     keep, flow = _exclude(rows, available, require_clinical=require_clinical)
     if not keep:
         steps = "; ".join(f"{step.reason}: {step.excluded} excluded" for step in flow[1:])
@@ -174,7 +178,7 @@ def build_cohort(
     return rows.cohort(keep, flow, tuple(sorted(complete - set(rows.patients))))
 
 
-def check_table(table: Table, columns: Columns) -> None:
+def check_table(table: Table, columns: Columns, ids: PlainIds | None = None) -> None:
     """Refuse a table that `build_cohort` would refuse, before anything else is read or written.
 
     Raises
@@ -186,16 +190,17 @@ def check_table(table: Table, columns: Columns) -> None:
     """
     frame, where = read_table(table)
     require_columns(frame, columns.used, where)
-    _ClinicalRows(frame, columns, where)
+    _ClinicalRows(frame, columns, where, ids or PlainIds())
 
 
 class _ClinicalRows:
     """Cells of the declared columns, parsed, in the order of the table."""
 
-    def __init__(self, frame: pd.DataFrame, columns: Columns, where: str) -> None:
+    def __init__(self, frame: pd.DataFrame, columns: Columns, where: str, ids: PlainIds) -> None:
         self.columns = columns
-        self.person = id_cells(frame[columns.patient], columns.missing, where)
-        self.patients = self._keys(frame, where)
+        persons = id_cells(frame[columns.patient], columns.missing, where)
+        self.patients = self._keys(frame, persons, where, ids)
+        self.person = tuple(map(ids.patient, persons))
         self.time = number_cells(frame[columns.time], self.patients, columns.missing, where)
         self.event = self._events(frame[columns.event], where)
         self._refuse_times_not_positive(where)
@@ -206,11 +211,12 @@ class _ClinicalRows:
         self.categorical = {name: text_cells(frame[name], columns.missing) for name in columns.categorical}
         self.centre = None if columns.centre is None else id_cells(frame[columns.centre], columns.missing, where)
 
-    def _keys(self, frame: pd.DataFrame, where: str) -> tuple[str, ...]:
-        keys = self.person
+    def _keys(self, frame: pd.DataFrame, persons: tuple[str, ...], where: str, ids: PlainIds) -> tuple[str, ...]:
+        ids.know(patients=persons)
+        studies: tuple[str, ...] | tuple[None, ...] = (None,) * len(persons)
         if self.columns.study is not None:
             studies = id_cells(frame[self.columns.study], self.columns.missing, where)
-            keys = tuple(f"{person}.{study}" for person, study in zip(self.person, studies, strict=True))
+        keys = tuple(ids.name(person, study) for person, study in zip(persons, studies, strict=True))
         seen: set[str] = set()
         twice = sorted({key for key in keys if key in seen or seen.add(key)})  # type: ignore[func-returns-value]
         if twice:

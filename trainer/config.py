@@ -2,13 +2,13 @@
 
 from collections import Counter
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from store_schema.errors import ConfigError, InvalidKeyError
+from store_schema.files import Place, read_text, without_secret
 from store_schema.keys import check_id
 from trainer.columns import Columns
 from trainer.preprocess import PreprocessRules
@@ -262,8 +262,8 @@ class RunConfig(_Settings):
         return tuple(dict.fromkeys(model.view for model in self.models if model.view is not None))
 
 
-def load_config(path: Path) -> RunConfig:
-    """Settings in a YAML file.
+def load_config(path: Place) -> RunConfig:
+    """Settings in a YAML file, here or at an address.
 
     Raises
     ------
@@ -271,12 +271,12 @@ def load_config(path: Path) -> RunConfig:
         If the file is not YAML, or a setting is unknown, missing or out of range; names it and what is known.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(read_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML settings: {error}") from error
+        raise ConfigError(f"{without_secret(path)} cannot be read as YAML settings: {error}") from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds {type(settings).__name__}: expected 'setting: value' lines")
-    return parse_config(settings, origin=str(path))
+        raise ConfigError(f"{without_secret(path)} holds {type(settings).__name__}: expected 'setting: value' lines")
+    return parse_config(settings, origin=without_secret(path))
 
 
 def parse_config(settings: dict[str, Any], *, origin: str = "the config") -> RunConfig:

@@ -1,19 +1,20 @@
 """Reads risks that are known because outcomes were simulated with them; knows nothing of models or folds."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from store_schema.errors import CohortError, ConfigError, TableError
+from store_schema.files import Place
+from store_schema.pseudonyms import PlainIds
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.tables import id_cells, number_cells, read_table, require_columns, shown
 
 
 def read_oracle(
-    config: RunConfig, cohort: Cohort, *, clinical: Path, table: Path | None = None
+    config: RunConfig, cohort: Cohort, *, clinical: Place, table: Place | None = None, ids: PlainIds | None = None
 ) -> dict[str, Float[np.ndarray, " patient"]]:
     """Log-risks of the cohort by each column of the config's oracle, in the cohort's order; empty without one.
 
@@ -23,6 +24,8 @@ def read_oracle(
         Clinical table, where the columns stand there.
     table
         Table with a column ``patient`` that wins over the config's.
+    ids
+        What the cohort calls the tables' patients; by default as they do.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def read_oracle(
     frame, where = read_table(source or clinical)
     patient = "patient" if source else columns.patient
     require_columns(frame, (patient, *config.oracle.columns), where)
-    patients = id_cells(frame[patient], columns.missing, where)
+    patients = tuple(map((ids or PlainIds()).name, id_cells(frame[patient], columns.missing, where)))
     twice = sorted(name for name, count in Counter(patients).items() if count > 1)
     if twice:
         raise TableError(f"{where} lists {shown(twice)} more than once: expected one row per patient. Keep one of them")

@@ -1,15 +1,16 @@
 """Decides everything about a run before its first task: snapshots, cohort, folds, tasks; does none of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from store_schema import Store, open_store
 from store_schema.errors import UsageError
+from store_schema.files import Place
+from store_schema.pseudonyms import PlainIds, check_rule
 from store_schema.records import sha256
 from trainer.cohort import Cohort, build_cohort, check_table
 from trainer.config import Model, RunConfig
@@ -24,16 +25,18 @@ from trainer.task import Task
 class Inputs:
     """What a run reads."""
 
-    clinical: Path
-    """Clinical table."""
+    clinical: Place
+    """Clinical table: path or address."""
     store_url: str | None = None
     """Feature store; None for clinical models alone."""
     snapshots: tuple[str, ...] = ()
     """Ids of snapshots, or unique beginnings; a new one is made of each view without one."""
-    oracle: Path | None = None
+    oracle: Place | None = None
     """Table of known risks; wins over the config's."""
     latest: bool = False
     """Take the current commit of entries that were extracted from several inputs."""
+    ids: PlainIds = field(default_factory=PlainIds)
+    """What the store calls the tables' patients, and the filter of every text that leaves."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ class Plan:
     """What a run will do; everything in it follows from the config and the inputs."""
 
     config: RunConfig
-    clinical: Path
+    clinical: Place
     store: Store | None
     pins: tuple[Pin, ...]
     cohort: Cohort
     splits: Mapping[int, Splits]
     """Of the real outcomes (0) and of each permutation."""
     oracle: Mapping[str, Float[np.ndarray, " patient"]]
+    ids: PlainIds = field(default_factory=PlainIds)
 
     @cached_property
     def cohort_sha256(self) -> str:
@@ -123,16 +127,25 @@ def make_plan(config: RunConfig, inputs: Inputs, *, recorded: Recorded | None = 
     StoreError
         If the store does not hold what is read.
     """
+    return inputs.ids.filtered(lambda: _made(config, inputs, recorded))
+
+
+def _made(config: RunConfig, inputs: Inputs, recorded: Recorded | None) -> Plan:
     store = _opened(config, inputs)
     # before anything is pinned: a table that cannot be used leaves no snapshot behind
-    check_table(inputs.clinical, config.columns)
+    check_table(inputs.clinical, config.columns, inputs.ids)
     pins = () if store is None else _pins(store, config, inputs, recorded)
     available = {label: patients for pin in pins for label, patients in pin.available.items()}
-    cohort = build_cohort(inputs.clinical, config.columns, available, require_clinical=config.require_clinical)
-    oracle = read_oracle(config, cohort, clinical=inputs.clinical, table=inputs.oracle)
+    cohort = _cohort(config, inputs, available)
+    oracle = read_oracle(config, cohort, clinical=inputs.clinical, table=inputs.oracle, ids=inputs.ids)
     repeats = 0 if config.permuted_control is None else config.permuted_control.repeats
     splits = {number: _splits(config, cohort, number) for number in range(1 + repeats)}
-    return Plan(config, inputs.clinical, store, pins, cohort, splits, oracle)
+    return Plan(config, inputs.clinical, store, pins, cohort, splits, oracle, inputs.ids)
+
+
+def _cohort(config: RunConfig, inputs: Inputs, available: Mapping[str, set[str]]) -> Cohort:
+    columns, required = config.columns, config.require_clinical
+    return build_cohort(inputs.clinical, columns, available, require_clinical=required, ids=inputs.ids)
 
 
 def _opened(config: RunConfig, inputs: Inputs) -> Store | None:
@@ -142,7 +155,9 @@ def _opened(config: RunConfig, inputs: Inputs) -> Store | None:
         return None
     if inputs.store_url is None:
         raise UsageError(f"the config reads view {', '.join(config.views)}: name the feature store with --store URL")
-    return open_store(inputs.store_url)
+    store = open_store(inputs.store_url)
+    check_rule(store.location, inputs.ids)
+    return store
 
 
 def _pins(store: Store, config: RunConfig, inputs: Inputs, recorded: Recorded | None) -> tuple[Pin, ...]:

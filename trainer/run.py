@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from store_schema.errors import SchemaError, UsageError
+from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
 from trainer.dispatch import Outcome, Workers, run_tasks
 from trainer.metrics import harrell_c
@@ -61,7 +62,7 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
     keep_plan(plan, folder)
     tasks = plan.tasks(folder.url)
     waiting = [task for task in tasks if not folder.location.exists(task_name(task.id))]
-    failures = _run(waiting, workers, console)
+    failures = _run(waiting, workers, console, inputs.ids)
     results = _write_results(plan, tasks, failures, folder)
     return CvReport(plan, results, folder, tasks=len(tasks), resumed=len(tasks) - len(waiting))
 
@@ -73,7 +74,7 @@ def _refuse_unreachable(plan: Plan, folder: RunFolder, workers: Workers) -> None
             raise UsageError(f"{location.url} lives in this process alone: use --workers 0, or a folder")
 
 
-def _run(tasks: Sequence[Task], workers: Workers, console: Console) -> list[Failure]:
+def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainIds) -> list[Failure]:
     """Do the tasks under a progress bar; gives those that failed."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
@@ -82,11 +83,12 @@ def _run(tasks: Sequence[Task], workers: Workers, console: Console) -> list[Fail
         def on_done(outcome: Outcome) -> None:
             progress.advance(bar)
             if outcome.error is not None:
-                progress.console.print(f"failed: {outcome.task.label}: {outcome.error}", markup=False, soft_wrap=True)
+                told = ids.clean(f"failed: {outcome.task.label}: {outcome.error}")
+                progress.console.print(told, markup=False, soft_wrap=True)
 
         outcomes = run_tasks(tasks, workers, on_done=on_done)
     return [
-        Failure(task_id=outcome.task.id, label=outcome.task.label, reason=outcome.error)
+        Failure(task_id=outcome.task.id, label=outcome.task.label, reason=ids.clean(outcome.error))
         for outcome in outcomes
         if outcome.error is not None
     ]

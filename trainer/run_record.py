@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from store_schema.errors import AlreadyExistsError
+from store_schema.files import name_of, without_secret
 from store_schema.records import sha256
 from trainer.pins import Pin
 from trainer.plan import Plan, Recorded
@@ -47,8 +48,10 @@ def run_record(plan: Plan) -> dict[str, Any]:
     """All that decides the numbers of a run, as JSON values."""
     return {
         "layout": LAYOUT,
-        "config": plan.config.model_dump(mode="json"),
-        "clinical": plan.clinical.name,
+        "config": _config_record(plan),
+        "clinical": plan.ids.clean(name_of(plan.clinical)),
+        # absent for plain ids, as in runs of engram 0.1, so that these resume
+        **({"key_fingerprint": plan.ids.rule.key_fingerprint} if plan.ids.rule.key_fingerprint else {}),
         "cohort_sha256": plan.cohort_sha256,
         "splits_sha256": {str(number): digest for number, digest in plan.splits_sha256.items()},
         "oracle_sha256": {name: sha256(risk.tobytes()) for name, risk in plan.oracle.items()},
@@ -56,6 +59,14 @@ def run_record(plan: Plan) -> dict[str, Any]:
         "snapshots": [_pin_record(pin) for pin in plan.pins],
         "versions": versions(),
     }
+
+
+def _config_record(plan: Plan) -> dict[str, Any]:
+    """The settings; an address in them without its secret."""
+    record = plan.config.model_dump(mode="json")
+    if record["oracle"] and record["oracle"]["table"]:
+        record["oracle"]["table"] = without_secret(record["oracle"]["table"])
+    return record
 
 
 def _pin_record(pin: Pin) -> dict[str, Any]:

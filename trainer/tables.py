@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from store_schema.errors import TableError
+from store_schema.files import local_file, name_of, without_secret
 from trainer.columns import plain_label
 
 Table = str | os.PathLike[str] | pd.DataFrame
@@ -23,7 +24,7 @@ def read_table(table: Table) -> tuple[pd.DataFrame, str]:
     Parameters
     ----------
     table
-        Path of a ``.csv``, ``.tsv`` or ``.parquet`` file, or a frame that was read already.
+        Path or address of a ``.csv``, ``.tsv`` or ``.parquet`` file, or a frame that was read already.
 
     Raises
     ------
@@ -33,7 +34,7 @@ def read_table(table: Table) -> tuple[pd.DataFrame, str]:
     if isinstance(table, pd.DataFrame):
         frame, where = table, "the clinical table"
     else:
-        where = os.fspath(table)
+        where = without_secret(table)
         frame = _read_file(where)
     frame = frame.rename(columns=lambda name: str(name).strip())
     twice = sorted(set(frame.columns[frame.columns.duplicated()]))
@@ -48,13 +49,14 @@ def _read_file(path: str) -> pd.DataFrame:
         ".tsv": lambda name: _read_text(name, "\t"),
         ".parquet": pd.read_parquet,
     }
-    suffix = Path(path).suffix.lower()
+    suffix = Path(name_of(path)).suffix.lower()
     if suffix not in readers:
         raise TableError(
             f"{path} is not a clinical table: expected .csv, .tsv or .parquet, got {suffix or 'no suffix'}"
         )
     try:
-        return readers[suffix](path)
+        with local_file(path) as local:
+            return readers[suffix](str(local))
     except (OSError, ValueError, csv.Error) as error:
         raise TableError(f"{path} cannot be read as a {suffix[1:]} table ({type(error).__name__}): {error}") from error
 

@@ -1,20 +1,23 @@
 """The plan: which item is new, done, to be compared or refused, from names and fingerprints alone; files hold no image."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
+import fsspec
 import pytest
 
 from extractor.config import ExtractConfig
 from extractor.outcome import PlanItem
-from extractor.plan import make_plan, rois_of, sources_of
+from extractor.plan import _state, make_plan, once, rois_of, sources_of
 from extractor.study import StudyFiles
 from extractor.table import StudyRow
 from store_schema import EntryKey, Store, create_store
 from store_schema.commits import commit_path
+from store_schema.files import Fingerprint
 from store_schema.testing import BlindLocation, digest_of, example_entry, example_view
+from store_schema.withdraw import withdraw
 
 CONFIG = ExtractConfig(pet_units="suv", derive=("spine_dilated",), layouts=("paper",))
 NAMES = {"ct": "ct.nii.gz", "pet": "pet.nii.gz", "label_map": "labels.nii.gz", "tumour": "tumour.nii.gz"}
@@ -126,6 +129,92 @@ def test_voxels_behind_their_own_header_are_done_by_its_fingerprint(store, view,
     (tmp_path / name).write_bytes(data)
     commit(store, view, row)
     assert items(plan(store, view, row), "done") == ALL
+
+
+def remote_row(patient: str = "P1", **names) -> StudyRow:
+    """A study of four files at an address."""
+    folder = f"memory://{uuid4().hex}"
+    places = {role: f"{folder}/{name}" for role, name in (NAMES | names).items()}
+    for place in places.values():
+        fsspec.filesystem("memory").pipe_file(place, b"voxels")
+    files = StudyFiles(patient, places["ct"], places["pet"], {"tumour": places["tumour"]}, places["label_map"])
+    return StudyRow(2, patient, files)
+
+
+def test_remote_files_are_told_apart_by_their_fingerprints(store, view):
+    row = remote_row()
+    commit(store, view, row)
+    assert items(plan(store, view, row), "done") == ALL
+    fsspec.filesystem("memory").pipe_file(row.files.pet, b"other voxels")
+    changed = plan(store, view, row)
+    assert items(changed, "changed") == {("PET", "tumour"), ("PET", "spine_dilated")}
+    assert items(changed, "done") == {("CT", "tumour"), ("CT", "spine_dilated")}
+
+
+def test_remote_files_that_are_not_there_or_cannot_be_asked_for_refuse_their_study_alone(store, view):
+    gone, strange, good = remote_row("P1"), remote_row("P2"), remote_row("P3")
+    fsspec.filesystem("memory").rm_file(gone.files.pet)
+    strange = StudyRow(3, "P2", replace(strange.files, ct="nosuch://host/ct.nii.gz"))
+    found = plan(store, view, gone, strange, good)
+    assert {(item.patient, item.state) for item in found} == {("P1", "refused"), ("P2", "refused"), ("P3", "new")}
+    reasons = {item.patient: item.reason for item in found}
+    assert reasons["P1"] == f"file not found: PET {gone.files.pet}"
+    assert "nothing here knows nosuch://" in reasons["P2"]
+
+
+def test_a_remote_header_says_nothing_of_voxels_that_lie_elsewhere(store, view):
+    row = remote_row(pet="pet.nrrd")
+    fsspec.filesystem("memory").pipe_file(row.files.pet, b"NRRD0004\ndata file: pet.raw\n\n")
+    commit(store, view, row)
+    assert items(plan(store, view, row), "changed") == {("PET", "tumour"), ("PET", "spine_dilated")}
+
+
+def test_a_file_is_asked_for_once_a_study():
+    asked = []
+    look = once(lambda place: asked.append(place) or Fingerprint(1, 1))
+    row = remote_row()
+    for modality, roi in ALL:
+        sources_of(row, modality, roi, look=look)
+    assert sorted(asked) == sorted(row.files.places)
+
+
+def test_a_fingerprint_that_decides_nothing_is_compared_by_voxels(store, view, tmp_path):
+    row = row_in(tmp_path)
+    key, sources = EntryKey("P1", "PET", "tumour"), sources_of(row, "PET", "tumour", look=lambda _: Fingerprint(6))
+    store.publish(view, key, example_entry(), input_sha256=digest_of("x"), sources=sources)
+    bare = {source.role: source for source in sources}
+    state, reason = _state(store.current(view, key), bare, row.paths)
+    assert (state, "neither time nor ETag" in reason) == ("changed", True)
+
+
+def test_a_commit_that_names_the_whole_path_is_done_still(store, view, tmp_path):
+    row = row_in(tmp_path)
+    for modality, roi in ALL:
+        sources = [
+            source.model_copy(update={"path": row.paths[source.role]}) for source in sources_of(row, modality, roi)
+        ]
+        key = EntryKey(row.patient, modality, roi)
+        store.publish(view, key, example_entry(), input_sha256=digest_of(str(key)), sources=sources)
+    assert items(plan(store, view, row), "done") == ALL
+
+
+def test_sources_name_no_folder_of_this_machine(tmp_path):
+    for source in sources_of(row_in(tmp_path / "alice"), "PET", "tumour"):
+        assert "alice" not in source.path
+        assert str(tmp_path) not in source.path
+
+
+def test_withdrawn_entries_are_listed_as_such_whatever_became_of_their_files(store, view, tmp_path):
+    gone, good = row_in(tmp_path / "1", "P1"), row_in(tmp_path / "2", "P2")
+    for row in (gone, good):
+        commit(store, view, row)
+    withdraw(store, patients=["P1"], reason="consent taken back")
+    (tmp_path / "1" / NAMES["ct"]).unlink()
+    found = plan(store, view, gone, good)
+    assert {(item.patient, item.state) for item in found} == {("P1", "withdrawn"), ("P2", "done")}
+    assert not any(item.to_do for item in found)
+    blind = Store(BlindLocation(store.location), store.record)
+    assert {item.state for item in plan(blind, view, good)} == {"done"}
 
 
 def test_a_damaged_commit_refuses_its_item_alone(store, view, tmp_path):

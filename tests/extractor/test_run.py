@@ -10,7 +10,9 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
+import fsspec
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -20,8 +22,11 @@ from extractor.config import ExtractConfig
 from extractor.phantom import write_cohort
 from extractor.run import RunOptions, RunReport, process_count, run
 from store_schema import Store, open_store
-from store_schema.errors import ConfigError, UsageError
+from store_schema.errors import ConfigError, EntryWithdrawnError, UsageError
 from store_schema.location import FolderLocation
+from store_schema.packs import open_pack
+from store_schema.pseudonyms import PlainIds, Pseudonyms
+from store_schema.withdraw import withdraw
 
 CONFIG = ExtractConfig(
     model="mini", weights="random:0", pet_units="suv", stride=8, derive=("spine_dilated",), layouts=("paper", "pooled")
@@ -227,6 +232,169 @@ def test_a_patient_unlike_one_in_the_store_by_case_alone_is_refused(studies, tmp
     report = extract(studies, tmp_path / "store")
     assert {(o.patient, o.result) for o in report.outcomes} == {("p001", "failed"), ("P002", "committed")}
     assert open_store(str(tmp_path / "store")).verify().ok
+
+
+SMALL = CONFIG.model_copy(update={"modalities": ("PET",), "layouts": ("paper",), "stride": 16})
+
+
+def first_studies(studies: Path, count: int) -> None:
+    studies.write_text("\n".join(studies.read_text().splitlines()[: 1 + count]) + "\n")
+
+
+def test_withdrawn_entries_are_left_alone_and_out_of_the_snapshot_and_are_no_failure(studies, tmp_path):
+    first_studies(studies, 2)
+    first = extract(studies, tmp_path / "store", SMALL)
+    store = open_store(str(tmp_path / "store"))
+    withdraw(store, patients=["P001"], reason="consent taken back")
+    patient_file(studies, "pet").unlink()
+    report = extract(studies, tmp_path / "store", SMALL)
+    assert not report.failed
+    assert {(o.patient, o.result) for o in report.outcomes} == {("P001", "withdrawn"), ("P002", "done")}
+    assert {key.patient for key in store.snapshot(report.snapshots["paper"]).keys} == {"P002"}
+    assert report.snapshots != first.snapshots
+    assert store.verify().ok
+
+
+def test_an_entry_withdrawn_while_it_is_extracted_is_no_failure(studies, tmp_path, monkeypatch):
+    first_studies(studies, 1)
+
+    def refuse(self, *args, **kwargs):
+        raise EntryWithdrawnError("withdrawn meanwhile")
+
+    monkeypatch.setattr(Store, "publish", refuse)
+    report = extract(studies, tmp_path / "store", SMALL)
+    assert results(report) == {"withdrawn"}
+    assert not report.failed
+    assert report.snapshots == {}
+
+
+def test_mean_maps_of_each_snapshot_are_packed_unless_told_otherwise(studies, tmp_path):
+    first_studies(studies, 1)
+    bare = extract(studies, tmp_path / "store", pack=False)
+    store = open_store(str(tmp_path / "store"))
+    assert bare.pack_s == {}
+    assert {open_pack(store.snapshot(one), "mean_map") for one in bare.snapshots.values()} == {None}
+    report = extract(studies, tmp_path / "store")
+    assert set(report.pack_s) == {"paper", "pooled"}
+    for layout, snapshot_id in report.snapshots.items():
+        snapshot = store.snapshot(snapshot_id)
+        packed = open_pack(snapshot, "mean_map").load()
+        for key, values in zip(snapshot.keys, packed, strict=True):
+            np.testing.assert_array_equal(values, store.read(report.views[layout], key).arrays["mean_map"])
+
+
+def test_studies_at_an_address_give_the_store_that_files_give(studies, tmp_path):
+    first_studies(studies, 2)
+    memory, folder = fsspec.filesystem("memory"), f"memory://{uuid4().hex}"
+    for path in studies.parent.rglob("*.*"):
+        memory.pipe_file(f"{folder}/{path.relative_to(studies.parent)}", path.read_bytes())
+    here = extract(studies, tmp_path / "here", SMALL)
+    there = extract(f"{folder}/studies.csv", tmp_path / "there", SMALL)
+    assert results(here) == results(there) == {"committed"}
+    assert digests(open_store(tmp_path / "here")) == digests(open_store(tmp_path / "there"))
+    assert states(extract(f"{folder}/studies.csv", tmp_path / "there", SMALL)) == {"done"}
+    assert states(extract(studies, tmp_path / "there", SMALL)) == {"changed"}
+
+
+def test_a_header_at_an_address_brings_its_voxels(studies, tmp_path):
+    first_studies(studies, 1)
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(tmp_path / "pet.mhd"))
+    writer.SetUseCompression(False)
+    writer.Execute(sitk.ReadImage(str(patient_file(studies, "pet"))))
+    memory, folder = fsspec.filesystem("memory"), f"memory://{uuid4().hex}"
+    for name in ("pet.mhd", "pet.raw"):
+        memory.pipe_file(f"{folder}/{name}", (tmp_path / name).read_bytes())
+    whole = extract(studies, tmp_path / "whole", SMALL)
+    replace_text(studies, str(patient_file(studies, "pet").relative_to(studies.parent)), f"{folder}/pet.mhd")
+    assert results(whole) == results(extract(studies, tmp_path / "store", SMALL)) == {"committed"}
+    assert digests(open_store(tmp_path / "whole")) == digests(open_store(tmp_path / "store"))
+    memory.rm_file(f"{folder}/pet.raw")
+    report = extract(studies, tmp_path / "other", SMALL)
+    assert {o.reason for o in report.outcomes} == {f"FileNotFoundError: {folder}/pet.raw is not there."}
+
+
+def test_a_damaged_file_at_an_address_is_called_by_its_address(studies, tmp_path):
+    first_studies(studies, 1)
+    place = f"memory://{uuid4().hex}/pet.nii.gz"
+    fsspec.filesystem("memory").pipe_file(place, patient_file(studies, "pet").read_bytes()[:1000])
+    replace_text(studies, str(patient_file(studies, "pet").relative_to(studies.parent)), place)
+    report = extract(studies, tmp_path / "store", SMALL)
+    assert all(o.reason.startswith(f"ImageError: {place} is damaged") for o in report.outcomes)
+
+
+def everything_in(folder: Path) -> bytes:
+    """Names and bytes of all that a store holds."""
+    return b"\n".join(str(path.relative_to(folder)).encode() + b"\n" + path.read_bytes() for path in files_in(folder))
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_records_say_no_folder_of_this_machine(studies, tmp_path):
+    first_studies(studies, 3)
+    patient_file(studies, "pet", 1).write_bytes(patient_file(studies, "pet", 1).read_bytes()[:1000])
+    patient_file(studies, "pet", 2).unlink()
+    report = extract(studies, tmp_path / "store", SMALL)
+    assert any(str(studies.parent) in o.reason for o in report.outcomes), "people are told the whole path"
+    assert str(studies.parent).encode() not in everything_in(tmp_path / "store")
+    assert b"is damaged" in everything_in(tmp_path / "store")
+
+
+@pytest.fixture
+def named(studies) -> Path:
+    """Three studies whose files are called after their patients, the second damaged and the third without PET."""
+    first_studies(studies, 3)
+    for number, name in enumerate(("KOWALSKA", "NOVAK-7", "MUELLER.2")):
+        text = studies.read_text().replace(f"P00{number + 1},", f"{name},").replace(f"/P00{number + 1}_", f"/{name}_")
+        for path in (studies.parent / "images").glob(f"P00{number + 1}_*"):
+            path.rename(path.with_name(path.name.replace(f"P00{number + 1}_", f"{name}_")))
+        studies.write_text(text)
+    patient_file(studies, "pet", 1).write_bytes(patient_file(studies, "pet", 1).read_bytes()[:1000])
+    patient_file(studies, "pet", 2).unlink()
+    return studies
+
+
+PATIENTS = (b"kowalska", b"novak-7", b"mueller.2")
+
+
+def test_no_patient_of_a_pseudonymised_run_is_anywhere_in_store_or_report(named, tmp_path):
+    ids = Pseudonyms(b"a key of many bytes")
+    plain = extract(named, tmp_path / "plain", SMALL)
+    plainly = (everything_in(tmp_path / "plain") + repr(plain).encode()).lower()
+    assert all(name in plainly for name in PATIENTS), "the search must be able to find them"
+    report = extract(named, tmp_path / "store", SMALL, ids=ids)
+    said = (everything_in(tmp_path / "store") + repr(report).encode()).lower()
+    assert not [name for name in PATIENTS if name in said]
+    assert sorted(o.result for o in report.outcomes) == ["committed", "failed", "failed"]
+    assert {o.patient for o in report.outcomes if o.result == "committed"} == {ids.key("KOWALSKA")}
+    assert open_store(tmp_path / "store").verify().ok
+    again = extract(named, tmp_path / "store", SMALL, ids=Pseudonyms(b"a key of many bytes"))
+    assert [o.result for o in again.outcomes if o.patient == ids.key("KOWALSKA")] == ["done"]
+
+
+def test_pseudonyms_change_no_number(studies, tmp_path):
+    first_studies(studies, 1)
+    ids = Pseudonyms(b"a key of many bytes")
+    extract(studies, tmp_path / "plain", SMALL)
+    extract(studies, tmp_path / "pseudonyms", SMALL, ids=ids)
+    plain = digests(open_store(tmp_path / "plain"))
+    assert {name.replace("P001", ids.key("P001")): one for name, one in plain.items()} == digests(
+        open_store(tmp_path / "pseudonyms")
+    )
+
+
+def test_plain_ids_and_pseudonyms_of_two_keys_do_not_mix(studies, tmp_path):
+    first_studies(studies, 1)
+    ids, other = Pseudonyms(b"a key of many bytes"), Pseudonyms(b"another key of many bytes")
+    extract(studies, tmp_path / "store", SMALL, ids=ids)
+    files = files_in(tmp_path / "store")
+    for wrong, said in ((PlainIds(), "holds pseudonyms"), (other, "another pseudonym key")):
+        for dry_run in (False, True):
+            with pytest.raises(UsageError, match=said):
+                extract(studies, tmp_path / "store", SMALL, ids=wrong, dry_run=dry_run)
+    assert files_in(tmp_path / "store") == files
 
 
 def test_undeclared_pet_units_are_refused_before_anything_is_written(studies, tmp_path):

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from extractor.config import ExtractConfig
 from extractor.table import read_study_table
 from store_schema.errors import InvalidKeyError, TableError
+from store_schema.pseudonyms import Pseudonyms
 
 CONFIG = ExtractConfig(pet_units="suv")
 HEADER = "patient,ct,pet,spine\n"
@@ -23,6 +25,52 @@ def test_paths_are_relative_to_the_table(tmp_path):
     assert row.files.ct == str(tmp_path / "a/ct.nii.gz")
     assert dict(row.files.masks) == {"spine": str(tmp_path / "a/m.nii.gz")}
     assert row.line == 2
+
+
+def test_a_table_at_an_address_names_files_beside_it_and_anywhere(tmp_path):
+    with fsspec.open("memory://table-1/t/studies.csv", "w") as file:
+        file.write(HEADER + "P1,a/ct.nii.gz,https://host/pet.nii.gz?signature=planted,/data/m.nii.gz\n")
+    (row,) = read_study_table("memory://table-1/t/studies.csv", CONFIG)
+    assert row.files.ct == "memory://table-1/t/a/ct.nii.gz"
+    assert row.files.pet.startswith("https://host/pet.nii.gz#")
+    assert row.record_name("PET") == "https://host/pet.nii.gz"
+    assert row.files.masks["spine"] == "/data/m.nii.gz"
+    assert row.missing_files() == ["mask:spine /data/m.nii.gz"]
+    assert "planted" not in repr(row)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("memory://table-1/none.csv", "is not there"), ("nosuch://x/s.csv", "nothing here knows nosuch://")],
+)
+def test_a_table_that_cannot_be_fetched_is_refused(address, said):
+    with pytest.raises(TableError, match=said):
+        read_study_table(address, CONFIG)
+
+
+def test_pseudonyms_stand_for_patients_studies_and_files(tmp_path):
+    ids = Pseudonyms(b"0123456789abcdef")
+    text = "patient,study,ct,pet,spine\nKOWALSKA/3,base,KOWALSKA_c.nii,p.nii,m.nii\n"
+    (row,) = read_study_table(table(tmp_path, text), CONFIG, ids)
+    assert row.patient == ids.key("KOWALSKA/3", "base")
+    assert all("KOWALSKA" not in row.record_name(role) for role in row.paths)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (HEADER + "KOWALSKA,c.nii,p.nii,m.nii\nKOWALSKA,c.nii,p.nii,m.nii\n", TableError),
+        (HEADER + "KOWALSKA,c.nii,p.nii,m.nii\nKowalska,c.nii,p.nii,m.nii\n", InvalidKeyError),
+        (HEADER + "KOWALSKA,KOWALSKA.nii,,m.nii\n", TableError),
+        ("patient,ct,pet,spine,name\nP1,c.nii,p.nii,m.nii,Eva KOWALSKA\n", TableError),
+        ("patient,study,ct,pet,spine\nKOWALSKA,,c.nii,p.nii,m.nii\n", TableError),
+    ],
+)
+def test_a_refused_table_names_no_patient_behind_pseudonyms(tmp_path, text, error):
+    ids = Pseudonyms(b"0123456789abcdef")
+    with pytest.raises(error) as caught:
+        ids.filtered(lambda: read_study_table(table(tmp_path, text), CONFIG, ids))
+    assert "kowalska" not in str(caught.value).lower()
 
 
 def test_a_study_column_makes_the_key_patient_dot_study(tmp_path):

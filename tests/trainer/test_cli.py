@@ -54,6 +54,23 @@ def test_a_run_prints_its_snapshot_and_table_and_exits_0_and_its_report_follows(
     assert page.stdout.strip() == str(tmp_path / "run" / "report.html")
 
 
+def test_pseudonyms_need_their_key(run, monkeypatch):
+    monkeypatch.delenv("ENGRAM_PSEUDONYM_KEY", raising=False)
+    result = run("--pseudonymise")
+    assert result.exit_code == 2
+    assert "ENGRAM_PSEUDONYM_KEY" in result.stderr
+    monkeypatch.setenv("ENGRAM_PSEUDONYM_KEY", "too-short")
+    assert run("--pseudonymise").exit_code == 2
+
+
+def test_a_table_of_plain_ids_meets_no_pseudonym_of_a_store_without_them(run, monkeypatch):
+    monkeypatch.setenv("ENGRAM_PSEUDONYM_KEY", "a planted key of many bytes")
+    result = run("--pseudonymise")
+    assert result.exit_code == 1
+    assert "nobody remains of the 40 patients" in result.stderr
+    assert "P001" not in result.output
+
+
 def test_a_failed_task_exits_1_with_its_reason(run, kit):
     hopeless = {**kit.settings["models"][1], "fit": {"learning_rate": 1e30, "clip_norm": None}}
     result = run(models=[kit.settings["models"][0], hopeless])

@@ -1,11 +1,18 @@
 """Maps read by snapshot: their order, their bytes, and what is refused."""
 
+import io
+import shutil
+
 import numpy as np
 import pytest
+from rich.console import Console
 
-from store_schema import Entry, EntryKey, create_store, make_pack
+from store_schema import Entry, EntryKey, create_store, make_pack, open_store
 from store_schema.errors import NotCommittedError, ObjectAlteredError
+from trainer.dispatch import Workers
 from trainer.features import mean_maps, reader_of, snapshot_of
+from trainer.plan import Inputs
+from trainer.run import cross_validate
 
 
 @pytest.fixture
@@ -89,3 +96,35 @@ def test_maps_are_the_same_from_entries_cache_and_pack(small, tmp_path, monkeypa
         _as_in_a_new_process()
         with pytest.raises(ObjectAlteredError):
             mean_maps(*arguments)
+
+
+def _leave_only_a_pack(store, snapshot):
+    make_pack(store.snapshot(snapshot), "mean_map")
+    shutil.rmtree(store.location.root / "data")
+
+
+def test_maps_of_another_modality_come_from_what_is_held_of_the_pack(small):
+    store, _, snapshot = small
+    _leave_only_a_pack(store, snapshot)
+    _as_in_a_new_process()
+    assert mean_maps(store.url, snapshot, "PET", "spine", ("P000",)).shape[0] == 1
+    shutil.rmtree(store.location.root / "packs")
+    assert mean_maps(store.url, snapshot, "CT", "spine", ("P000", "P003")).shape[0] == 2
+
+
+def test_a_run_reads_the_pack_unasked_and_gives_the_same_numbers(cohort_folder, config, tmp_path):
+    """In processes of its own, with nothing in the store but the pack to read maps from."""
+    shutil.copytree(cohort_folder / "store", tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    snapshot = store.make_snapshot(store.resolve_view("tiny"))
+
+    def run(name, processes):
+        inputs = Inputs(
+            clinical=cohort_folder / "clinical.csv", store_url=str(tmp_path / "store"), snapshots=(snapshot,)
+        )
+        out, quiet = str(tmp_path / name), Console(file=io.StringIO())
+        return cross_validate(config(), inputs, out=out, workers=Workers(number=processes), console=quiet).results
+
+    from_entries = run("entries", 0)
+    _leave_only_a_pack(store, snapshot)
+    assert run("pack", 1) == from_entries
