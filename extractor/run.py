@@ -26,7 +26,7 @@ from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
 from store_schema import EntryKey, Store, open_store
 from store_schema.errors import ConfigError, StoreError, StoreNotFoundError, UsageError
-from store_schema.files import Place, is_remote, name_of
+from store_schema.files import Place, is_remote, name_of, without_secret
 from store_schema.packs import make_pack
 from store_schema.pseudonyms import PlainIds, check_rule, settle_rule
 from store_schema.withdrawals import withdrawn
@@ -98,6 +98,9 @@ def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunR
 
 def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Console) -> RunReport:
     _check(config, options)
+    if config.weights is not None:
+        # Settings travel to the processes and into the record.
+        config = config.model_copy(update={"weights": without_secret(config.weights)})
     rows = read_study_table(options.table, config, options.ids)
     spec, facts = _load(config, options)
     console.print(f"Encoder {facts.name}, weights sha256 {facts.weights_sha256[:16]}, {_training(facts)}")

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from store_schema.errors import WeightsError
+from store_schema.errors import UsageError, WeightsError
+from store_schema.files import is_remote, local_file, without_secret
 
 HUB_REPOSITORY = "wanglab/MedSAM2"
 PUBLISHED = (
@@ -71,12 +72,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def read_checkpoint(weights: str, *, expected_sha256: str | None = None, fetch: Fetch | None = None) -> Checkpoint:
-    """The tensors of a checkpoint, given by path or by the name of a published MedSAM2 file.
+    """The tensors of a checkpoint, given by path, address or the name of a published MedSAM2 file.
 
     Parameters
     ----------
     weights
-        A path, or one of `PUBLISHED`, which is fetched where no such file is here.
+        A path or address, or one of `PUBLISHED`, which is fetched where no such file is here.
     expected_sha256
         Digest that the file must have.
     fetch
@@ -87,15 +88,16 @@ def read_checkpoint(weights: str, *, expected_sha256: str | None = None, fetch: 
     WeightsError
         If the file cannot be had, is not a checkpoint of tensors alone, or has another digest.
     """
-    path = _local_path(weights, fetch or fetch_published)
+    place = without_secret(weights) if is_remote(weights) else str(_local_path(weights, fetch or fetch_published))
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"checkpoint {path} cannot be read: {error}") from error
+        with local_file(place) as path:
+            data = path.read_bytes()
+    except (OSError, UsageError) as error:
+        raise WeightsError(f"checkpoint {place} cannot be read: {error}") from error
     sha256 = hashlib.sha256(data).hexdigest()
-    check_sha256(sha256, expected_sha256, what=f"checkpoint {path}")
-    payload = _unpickled(data, path)
-    return Checkpoint(tensors=_tensors(payload, path), sha256=sha256, trained=bool(payload.get("trained", True)))
+    check_sha256(sha256, expected_sha256, what=f"checkpoint {place}")
+    payload = _unpickled(data, place)
+    return Checkpoint(tensors=_tensors(payload, place), sha256=sha256, trained=bool(payload.get("trained", True)))
 
 
 def check_sha256(sha256: str, expected_sha256: str | None, *, what: str) -> None:
@@ -190,7 +192,7 @@ def _local_path(weights: str, fetch: Fetch) -> Path:
     return Path(fetch(weights))
 
 
-def _unpickled(data: bytes, path: Path) -> dict[str, Any]:
+def _unpickled(data: bytes, path: str) -> dict[str, Any]:
     """The payload of a checkpoint; code in a pickle is refused, never run."""
     try:
         payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -206,7 +208,7 @@ def _unpickled(data: bytes, path: Path) -> dict[str, Any]:
     return payload
 
 
-def _tensors(payload: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def _tensors(payload: Mapping[str, Any], path: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = payload["model"]
     strange = sorted(str(name) for name, value in tensors.items() if not isinstance(value, Tensor))
     if strange:

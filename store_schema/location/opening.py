@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,8 @@ def _remote(scheme: str, text: str, rest: str) -> Location:
 def _check_address(url: str) -> None:
     """An address is printed and recorded: it carries no credential."""
     parts = urlsplit(url)
-    if "@" in parts.netloc and parts.scheme.lower() not in {"abfs", "abfss"} and ":" in parts.netloc.rpartition("@")[0]:
+    # Also a password with slashes that should have been encoded; `:8080/` is a port.
+    if re.search(r"://[^/:@\s]*:(?!\d+/)[^@\s]*@", url):
         raise UsageError(f"{redact(url)} carries a password: give it in the environment, not in the address.")
     if parts.query or parts.fragment:
         raise UsageError(f"{redact(url)} has a query or fragment: a store's address is a plain prefix, without either.")

@@ -80,6 +80,28 @@ def test_a_disk_that_is_full_at_the_end_exits_1_after_the_summary(folder, monkey
     assert run(folder).exit_code == 0
 
 
+def test_pseudonyms_need_their_key_and_name_no_patient(folder, monkeypatch):
+    monkeypatch.delenv("ENGRAM_PSEUDONYM_KEY", raising=False)
+    refused = run(folder, "--pseudonymise")
+    assert refused.exit_code == 2
+    assert "secrets.token_hex" in refused.stderr
+    assert not (folder / "store").exists()
+    monkeypatch.setenv("ENGRAM_PSEUDONYM_KEY", "a planted key of many bytes")
+    image = next(folder.glob("**/*P001_ct*.nii.gz"))
+    image.write_bytes(image.read_bytes()[:1000])
+    assert "P001" in run(folder, "--store", str(folder / "plain")).output, "plainly, it is named"
+    result = run(folder, "--pseudonymise")
+    assert result.exit_code == 1
+    assert "ImageError" in result.stdout
+    assert "P001" not in result.output
+    assert b"P001_ct" not in b"".join(path.read_bytes() for path in (folder / "store").rglob("*.json*"))
+
+
+def test_packs_are_told_and_can_be_left_out(folder):
+    assert "packed in" in run(folder).stdout
+    assert "packed in" not in run(folder, "--no-pack").stdout
+
+
 def test_a_dry_run_prints_the_plan_and_writes_no_store(folder):
     result = run(folder, "--dry-run")
     assert result.exit_code == 0
