@@ -140,7 +140,15 @@ def test_keys_come_from_environment_or_profile(
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "s3:///x", "s3://bucket/../x", "s3://key:secret@bucket/x", "s3://key:pass/secret@bucket/x", "s3://bucket/x?sig=secret"]
+    "url",
+    [
+        "s3://",
+        "s3:///x",
+        "s3://bucket/../x",
+        "s3://key:secret@bucket/x",
+        "s3://key:pass/secret@bucket/x",
+        "s3://bucket/x?sig=secret",
+    ],
 )
 def test_address_that_names_no_place_is_refused_without_its_secret(url: str) -> None:
     with pytest.raises((UsageError, Exception)) as caught:
