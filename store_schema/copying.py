@@ -1,163 +1,111 @@
-"""Copies a store, or views or snapshots of it, to another place: the same records byte for byte, every object checked on the way.
+"""Copies a store, or views or snapshots of it, to another place as a replica, and says what it did; knows no array.
 
-A copy is a replica: it keeps the store's id, commit numbers and attempts, so that snapshots of the one are snapshots of the
-other. It resumes: what the target has is not copied again. It knows no array.
+A replica keeps the store's id and every record byte for byte, so that a snapshot's id means the same at both places. A copy
+resumes: run again, it writes what is missing. What is visible is whole at any moment: an entry's data is written before its
+commit, a snapshot after its entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
-from store_schema.commits import create_or_read, numbers_in, parse_numbered
+from store_schema.commits import create_or_read
 from store_schema.doctor import examine
-from store_schema.errors import ObjectAlteredError, ObjectMissingError, SchemaError, StoreError, UsageError
+from store_schema.errors import BackendError, StoreError, UsageError
 from store_schema.keys import EntryKey
 from store_schema.location import PROBES, Location, open_location
-from store_schema.packs import KINDS, PackRecord, pack_folder, record_path
-from store_schema.parallel import each
-from store_schema.records import CommitRecord, Sha256, TombstoneRecord, parse_record, sha256, unseal
-from store_schema.snapshot import MARKERS, SnapshotList, list_snapshots, parse_list, resolve_id, snapshot_path
+from store_schema.replica_entries import EntryCopier
+from store_schema.replica_lists import copy_packs, copy_runs, copy_snapshot, copy_view, read_or_none
+from store_schema.replica_report import CopyReport, EntryCount, Told
+from store_schema.replica_views import ViewCopy
+from store_schema.snapshot import SnapshotList, list_snapshots, read_list, resolve_id
 from store_schema.store import ROOT_RECORD, Store
-from store_schema.views import view_path
-from store_schema.withdraw import withdraw
 from store_schema.withdrawals import withdrawn
 
-Told = Callable[[int, int], None]
-MOST_AT_ONCE = 16
-"""Entries that are copied at once; each holds one object in memory."""
-
-
-@dataclass
-class CopyReport:
-    """What a copy did."""
-
-    source: str
-    target: str
-    dry_run: bool
-    entries: int = 0
-    """Entries that the target has now, or would have, with all their commits."""
-    commits: int = 0
-    """Records copied now; those that were there already are not counted."""
-    objects: int = 0
-    size_bytes: int = 0
-    """Of the objects copied now."""
-    snapshots: list[str] = field(default_factory=list)
-    """Ids of the snapshots that the target has now."""
-    packs: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    """What was not copied, and why; everything else was."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether all was copied."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"ok": self.ok}
-
-
-@dataclass(frozen=True)
-class _Series:
-    """One entry: how many records the source has, and how many the target."""
-
-    view: str
-    key: EntryKey
-    there: int
-    here: int
-
-    def path(self, number: int) -> str:
-        return f"commits/{self.view}/{self.key}/{number:06d}.json"
-
-
-@dataclass(frozen=True)
-class _Copied:
-    """What became of one entry."""
-
-    series: _Series
-    commits: int = 0
-    objects: int = 0
-    size_bytes: int = 0
-    problem: str | None = None
+__all__ = ["CopyReport", "Told", "copy_store"]
 
 
 def copy_store(
     source: Store,
-    target_url: str,
+    target: str | Location,
     *,
     views: Sequence[str] = (),
     snapshots: Sequence[str] = (),
     runs: bool = False,
+    verify_existing: bool = False,
     dry_run: bool = False,
     told: Told | None = None,
 ) -> CopyReport:
     """Copies a store; by default all its views, snapshots and packs.
 
-    Withdrawals travel first: what was withdrawn at the source is never copied, and is erased at the target where an earlier
-    copy brought it there.
+    An entry travels with all its commits, since the numbers of a series have no gaps and the data of every commit must be there.
+    What was withdrawn is never copied, and is erased at the target where an earlier copy brought it there.
 
     Parameters
     ----------
+    target
+        An empty place or an earlier copy.
     views
-        Copy these alone, with their snapshots and packs.
+        Ids: copy these alone, with their snapshots and packs.
     snapshots
-        Copy only the entries that these pin, each with all its commits, since a series has no gaps; and these snapshots.
+        Ids, or unique beginnings: copy only these, their packs, and the entries that they pin.
     runs
         Copy the records of runs too.
+    verify_existing
+        Read and check what the target has already; without this its size alone is compared.
 
     Raises
     ------
     UsageError
-        If the target is another store, is the source, or cannot be written; nothing was copied.
+        If the target is another store, is the source, or cannot hold a store; nothing was copied.
+    BackendError
+        If a place does not answer any more; the same call goes on where this one stopped.
     """
-    chosen = _chosen_snapshots(source, views, snapshots)
-    view_ids = sorted({one.header.view for one in chosen}) if snapshots else list(views) or source.view_ids()
-    wanted = {row.key for one in chosen for row in one.rows} if snapshots else None
-    target = _target(source, target_url, dry_run=dry_run)
-    report = CopyReport(source.url, target.url, dry_run)
-    failed: dict[str, set[EntryKey]] = {view: set() for view in view_ids}
-    for view in view_ids:
-        if not dry_run:
-            _copy_same(source.location, target, view_path(view))
-    series = [one for view in view_ids for one in _series(source.location, target, view, wanted)]
-    for done, one in enumerate(_copy_all(source.location, target, series, dry_run=dry_run), start=1):
-        _count(report, failed, one)
-        if told is not None:
-            told(done, len(series))
-    if not dry_run:
-        _copy_withdrawn(source, target, view_ids, report)
-        _copy_snapshots(source, target, chosen, failed, report)
-        if runs:
-            _copy_runs(source.location, target, report)
+    if views and snapshots:
+        raise UsageError("views and snapshots exclude each other: a snapshot has one view.")
+    if not source.location.can_list and (runs or not snapshots):
+        raise UsageError(f"{source.url} cannot list names: give the whole ids of snapshots to copy, and no runs.")
+    chosen = [read_list(source.location, resolve_id(one, source.snapshot_ids)) for one in snapshots]
+    place = _replica(source, open_location(target) if isinstance(target, str) else target, dry_run=dry_run)
+    report = CopyReport(source.url, place.url, dry_run)
+    copier = EntryCopier(source.location, place, verify_existing, dry_run)
+    copy = _Copy(source, copier, EntryCount(report, told))
+    if snapshots:
+        copy.run(_pinned(chosen), [one.id for one in chosen])
+    else:
+        # Listed before the entries: what a snapshot names was committed before it was made.
+        ids = list_snapshots(source.location)
+        copy.run(dict.fromkeys(views or source.view_ids()), ids)
+    if runs:
+        report.runs, problems = copy_runs(source.location, place, dry_run=dry_run)
+        report.problems += problems
     return report
 
 
-def _chosen_snapshots(source: Store, views: Sequence[str], ids: Sequence[str]) -> list[SnapshotList]:
-    if views and ids:
-        raise UsageError("views and snapshots exclude each other: a snapshot has one view.")
-    names = [resolve_id(one, source.snapshot_ids) for one in ids] or list_snapshots(source.location)
-    found = [parse_list(source.location.get(snapshot_path(name)), snapshot_id=name) for name in names]
-    return [one for one in found if not views or one.header.view in views]
+def _pinned(snapshots: Sequence[SnapshotList]) -> Mapping[str, Collection[EntryKey]]:
+    """The entries that snapshots pin, by view."""
+    keys: dict[str, set[EntryKey]] = defaultdict(set)
+    for content in snapshots:
+        keys[content.header.view].update(row.key for row in content.rows)
+    return keys
 
 
-def _target(source: Store, url: str, *, dry_run: bool) -> Location:
-    """The place to copy to, made a replica of the source where it is empty."""
-    target = open_location(url)
-    if target.url == source.url:
-        raise UsageError(f"{target.url} is the source itself: give another place.")
-    mine = source.location.get(ROOT_RECORD)
-    try:
-        theirs: bytes | None = target.get(ROOT_RECORD)
-    except ObjectMissingError:
-        theirs = None
+# The target
+
+
+def _replica(source: Store, target: Location, *, dry_run: bool) -> Location:
+    """The place to copy to, made a replica where it is empty."""
+    _check_apart(source.url, target)
+    mine, theirs = source.location.get(ROOT_RECORD), read_or_none(target, ROOT_RECORD)
     if theirs is None and [name for name in target.children("") if name != PROBES]:
-        raise UsageError(f"{target.url} is not empty and is no store: copy into an empty place.")
-    if theirs is not None and theirs != mine:
+        raise UsageError(f"{target.url} is not empty and is no store: copy into an empty place, or an earlier copy.")
+    if theirs not in {None, mine}:
         raise UsageError(
             f"{target.url} is another store than {source.store_id}: a copy is a replica and keeps the store's id. Copy into an "
-            "empty place, or into an earlier copy."
+            "empty place, or an earlier copy."
         )
     if theirs is None and not dry_run:
         wrong = [check.detail for check in examine(target) if check.verdict == "failed"]
@@ -167,182 +115,65 @@ def _target(source: Store, url: str, *, dry_run: bool) -> Location:
     return target
 
 
-def _copy_same(source: Location, target: Location, path: str) -> bool:
-    """Copies a record that is created once; whether it was not there before.
-
-    Raises
-    ------
-    SchemaError
-        If the target has another one of that name: the two have gone different ways.
-    """
-    data = source.get(path)
-    there = create_or_read(target, path, data)
-    if there not in {None, data}:
-        raise SchemaError(
-            f"{target.url}/{path} differs from {source.url}/{path}: the copy has gone another way. Copy into an empty place."
-        )
-    return there is None
+def _check_apart(source_url: str, target: Location) -> None:
+    mine, theirs = f"{source_url.rstrip('/')}/", f"{target.url.rstrip('/')}/"
+    if mine.startswith(theirs) or theirs.startswith(mine):
+        raise UsageError(f"{target.url} is the source itself, or one lies in the other: give another place.")
+    if not (target.can_write and target.can_list):
+        raise UsageError(f"{target.url} can only be read: give the address of a bucket or folder.")
 
 
-# Entries
+# The content
 
 
-def _series(source: Location, target: Location, view: str, wanted: set[EntryKey] | None) -> Iterator[_Series]:
-    there, here = _lengths(source, view), _lengths(target, view)
-    for key, count in sorted(there.items()):
-        if wanted is None or key in wanted:
-            yield _Series(view, key, count, here.get(key, 0))
+@dataclass(frozen=True)
+class _Copy:
+    """One copy on its way."""
 
+    source: Store
+    copier: EntryCopier
+    count: EntryCount
+    copies: dict[str, ViewCopy] = field(default_factory=dict)
+    """The views that are copied, by id."""
 
-def _lengths(location: Location, view: str) -> dict[EntryKey, int]:
-    """How many records each entry of a view has, by one listing."""
-    prefix = f"commits/{view}"
-    lengths: dict[EntryKey, int] = {}
-    for path in location.paths(prefix):
-        folder, _, name = path.removeprefix(f"{prefix}/").rpartition("/")
-        for number in numbers_in([name]):
-            key = EntryKey.parse(folder)
-            lengths[key] = max(number + 1, lengths.get(key, 0))
-    return lengths
+    def run(self, wanted: Mapping[str, Collection[EntryKey] | None], snapshots: Sequence[str]) -> None:
+        """Copies some entries, or all, of some views; then the snapshots that are of these views, with their packs."""
+        for view, keys in wanted.items():
+            self._try(f"view {view}", partial(self._copy_view, view, keys))
+        for snapshot_id in snapshots:
+            self._try(f"snapshot {snapshot_id}", partial(self._copy_snapshot, snapshot_id))
+        for view, copied in self.copies.items():
+            self._try(f"view {view}", copied.end_late)
 
-
-def _copy_all(source: Location, target: Location, series: Iterable[_Series], *, dry_run: bool) -> Iterator[_Copied]:
-    def copy(one: _Series) -> _Copied:
+    def _try(self, what: str, act: Callable[[], None]) -> None:
+        """Notes what could not be copied, and goes on; not where a place does not answer any more."""
         try:
-            return _copy_series(source, target, one, dry_run=dry_run)
+            act()
+        except BackendError:
+            raise
         except StoreError as error:
-            return _Copied(one, problem=f"{one.view}/{one.key}: {type(error).__name__}: {error}")
+            self.count.report.fail(what, error)
 
-    yield from each(copy, series, parallel=min(MOST_AT_ONCE, max(source.parallel, target.parallel)))
+    def _copy_view(self, view: str, keys: Collection[EntryKey] | None) -> None:
+        copy_view(self.copier.source, self.copier.target, view, dry_run=self.copier.dry_run)
+        self.copies[view] = ViewCopy(self.source, self.copier, view, keys, self.count)
+        self.copies[view].copy_entries()
 
-
-def _copy_series(source: Location, target: Location, series: _Series, *, dry_run: bool) -> _Copied:
-    """One entry: the data of each commit, then the commit, in rising number; of a withdrawn entry the records alone."""
-    records = [source.get(series.path(number)) for number in range(series.there)]
-    for number in range(min(series.here, series.there)):
-        if number in {0, min(series.here, series.there) - 1}:
-            _check_same(target, series.path(number), records[number])
-    if series.here > series.there:
-        raise SchemaError(
-            f"the target has {series.here} records, the source {series.there}: the copy has gone another way."
+    def _copy_snapshot(self, snapshot_id: str) -> None:
+        """A snapshot of a view that is copied, then its packs; one of another view is passed over."""
+        source, target, report = self.copier.source, self.copier.target, self.count.report
+        content = read_list(source, snapshot_id)
+        copied = self.copies.get(content.header.view)
+        if copied is None:
+            return
+        copy_snapshot(
+            source, target, content, copied.lengths, store_id=self.source.store_id, dry_run=self.copier.dry_run
         )
-    parsed = [parse_numbered(data, path=series.path(number)) for number, data in enumerate(records)]
-    ended = isinstance(parsed[-1], TombstoneRecord)
-    objects = size = 0
-    for number in range(series.here, series.there):
-        record = parsed[number]
-        if isinstance(record, CommitRecord) and not ended:
-            objects += len(record.objects)
-            size += sum(one.size_bytes for one in record.objects.values())
-            if not dry_run:
-                _copy_objects(source, target, record)
-        if not dry_run:
-            _create_same(target, series.path(number), records[number])
-    return _Copied(series, series.there - series.here, objects, size)
-
-
-def _check_same(target: Location, path: str, data: bytes) -> None:
-    if target.get(path) != data:
-        raise SchemaError(
-            f"{target.url}/{path} is another record: the copy has gone another way. Copy into an empty place."
-        )
-
-
-def _create_same(target: Location, path: str, data: bytes) -> None:
-    there = create_or_read(target, path, data)
-    if there not in {None, data}:
-        raise SchemaError(
-            f"{target.url}/{path} is another record: the copy has gone another way. Copy into an empty place."
-        )
-
-
-def _copy_objects(source: Location, target: Location, commit: CommitRecord) -> None:
-    for path, expected in commit.objects.items():
-        data = source.get(f"{commit.folder}/{path}")
-        _check(data, expected.size_bytes, expected.sha256, f"{source.url}/{commit.folder}/{path}")
-        target.put(f"{commit.folder}/{path}", data)
-
-
-def _check(data: bytes, size_bytes: int, digest: Sha256, where: str) -> None:
-    if len(data) != size_bytes or sha256(data) != digest:
-        raise ObjectAlteredError(f"{where} is not the object that was committed: restore it, then copy again.")
-
-
-def _count(report: CopyReport, failed: Mapping[str, set[EntryKey]], one: _Copied) -> None:
-    report.commits += one.commits
-    report.objects += one.objects
-    report.size_bytes += one.size_bytes
-    if one.problem is None:
-        report.entries += 1
-    else:
-        report.problems.append(one.problem)
-        failed[one.series.view].add(one.series.key)
-
-
-# Withdrawals
-
-
-def _copy_withdrawn(source: Store, target: Location, view_ids: Iterable[str], report: CopyReport) -> None:
-    """Ends at the target what was ended at the source, and erases what an earlier copy had brought there."""
-    replica = Store(target, source.record)
-    for view in view_ids:
-        gone = withdrawn(source.location, view)
-        known = withdrawn(target, view)
-        present = _lengths(target, view)
-        keys = [key for key in gone if key in present and (key not in known or target.paths(f"data/{view}/{key}"))]
-        if keys:
-            done = withdraw(replica, [view], keys=keys, reason="withdrawn at the source of this copy")
-            report.problems += done.problems
-
-
-# Snapshots, packs, runs
-
-
-def _copy_snapshots(
-    source: Store,
-    target: Location,
-    chosen: Iterable[SnapshotList],
-    failed: Mapping[str, set[EntryKey]],
-    report: CopyReport,
-) -> None:
-    """Snapshots of which every entry is there; packs of those that name nothing withdrawn."""
-    for content in chosen:
-        view = content.header.view
-        missing = [row.key for row in content.rows if row.key in failed[view]]
-        if missing:
-            report.problems.append(f"snapshot {content.id}: not copied, since {missing[0]} was not")
-            continue
-        _copy_same(source.location, target, snapshot_path(content.id))
-        create_or_read(target, f"{MARKERS}/{view}/{content.id}", b"")
-        report.snapshots.append(content.id)
-        gone = withdrawn(source.location, view)
-        if not any(row.key in gone for row in content.rows):
-            _copy_packs(source.location, target, content.id, report)
-
-
-def _copy_packs(source: Location, target: Location, snapshot_id: str, report: CopyReport) -> None:
-    for kind in KINDS:
-        path = record_path(snapshot_id, kind)
-        if target.exists(path) or not source.exists(path):
-            continue
-        data = source.get(path)
-        record = parse_record(PackRecord, unseal(data, where=path), where=path)
-        try:
-            for name, expected in record.objects.items():
-                place = f"{pack_folder(snapshot_id, kind)}/{record.attempt}/{name}"
-                found = source.get(place)
-                _check(found, expected.size_bytes, expected.sha256, f"{source.url}/{place}")
-                target.put(place, found)
-        except (ObjectMissingError, ObjectAlteredError) as error:
-            report.problems.append(f"pack {kind} of {snapshot_id}: {error}")
-            continue
-        create_or_read(target, path, data)
-        report.packs.append(pack_folder(snapshot_id, kind))
-
-
-def _copy_runs(source: Location, target: Location, report: CopyReport) -> None:
-    for path in source.paths("runs"):
-        try:
-            _copy_same(source, target, path)
-        except StoreError as error:
-            report.problems.append(str(error))
+        report.snapshots.append(snapshot_id)
+        gone = withdrawn(source, content.header.view)
+        if any(row.key in gone for row in content.rows):
+            return
+        for pack in copy_packs(source, target, snapshot_id, dry_run=self.copier.dry_run):
+            report.packs.append(pack.folder)
+            report.objects += pack.objects
+            report.size_bytes += pack.size_bytes
