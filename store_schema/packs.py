@@ -78,9 +78,9 @@ class Pack:
     snapshot: Snapshot
     record: PackRecord
     memory_bytes: int = MEMORY_BYTES
-    """Of objects that are read at once, raw and decoded; one that is larger goes alone."""
-    _held: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Entries of objects that were read before, where a caller asked to hold them."""
+    """Of objects that are read at once, besides the array that is filled; one that is larger goes alone."""
+    _held: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Objects that were read and checked before, where a caller asked to hold them."""
 
     def __reduce__(self) -> tuple[type[Pack], tuple[Snapshot, PackRecord, int]]:
         """A pickled pack is its snapshot's address and its record: what is held does not travel."""
@@ -131,35 +131,36 @@ class Pack:
         wanted = range(len(rows)) if keys is None else [_row_of(rows, key, self.snapshot) for key in keys]
         shape = self._metadata["shape"]
         values = np.empty((len(wanted), *shape[1:]), ARRAYS[self.record.kind].dtype)
-        places: dict[int, list[int]] = {}
+        places: dict[int, list[tuple[int, int]]] = {}
         for place, row in enumerate(wanted):
-            places.setdefault(row // SHARD_ENTRIES, []).append(place)
-        for shard, entries in self._shards(sorted(places), hold_bytes):
-            values[places[shard]] = entries[[wanted[place] - shard * SHARD_ENTRIES for place in places[shard]]]
+            places.setdefault(row // SHARD_ENTRIES, []).append((row % SHARD_ENTRIES, place))
+
+        def decode(shard: int) -> bytes:
+            path = self._chunk(shard)
+            data = self._held.get(shard) or self._object(path)
+            decode_shard(data, places[shard], values, where=f"{self.url}/{path}")
+            return data
+
+        shards = sorted(places)
+        parallel = self.snapshot.location.parallel
+        read = each(decode, shards, parallel=parallel, weigh=self._weight, limit=self.memory_bytes)
+        for shard, data in zip(shards, read, strict=True):
+            self._hold(shard, data, hold_bytes)
         return values
 
-    def _shards(self, shards: Sequence[int], hold_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The entries of some objects: those that are held, then the others."""
-        yield from ((shard, self._held[shard]) for shard in shards if shard in self._held)
-        others = [shard for shard in shards if shard not in self._held]
-        size = (
-            SHARD_ENTRIES * math.prod(self._metadata["shape"][1:]) * np.dtype(ARRAYS[self.record.kind].dtype).itemsize
-        )
-        parallel = self.snapshot.location.parallel
-        read = _bounded(self._shard, others, parallel=parallel, size_bytes=size, limit=self.memory_bytes)
-        for shard, entries in zip(others, read, strict=True):
-            if (len(self._held) + 1) * size <= hold_bytes:
-                self._held[shard] = entries
-            yield shard, entries
+    def _hold(self, shard: int, data: bytes, hold_bytes: int) -> None:
+        if shard not in self._held and sum(map(len, self._held.values())) + len(data) <= hold_bytes:
+            self._held[shard] = data
 
-    def _shard(self, shard: int) -> np.ndarray:
-        """The entries of one object."""
-        path = f"{self.record.kind}/{_chunk(shard, len(self._metadata['shape']))}"
-        count = min(SHARD_ENTRIES, len(self.snapshot) - shard * SHARD_ENTRIES)
-        dtype = np.dtype(ARRAYS[self.record.kind].dtype).newbyteorder("<")
-        return decode_shard(
-            self._object(path), count, tuple(self._metadata["shape"][1:]), dtype, where=f"{self.url}/{path}"
-        )
+    def _weight(self, shard: int) -> int:
+        """Bytes that an object takes while it is decoded, an entry at a time."""
+        if shard in self._held:
+            return 0
+        recorded = self.record.objects.get(self._chunk(shard))
+        return 0 if recorded is None else recorded.size_bytes
+
+    def _chunk(self, shard: int) -> str:
+        return f"{self.record.kind}/{_chunk(shard, len(self._metadata['shape']))}"
 
     def _object(self, path: str) -> bytes:
         """One object, checked."""
@@ -346,26 +347,33 @@ def _chunk(shard: int, dimensions: int) -> str:
     return "/".join(["c", str(shard), *["0"] * (dimensions - 1)])
 
 
-def decode_shard(data: bytes, count: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, where: str) -> np.ndarray:
-    """The first `count` entries of one object: chunks of one entry each, and where each lies in an index at the end.
+def decode_shard(data: bytes, rows: Sequence[tuple[int, int]], values: np.ndarray, *, where: str) -> None:
+    """Decodes entries of one object: chunks of one entry each, and where each lies in an index at the end.
 
     The caller has checked the object's digest, which covers the checksums that chunks and index end in.
+
+    Parameters
+    ----------
+    rows
+        Of each entry that is wanted, where it lies within the object, and in `values`.
+    values
+        What is filled: entries along the first axis, contiguous.
 
     References
     ----------
     Zarr v3, the codecs `sharding_indexed`, `zstd` and `crc32c`.
     """
     index = np.frombuffer(data[-(16 * SHARD_ENTRIES + CRC_BYTES) : -CRC_BYTES], "<u8").reshape(SHARD_ENTRIES, 2)
-    values = np.empty((count, *shape), dtype.newbyteorder("="))
     view, zstd = memoryview(data), Zstd()
-    for row, (offset, size) in enumerate(index[:count].tolist()):
+    for row, place in rows:
+        offset, size = map(int, index[row])
         if offset + size > len(data):
             raise ObjectMissingError(f"{where}: entry {row} of this object was never written: make the pack again.")
         try:
-            values[row] = np.frombuffer(zstd.decode(view[offset : offset + size - CRC_BYTES]), dtype).reshape(shape)
+            plain = zstd.decode(view[offset : offset + size - CRC_BYTES])
+            values[place] = np.frombuffer(plain, values.dtype.newbyteorder("<")).reshape(values.shape[1:])
         except (RuntimeError, ValueError) as error:
             raise ObjectAlteredError(f"{where}: entry {row} of this object does not decompress: {error}") from error
-    return values
 
 
 def _row_of(rows: dict[EntryKey, int], key: EntryKey, snapshot: Snapshot) -> int:
