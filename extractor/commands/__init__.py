@@ -1,0 +1,1 @@
+"""The commands of `extractor`, one module each: options and help; they compute nothing."""
