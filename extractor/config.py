@@ -5,13 +5,15 @@ Everything that changes the numbers is here and ends in a view; where it runs (d
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV
-from extractor.layouts import LAYOUTS, layout_shape
+from extractor.layouts import LAYOUTS, Mode, layout_shape
+from extractor.prompts import PromptKind
 from extractor.study import PrepareRules
 from store_schema import Encoder, Intensity, Layout, Prompt, ViewSpec
 from store_schema.errors import ConfigError
@@ -23,6 +25,27 @@ RECIPE = 1
 LayoutName = Literal["paper", "raw", "pooled", "thirds"]
 Modality = Literal["PET", "CT"]
 Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of prompting a region."""
+
+    mode: Mode
+    prompt: PromptKind
+
+    @property
+    def name(self) -> str:
+        """Name within views: the mode, and the kind of prompt where it is no box."""
+        return self.mode if self.prompt == "box" else f"{self.mode}-{self.prompt}"
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a view holds: one layout of one way of prompting."""
+
+    variant: Variant
+    layout: str
 
 
 class ExtractConfig(BaseModel):
@@ -39,8 +62,10 @@ class ExtractConfig(BaseModel):
     """`medsam2`: the published architecture at 512 px. `mini`: the same modules, narrow, for tests and the demo."""
     weights: str | None = None
     """Checkpoint path, a published MedSAM2 file name, or `random:SEED`. The command line's --weights wins."""
-    mode: Literal["sequential", "upfront"] = "sequential"
-    """Order of prompting; decides what a memory has seen."""
+    mode: Mode | tuple[Mode, ...] = "sequential"
+    """Order of prompting; decides what a memory has seen. Several share one pass of the image encoder, each with its own views."""
+    prompt: PromptKind | tuple[PromptKind, ...] = "box"
+    """What a slice is prompted with. A mask takes the decoder's place: no history enters a memory of a prompted slice."""
     stride: int = Field(default=2, ge=1)
     """Every stride-th mask-bearing slice is kept, counted from the uppermost."""
     layouts: tuple[LayoutName, ...] = ("paper", "pooled", "thirds", "raw")
@@ -57,15 +82,16 @@ class ExtractConfig(BaseModel):
     """Must be declared: no image format we read can say that its numbers are SUV by body weight."""
     ct_window_hu: Range | Literal["bone", "soft_tissue"] = "bone"
     pet_clip_suv: Range | Literal["suv10", "suv20"] = "suv10"
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16`: automatic mixed precision, for GPUs; its error against float32 is in tests/benchmarks/RESULTS.md."""
 
     @model_validator(mode="after")
     def _check(self) -> ExtractConfig:
-        for name in ("layouts", "modalities", "derive", "rois"):
+        for name in ("layouts", "modalities", "derive", "rois", "modes", "prompts"):
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names the same thing twice: {list(values)}")
-        for name in ("layouts", "modalities"):
+        for name in ("layouts", "modalities", "modes", "prompts"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: name at least one")
         for low, high in (self.window_hu, self.clip_suv):
@@ -82,6 +108,26 @@ class ExtractConfig(BaseModel):
     def clip_suv(self) -> Range:
         """PET range in SUV by body weight: its lower bound becomes grey 0, its upper 255."""
         return PET_CLIPS_SUV[self.pet_clip_suv] if isinstance(self.pet_clip_suv, str) else self.pet_clip_suv
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Every order of prompting."""
+        return (self.mode,) if isinstance(self.mode, str) else self.mode
+
+    @property
+    def prompts(self) -> tuple[PromptKind, ...]:
+        """Every kind of prompt."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def products(self) -> dict[str, Product]:
+        """What may be made of an entry, by its name in plan and outcomes: the layout, after the variant where there are several."""
+        variants = [Variant(mode, prompt) for mode in self.modes for prompt in self.prompts]
+        return {
+            layout if len(variants) == 1 else f"{variant.name}-{layout}": Product(variant, layout)
+            for variant in variants
+            for layout in self.layouts
+        }
 
     def rules(self) -> PrepareRules:
         """The part of the settings that preparing a study needs."""
@@ -138,14 +184,15 @@ class EncoderFacts(BaseModel):
     flags: dict[str, bool | int | float | str]
 
 
-def view_of(config: ExtractConfig, encoder: EncoderFacts, layout: str) -> ViewSpec:
-    """The frozen specification of one layout of this extraction."""
+def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> ViewSpec:
+    """The frozen specification of one product of this extraction."""
     untrained = "" if encoder.trained else "-untrained"
+    variant, layout = product.variant, product.layout
     return ViewSpec(
-        name=f"{encoder.name}{untrained}-{config.mode}-{layout}",
+        name=f"{encoder.name}{untrained}-{variant.name}-{layout}",
         encoder=Encoder(**encoder.model_dump(exclude={"flags"})),
         intensity=_intensities(config),
-        prompt=Prompt(kind="box", mode=config.mode, stride=config.stride),
+        prompt=Prompt(kind=variant.prompt, mode=variant.mode, stride=config.stride),
         layout=Layout(name=layout, shape=layout_shape(layout, encoder.image_size)),
         flags=encoder.flags,
         precision=config.precision,
@@ -156,9 +203,9 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, layout: str) -> ViewSp
 
 
 def views_of(config: ExtractConfig, encoder: EncoderFacts) -> dict[str, ViewSpec]:
-    """A view for each layout of this extraction, in the order of the settings."""
+    """A view for each product of this extraction, in the order of the settings."""
     assert set(config.layouts) <= set(LAYOUTS)
-    return {layout: view_of(config, encoder, layout) for layout in config.layouts}
+    return {name: view_of(config, encoder, product) for name, product in config.products.items()}
 
 
 def _intensities(config: ExtractConfig) -> dict[str, Intensity]:

@@ -6,8 +6,7 @@ A layout is filled one memory at a time, so that it holds no more for a thousand
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,7 +24,8 @@ STRIDE_PX = 16
 RAW_LAYERS = 7
 """Memories that SAM2 attends to: one conditioning entry and six others."""
 
-Mode = Literal["sequential", "upfront"]
+Mode = Literal["sequential", "upfront", "first", "key_slice", "sequential_direct"]
+"""Orders of prompting (`extractor.memory.embed_volume`)."""
 MemoryMap = Float32[np.ndarray, "channel row column"]
 
 
@@ -46,87 +46,101 @@ class LayoutArray:
         return sum(self.valid)
 
 
-class LayoutBuilder(Protocol):
-    """Takes the memories of a stream from superior to inferior, then gives the layout."""
+@dataclass(frozen=True)
+class Kept:
+    """What a layout must know of a stream before its first memory."""
 
-    def add(self, memory: MemoryMap) -> None:
-        """Takes the next slice's memory; must not keep more than the layout needs."""
+    count: int
+    """Kept slices; rank 0 is the most superior."""
+    mode: Mode
+    grid_px: int
+    """Rows and columns of one memory."""
+    key: int = 0
+    """Rank of the key slice; tells in mode `key_slice` alone."""
+
+
+class LayoutBuilder(Protocol):
+    """Takes the memories of a stream, each once and in any order of their ranks, then gives the layout."""
+
+    def add(self, memory: MemoryMap, rank: int) -> None:
+        """Takes a slice's memory; must not keep more than the layout needs."""
 
     def finish(self) -> LayoutArray:
         """The layout of everything taken so far."""
 
 
-class PaperBuilder:
+class PickedBuilder:
+    """The memories of certain slices, each at its layer; a layer without a slice is zero and invalid."""
+
+    def __init__(self, ranks: Sequence[int | None], reduce: Callable[[MemoryMap], MemoryMap]) -> None:
+        self._ranks = tuple(ranks)
+        self._reduce = reduce
+        self._taken: dict[int, MemoryMap] = {}
+
+    def add(self, memory: MemoryMap, rank: int) -> None:
+        """Takes a memory if it has a layer."""
+        if rank in self._ranks:
+            self._taken[rank] = self._reduce(memory)
+
+    def finish(self) -> LayoutArray:
+        """The layers; at least one memory was taken."""
+        shape = next(iter(self._taken.values())).shape
+        stacked = np.zeros((len(self._ranks), *shape), np.float32)
+        valid = tuple(rank is not None and rank in self._taken for rank in self._ranks)
+        for layer, rank in enumerate(self._ranks):
+            if rank is not None and rank in self._taken:
+                stacked[layer] = self._taken[rank]
+        return _layout(stacked, valid)
+
+
+def paper_builder(kept: Kept) -> LayoutBuilder:
     """The last two memories, channel pairs averaged 64→32, 64×64 in plane; zero-padded in front.
+
+    In mode `key_slice` the last of the reverse pass and the last of the forward pass: the two ends of the region.
 
     References
     ----------
     Guinea-Pérez et al. 2026, section 2.3.1, gives only the shape 2×32×64×64; which entries and which grouping is our
     decision.
     """
-
-    def __init__(self, *, count: int, mode: Mode, grid_px: int) -> None:
-        del count, mode  # the last two entries are the same two in every mode
-        self._last: deque[MemoryMap] = deque(maxlen=2)
-        self._grid_px = grid_px
-
-    def add(self, memory: MemoryMap) -> None:
-        """Takes the next memory; the one before the last is dropped."""
-        self._last.append(memory)
-
-    def finish(self) -> LayoutArray:
-        """The last two memories, reduced."""
-        pairs = [to_paper_plane(average_channel_pairs(memory)) for memory in self._last]
-        return _padded_in_front(pairs, layers=2, shape=(PAPER_CHANNELS, PAPER_PX, PAPER_PX))
+    upper = 0 if kept.mode == "key_slice" else kept.count - 2
+    ranks = (upper if kept.count > 1 else None, kept.count - 1)
+    return PickedBuilder(ranks, lambda memory: to_paper_plane(average_channel_pairs(memory)))
 
 
-class RawBuilder:
-    """What attention could see at the end: [first, last six] in sequential mode, the last seven in upfront mode.
+def raw_builder(kept: Kept) -> LayoutBuilder:
+    """What attention could see at the end: [first, last six] in sequential mode, the last seven in the others.
 
-    The last layer is always the most inferior slice; missing ones leave zero layers before it (and, in sequential
-    mode, after the conditioning entry, which stays layer 0).
+    The last layer is the most inferior slice; missing ones leave zero layers before it (and, in sequential mode, after
+    the conditioning entry, which stays layer 0). Mode `key_slice`: the key slice, then the last three of the reverse pass
+    (the most superior slice last), then the last three of the forward pass, each padded in front.
     """
-
-    def __init__(self, *, count: int, mode: Mode, grid_px: int) -> None:
-        del count
-        self._keeps_first = mode == "sequential"
-        self._first: list[MemoryMap] = []
-        self._last: deque[MemoryMap] = deque(maxlen=RAW_LAYERS - self._keeps_first)
-        self._shape = (MEMORY_CHANNELS, grid_px, grid_px)
-
-    def add(self, memory: MemoryMap) -> None:
-        """Takes the next memory; what attention can no longer see is dropped."""
-        if self._keeps_first and not self._first:
-            self._first.append(memory)
-        else:
-            self._last.append(memory)
-
-    def finish(self) -> LayoutArray:
-        """The memories in view, each at its fixed layer."""
-        last = _padded_in_front(list(self._last), layers=RAW_LAYERS - self._keeps_first, shape=self._shape)
-        if not self._keeps_first:
-            return last
-        first = _padded_in_front(self._first, layers=1, shape=self._shape)
-        return _layout(np.concatenate([first.memory, last.memory]), first.valid + last.valid)
+    count, layers = kept.count, RAW_LAYERS
+    if kept.mode == "key_slice":
+        reverse = [rank if rank < kept.key else None for rank in (2, 1, 0)]
+        forward = [rank if rank > kept.key else None for rank in range(count - 3, count)]
+        ranks: list[int | None] = [kept.key, *reverse, *forward]
+    elif kept.mode == "sequential":
+        ranks = [0, *(rank if rank > 0 else None for rank in range(count - layers + 1, count))]
+    else:
+        ranks = [rank if rank >= 0 else None for rank in range(count - layers, count)]
+    return PickedBuilder(ranks, lambda memory: memory)
 
 
 class ThirdsBuilder:
     """Means of equal parts of the kept slices from superior to inferior; an empty part is zero and invalid.
 
-    Slice i of N falls into part ⌊parts · i / N⌋. The mean is a running one in float32.
+    Slice i of N falls into part ⌊parts · i / N⌋. The mean is a running one in float32, in the order of adding.
     """
 
-    def __init__(self, *, count: int, mode: Mode, grid_px: int, parts: int = 3) -> None:
-        del mode
-        self._count = count
-        self._taken = 0
+    def __init__(self, kept: Kept, *, parts: int = 3) -> None:
+        self._count = kept.count
         self._in_part = [0] * parts
-        self._means = np.zeros((parts, MEMORY_CHANNELS, grid_px, grid_px), np.float32)
+        self._means = np.zeros((parts, MEMORY_CHANNELS, kept.grid_px, kept.grid_px), np.float32)
 
-    def add(self, memory: MemoryMap) -> None:
-        """Takes the next memory into the mean of its part."""
-        part = len(self._in_part) * self._taken // self._count
-        self._taken += 1
+    def add(self, memory: MemoryMap, rank: int) -> None:
+        """Takes a memory into the mean of its part."""
+        part = len(self._in_part) * rank // self._count
         self._in_part[part] += 1
         self._means[part] += (memory - self._means[part]) / np.float32(self._in_part[part])
 
@@ -135,17 +149,15 @@ class ThirdsBuilder:
         return _layout(self._means.copy(), tuple(taken > 0 for taken in self._in_part))
 
 
-class PooledBuilder(ThirdsBuilder):
-    """The mean over all kept slices."""
-
-    def __init__(self, *, count: int, mode: Mode, grid_px: int) -> None:
-        super().__init__(count=count, mode=mode, grid_px=grid_px, parts=1)
+def pooled_builder(kept: Kept) -> LayoutBuilder:
+    """The mean over all kept slices, each counted once."""
+    return ThirdsBuilder(kept, parts=1)
 
 
-_BUILDERS: dict[str, Callable[..., LayoutBuilder]] = {
-    "paper": PaperBuilder,
-    "raw": RawBuilder,
-    "pooled": PooledBuilder,
+_BUILDERS: dict[str, Callable[[Kept], LayoutBuilder]] = {
+    "paper": paper_builder,
+    "raw": raw_builder,
+    "pooled": pooled_builder,
     "thirds": ThirdsBuilder,
 }
 LAYOUTS = tuple(_BUILDERS)
@@ -178,16 +190,16 @@ def layout_shape(layout: str, image_size: int) -> tuple[int, int, int, int]:
     return shapes[layout]
 
 
-def layout_builder(layout: str, *, count: int, mode: Mode, grid_px: int) -> LayoutBuilder:
-    """An empty layout for a stream of `count` kept slices with memories of `grid_px` × `grid_px` cells.
+def layout_builder(layout: str, kept: Kept) -> LayoutBuilder:
+    """An empty layout for a stream.
 
     Raises
     ------
     ConfigError
         If the layout is unknown, or the memory grid does not fit into the paper's 64×64.
     """
-    _check(layout, grid_px)
-    return _BUILDERS[layout](count=count, mode=mode, grid_px=grid_px)
+    _check(layout, kept.grid_px)
+    return _BUILDERS[layout](kept)
 
 
 def average_channel_pairs(memory: MemoryMap) -> MemoryMap:
@@ -215,15 +227,6 @@ def _check(layout: str, grid_px: int) -> None:
             f"the paper layout needs a memory grid that divides {PAPER_PX} or is a multiple of it, got {grid_px} "
             f"cells: choose an image size of {STRIDE_PX} × such a grid, or another layout"
         )
-
-
-def _padded_in_front(memories: list[MemoryMap], *, layers: int, shape: tuple[int, int, int]) -> LayoutArray:
-    """The memories as the last of so many layers, zero layers before them."""
-    missing = layers - len(memories)
-    stacked = np.zeros((layers, *shape), np.float32)
-    if memories:
-        stacked[missing:] = memories
-    return _layout(stacked, (False,) * missing + (True,) * len(memories))
 
 
 def _layout(memory: Float32[np.ndarray, "layer channel row column"], valid: tuple[bool, ...]) -> LayoutArray:

@@ -1,11 +1,21 @@
-"""Which slices of a mask are kept and the tight box of each; knows no image and no network."""
+"""Which slices of a mask are kept, and the box and points of each; knows no image and no network."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Int32, UInt8
+from scipy import ndimage
 
 from store_schema.errors import MaskError
+
+PromptKind = Literal["box", "mask", "points"]
+
+POINTS = 3
+"""Of a slice that is prompted with points."""
 
 
 def kept_slices(mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> tuple[int, ...]:
@@ -28,7 +38,7 @@ def kept_slices(mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> tuple[int,
     return tuple(int(z) for z in bearing[::stride])
 
 
-def tight_boxes(mask_zyx: UInt8[np.ndarray, "z y x"], slices: tuple[int, ...]) -> Int32[np.ndarray, "slice 4"]:
+def tight_boxes(mask_zyx: UInt8[np.ndarray, "z y x"], slices: Sequence[int]) -> Int32[np.ndarray, "slice 4"]:
     """Smallest box around the mask on each slice: x0, y0, x1, y1, all inclusive, in native pixels."""
     return np.array([_box(mask_zyx[z]) for z in slices], dtype=np.int32)
 
@@ -36,3 +46,36 @@ def tight_boxes(mask_zyx: UInt8[np.ndarray, "z y x"], slices: tuple[int, ...]) -
 def _box(mask_yx: UInt8[np.ndarray, "y x"]) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(mask_yx.any(axis=1)), np.flatnonzero(mask_yx.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def key_rank(mask_zyx: UInt8[np.ndarray, "z y x"], slices: Sequence[int]) -> int:
+    """Rank of the kept slice with the largest mask; of equal ones the most superior."""
+    return int(np.argmax([np.count_nonzero(mask_zyx[z]) for z in slices]))
+
+
+def seeded_points(
+    mask_zyx: UInt8[np.ndarray, "z y x"], slices: Sequence[int], *, entry: str
+) -> Int32[np.ndarray, "slice point=3 xy=2"]:
+    """Three points within the mask on each slice: the deepest one, then two drawn at random; x, y in native pixels.
+
+    The deepest lies farthest from the outline (of equal ones the first in rows), and the image's border counts as outline. A
+    mask of fewer than three pixels repeats them.
+
+    Parameters
+    ----------
+    entry
+        Name of the entry that the points are for; with the slice it seeds the draw, so that a repeated run draws the same.
+    """
+    return np.array([_points(mask_zyx[z] != 0, f"{entry} {z}") for z in slices], dtype=np.int32)
+
+
+def _points(mask_yx: np.ndarray, seed: str) -> Int32[np.ndarray, "point=3 xy=2"]:
+    depth = ndimage.distance_transform_edt(np.pad(mask_yx, 1))[1:-1, 1:-1]
+    deepest = int(np.argmax(depth))
+    others = np.setdiff1d(np.flatnonzero(mask_yx), [deepest])
+    # PCG64 and its `random` are stable over NumPy's versions, `choice` need not be.
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:16])))
+    order = others[np.argsort(rng.random(len(others)), kind="stable")]
+    chosen = np.resize([deepest, *order[: POINTS - 1]], POINTS)
+    rows, columns = np.unravel_index(chosen, mask_yx.shape)
+    return np.stack([columns, rows], axis=1).astype(np.int32)

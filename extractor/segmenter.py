@@ -1,27 +1,29 @@
-"""Builds the frozen segmentation network and runs its steps on one slice; the only module that knows sam2 and hydra.
+"""Builds the frozen segmentation network from configuration and weights, and prepares what it is fed; knows hydra.
 
-It knows no volume, region, layout or order of prompting: `memory` decides what is run when.
+It knows no volume, region, layout or order of prompting: `tracking` decides what is run when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from jaxtyping import BFloat16, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
+from torch.nn import functional
 
 from extractor.architectures import BASE_CONFIG, FLAGS, MODELS, Flag
+from extractor.batching import BatchSizes, usual_batches
+from extractor.network import Points, SliceNetwork
 from extractor.weights import (
     Fetch,
     check_sha256,
@@ -35,133 +37,13 @@ from store_schema.errors import ConfigError, WeightsError
 
 Precision = Literal["float32", "bfloat16"]
 
-LOGIT_BOUND = 32.0
-"""Previous logits are clamped to ± this before they prompt the decoder, as the predictor does."""
+INSIDE_LABEL = 1
 BOX_LABELS = (2, 3)
 """SAM2's labels of a box's upper left and lower right corner among point prompts."""
 OBJECT_PRESENT = 10.0
 """Object score that stands for certainty in SAM2."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class SliceFeatures:
-    """What the image encoder makes of one slice; shared by every stream that keeps the slice."""
-
-    levels: list[Float[Tensor, "cell 1 channel"]]
-    """Features from the finest to the coarsest grid; the last is what memory attention and memory encoder read."""
-    positions: list[Float[Tensor, "cell 1 channel"]]
-    sizes: list[tuple[int, int]]
-    """Rows and columns of each level."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What the mask decoder makes of one slice."""
-
-    logits: Float32[Tensor, "1 1 row column"]
-    """Mask logits at a quarter of the image size; above 0 is inside."""
-    high_res_logits: Float32[Tensor, "1 1 image_row image_column"]
-    pointer: Float[Tensor, "1 channel"]
-    object_score: Float[Tensor, "1 1"]
-    prompted: bool
-    """Whether a box was given: such masks are binarised before they are encoded."""
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """What later slices may attend to of one slice."""
-
-    memory: BFloat16[Tensor, "1 64 row column"] | None
-    """None once the slice is too far back to be attended to."""
-    position: Sequence[Float[Tensor, "1 64 row column"]]
-    pointer: Float[Tensor, "1 channel"]
-
-
-class SliceNetwork(SAM2Base):  # type: ignore[misc] # sam2 carries no types
-    """SAM2's own modules, with the steps of its video predictor callable one by one.
-
-    References
-    ----------
-    sam2 1.1.0, `sam2_video_predictor_legacy.py` (order of the steps) and `modeling/sam2_base.py` (the steps).
-    """
-
-    def encode(self, image: Float32[Tensor, "1 3 row column"]) -> SliceFeatures:
-        """Image features of one slice."""
-        _, levels, positions, sizes = self._prepare_backbone_features(self.forward_image(image))
-        return SliceFeatures(levels, positions, sizes)
-
-    def attend(
-        self,
-        features: SliceFeatures,
-        *,
-        first: Remembered | None,
-        recent: Mapping[int, Remembered],
-        frame: int,
-        frames: int,
-    ) -> Float[Tensor, "1 channel row column"]:
-        """Features conditioned on earlier slices; without a first slice the learned no-memory embedding is added.
-
-        Parameters
-        ----------
-        features
-            Of this slice.
-        first
-            The conditioning slice, frame 0.
-        recent
-            Later slices by frame number; those further back than attention sees are ignored.
-        frame, frames
-            Number of this slice, and how many the stream has (pointers are placed in time relative to it).
-        """
-        outputs = {
-            "cond_frame_outputs": {} if first is None else {0: _as_output(first)},
-            "non_cond_frame_outputs": {number: _as_output(entry) for number, entry in recent.items()},
-        }
-        conditioned: Tensor = self._prepare_memory_conditioned_features(
-            frame_idx=frame,
-            is_init_cond_frame=first is None,
-            current_vision_feats=features.levels[-1:],
-            current_vision_pos_embeds=features.positions[-1:],
-            feat_sizes=features.sizes[-1:],
-            output_dict=outputs,
-            num_frames=frames,
-        )
-        return conditioned
-
-    def decode(
-        self,
-        features: SliceFeatures,
-        conditioned: Float[Tensor, "1 channel row column"],
-        *,
-        box: Float32[Tensor, "1 2 2"] | None,
-        previous: Float32[Tensor, "1 1 row column"] | None = None,
-    ) -> Decoded:
-        """The mask on one slice, prompted by a box in image pixels and by earlier logits, or tracked without either."""
-        points = None if box is None else _as_points(box)
-        outputs = self._forward_sam_heads(
-            backbone_features=conditioned,
-            point_inputs=points,
-            mask_inputs=None if previous is None else previous.clamp(-LOGIT_BOUND, LOGIT_BOUND),
-            high_res_features=[
-                level.permute(1, 2, 0).view(level.size(1), level.size(2), *size)
-                for level, size in zip(features.levels[:-1], features.sizes[:-1], strict=True)
-            ],
-            multimask_output=self._use_multimask(is_init_cond_frame=False, point_inputs=points),
-        )
-        _, _, _, logits, high_res_logits, pointer, object_score = outputs
-        return Decoded(logits, high_res_logits, pointer, object_score, prompted=box is not None)
-
-    def remember(self, features: SliceFeatures, decoded: Decoded) -> Remembered:
-        """The memory of one slice: its raw image features and its mask, as bfloat16 on every device."""
-        memory, position = self._encode_new_memory(
-            current_vision_feats=features.levels,
-            feat_sizes=features.sizes,
-            pred_masks_high_res=decoded.high_res_logits,
-            object_score_logits=decoded.object_score,
-            is_mask_from_pts=decoded.prompted,
-        )
-        return Remembered(memory.to(torch.bfloat16), position, decoded.pointer)
 
 
 @dataclass(frozen=True)
@@ -179,6 +61,8 @@ class Segmenter:
     device: str = "cpu"
     precision: Precision = "float32"
     flags: Mapping[str, Flag] = FLAGS
+    batches: BatchSizes = field(default_factory=BatchSizes)
+    """How much is computed at once; one by one on a CPU, so that numbers do not depend on what shares a pass."""
 
     @property
     def memory_channels(self) -> int:
@@ -218,16 +102,40 @@ class Segmenter:
         grey = torch.from_numpy(np.asarray(resized, dtype=np.int64))
         return _NORMALISED_GREYS[:, grey].unsqueeze(0).to(self.device)
 
-    def box_prompt(self, box: Int[np.ndarray, "corners=4"], *, shape_yx: tuple[int, int]) -> Float32[Tensor, "1 2 2"]:
+    def box_prompt(self, box: Int[np.ndarray, "corners=4"], *, shape_yx: tuple[int, int]) -> Points:
         """A box (x0, y0, x1, y1) in native pixels as two corners in network pixels.
 
         References
         ----------
         sam2 1.1.0, `add_new_points_or_box` with `normalize_coords`.
         """
-        corners = torch.tensor(np.asarray(box).tolist(), dtype=torch.float32).reshape(1, 2, 2)
+        return self._points(np.asarray(box).reshape(2, 2), BOX_LABELS, shape_yx)
+
+    def point_prompt(self, points: Int[np.ndarray, "point 2"], *, shape_yx: tuple[int, int]) -> Points:
+        """Points (x, y) inside the object, in native pixels, in network pixels."""
+        return self._points(np.asarray(points), (INSIDE_LABEL,) * len(points), shape_yx)
+
+    def _points(
+        self, points_xy: Int[np.ndarray, "point 2"], labels: tuple[int, ...], shape_yx: tuple[int, int]
+    ) -> Points:
+        coordinates = torch.tensor(points_xy.tolist(), dtype=torch.float32).unsqueeze(0)
         height, width = shape_yx
-        return (corners / torch.tensor([width, height]) * self.image_size).to(self.device)
+        scaled = coordinates / torch.tensor([width, height]) * self.image_size
+        return Points(scaled.to(self.device), torch.tensor([labels], dtype=torch.int32, device=self.device))
+
+    def mask_prompt(self, mask_yx: Bool[np.ndarray, "y x"]) -> Float32[Tensor, "1 1 row column"]:
+        """A mask on native pixels as 0 and 1 on network pixels.
+
+        References
+        ----------
+        sam2 1.1.0, `add_new_mask`.
+        """
+        mask = torch.from_numpy(np.ascontiguousarray(mask_yx, np.float32))[None, None].to(self.device)
+        size = (self.image_size, self.image_size)
+        if mask.shape[-2:] == size:
+            return mask
+        resized = functional.interpolate(mask, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return (resized >= 0.5).float()
 
 
 @contextmanager
@@ -298,6 +206,7 @@ def load_segmenter(
         network=network,
         device=device,
         precision="bfloat16" if precision == "bfloat16" else "float32",
+        batches=usual_batches(device),
     )
 
 
@@ -373,19 +282,3 @@ def _normalised_greys() -> Float32[Tensor, "3 256"]:
 
 
 _NORMALISED_GREYS = _normalised_greys()
-
-
-def _as_points(box: Float32[Tensor, "1 2 2"]) -> dict[str, Tensor]:
-    return {
-        "point_coords": box,
-        "point_labels": torch.tensor([BOX_LABELS], dtype=torch.int32, device=box.device),
-    }
-
-
-def _as_output(entry: Remembered) -> dict[str, Any]:
-    """A remembered slice under the names of the predictor's state."""
-    return {
-        "maskmem_features": entry.memory,
-        "maskmem_pos_enc": entry.position,
-        "obj_ptr": entry.pointer,
-    }

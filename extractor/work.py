@@ -14,14 +14,15 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
-from extractor.config import ExtractConfig
+from extractor.config import ExtractConfig, Product, Variant
 from extractor.fetch import fetched
 from extractor.memory import Memory, Stream, embed_volume
 from extractor.outcome import ItemOutcome
 from extractor.plan import once, rois_of, sources_of
 from extractor.preview import render_preview
-from extractor.prompts import kept_slices, tight_boxes
+from extractor.prompts import kept_slices, key_rank, seeded_points, tight_boxes
 from extractor.segmenter import Segmenter
 from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow
@@ -63,6 +64,8 @@ class _Item:
 
     key: EntryKey
     layout: str
+    """Name of its product in plan and outcomes."""
+    product: Product
     view_id: str
     input_sha256: str
 
@@ -128,20 +131,41 @@ def _outcomes(this: _Pass) -> Iterator[ItemOutcome]:
 
 def _embed_and_publish(this: _Pass, open_items: Mapping[str, Sequence[_Item]]) -> Iterator[ItemOutcome]:
     started = time.perf_counter()
-    streams = [_stream(roi, this.prepared, this.task.config.stride) for roi in open_items]
-    layouts = tuple(dict.fromkeys(item.layout for items in open_items.values() for item in items))
+    streams = _streams(this, [item for items in open_items.values() for item in items])
+    layouts = tuple(dict.fromkeys(product.layout for product in this.task.config.products.values()))
     image_zyx = this.prepared.images_zyx[this.modality]
-    memories = embed_volume(this.segmenter, image_zyx, streams, mode=this.task.config.mode, layouts=layouts)
+    memories = embed_volume(this.segmenter, image_zyx, list(streams.values()), layouts=layouts)
     embedding_s = (time.perf_counter() - started) / len(streams)
-    for stream in streams:
-        for item in open_items[stream.roi]:
-            yield _publish(this, item, stream, memories[stream.roi], embedding_s)
+    for items in open_items.values():
+        for item in items:
+            stream = streams[item.key.roi, item.product.variant]
+            yield _publish(this, item, stream, memories[stream.name], embedding_s)
 
 
-def _stream(roi: str, prepared: PreparedStudy, stride: int) -> Stream:
-    mask_zyx = prepared.masks_zyx[roi]
+def _streams(this: _Pass, items: Sequence[_Item]) -> dict[tuple[str, Variant], Stream]:
+    """What goes through the network: the items' own streams; all of the modality where numbers depend on what shares a batch."""
+    if not this.segmenter.batches.alone:
+        items = list(_items(this))
+    wanted = dict.fromkeys((item.key.roi, item.product.variant) for item in items)
+    patient, stride = this.task.row.patient, this.task.config.stride
+    return {
+        (roi, variant): _stream(EntryKey(patient, this.modality, roi), variant, this.prepared.masks_zyx[roi], stride)
+        for roi, variant in wanted
+    }
+
+
+def _stream(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Stream:
     slices = kept_slices(mask_zyx, stride)
-    return Stream(roi=roi, slices=slices, boxes=tight_boxes(mask_zyx, slices))
+    return Stream(
+        name=f"{key.roi}/{variant.name}",
+        slices=slices,
+        boxes=tight_boxes(mask_zyx, slices),
+        mode=variant.mode,
+        prompt=variant.prompt,
+        points=seeded_points(mask_zyx, slices, entry=str(key)) if variant.prompt == "points" else None,
+        mask_zyx=mask_zyx,
+        key=key_rank(mask_zyx, slices),
+    )
 
 
 def _publish(this: _Pass, item: _Item, stream: Stream, memory: Memory, embedding_s: float) -> ItemOutcome:
@@ -169,36 +193,46 @@ def _publish(this: _Pass, item: _Item, stream: Stream, memory: Memory, embedding
 
 def _entry(this: _Pass, item: _Item, stream: Stream, memory: Memory) -> Entry:
     """Arrays and attributes of one entry; the first layout of a pass carries mask and preview."""
-    prepared, made = this.prepared, memory.layouts[item.layout]
+    prepared, made = this.prepared, memory.layouts[item.product.layout]
+    roi = item.key.roi
     arrays: dict[str, np.ndarray] = {"memory": made.memory.astype(np.float16), "mean_map": made.mean_map}
     if item.layout == next(iter(this.task.views)):
-        arrays["mask"] = prepared.masks_zyx[stream.roi]
-        arrays["preview"] = render_preview(prepared, item.key.modality, stream.roi, stream.slices, stream.boxes)
+        arrays["mask"] = prepared.masks_zyx[roi]
+        arrays["preview"] = render_preview(prepared, item.key.modality, roi, stream.slices, stream.boxes)
     attributes: dict[str, Any] = {
         "grid": asdict(prepared.grid),
         "original_orientation": prepared.original_orientations[item.key.modality],
         "kept_slices_z": [int(z) for z in stream.slices],
         "boxes_xyxy": np.asarray(stream.boxes).astype(int).tolist(),
         "valid_layers": [bool(valid) for valid in made.valid],
-        "outside_share": float(prepared.outside_share[stream.roi]) if item.key.modality == "PET" else 0.0,
+        "outside_share": float(prepared.outside_share[roi]) if item.key.modality == "PET" else 0.0,
         "warnings": ["one kept slice: a single valid memory"] if memory.single_slice else [],
     }
+    if stream.points is not None:
+        attributes["points_xy"] = stream.points.tolist()
+    if stream.mode == "key_slice":
+        attributes["key_slice_z"] = int(stream.slices[stream.key])
     return Entry(arrays=arrays, attributes=attributes)
 
 
 def _items(this: _Pass) -> Iterator[_Item]:
     for modality, roi, layout in this.task.items():
         if modality == this.modality:
-            view_id = this.task.views[layout]
-            digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id)
-            yield _Item(EntryKey(this.task.row.patient, modality, roi), layout, view_id, digest)
+            view_id, product = this.task.views[layout], this.task.config.products[layout]
+            key = EntryKey(this.task.row.patient, modality, roi)
+            seed = str(key) if product.variant.prompt == "points" else None
+            digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id, points_of=seed)
+            yield _Item(key, layout, product, view_id, digest)
 
 
-def input_sha256(prepared: PreparedStudy, *, modality: str, roi: str, view_id: str) -> str:
+def input_sha256(
+    prepared: PreparedStudy, *, modality: str, roi: str, view_id: str, points_of: str | None = None
+) -> str:
     """Digest of all that decides an entry's numbers: source voxels, CT grid, region and view.
 
     The decoded voxels count, not the file: the same image stored in another format or place has the same digest. A region
-    counts as it lies on the CT grid, so that a derived one needs no second definition.
+    counts as it lies on the CT grid, so that a derived one needs no second definition. Points are drawn by the name of their
+    entry (`points_of`), which then decides the numbers too.
     """
     region = prepared.masks_zyx[roi]
     facts = {
@@ -209,6 +243,8 @@ def input_sha256(prepared: PreparedStudy, *, modality: str, roi: str, view_id: s
         "region": hashlib.sha256(np.ascontiguousarray(region).tobytes()).hexdigest(),
         "region_shape_zyx": region.shape,
     }
+    if points_of is not None:
+        facts["points_of"] = points_of
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

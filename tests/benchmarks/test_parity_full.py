@@ -1,4 +1,4 @@
-"""The engine against the stock predictor at full size: three real patients, PET and CT, both modes, 12 kept slices.
+"""The engine against the stock predictor at full size: three real patients, PET and CT, every mode, 12 kept slices.
 
 Prints one table row for each; run it with `make bench`, or
 `ENGRAM_REAL_DATA=… pytest tests/benchmarks/test_parity_full.py -s -m bench`.
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - the usual name
 import torch
 
-from extractor.memory import Stream, embed_volume
+from extractor.memory import MODES, Stream, embed_volume
+from extractor.prompts import seeded_points
 from extractor.segmenter import load_segmenter, save_checkpoint
 
 pytestmark = [pytest.mark.bench, pytest.mark.real, pytest.mark.timeout(3600)]
 
 KEPT_SLICES = 12
 PATIENTS = ("STS_001", "STS_004", "STS_005")  # the first that keep twelve slices or more
-HEADER = "| patient | modality | mode | relative error | equal | within one step | masks equal | engine s | stock s |"
+HEADER = "| patient | modality | mode | prompt | relative error | equal | within one step | masks equal | engine s | stock s |"
 
 
 def load_stock():
@@ -57,7 +59,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table():
-    print(f"\n{torch.get_num_threads()} thread(s), torch {torch.__version__}\n{HEADER}\n{'|---' * 9}|")
+    print(f"\n{torch.get_num_threads()} thread(s), torch {torch.__version__}\n{HEADER}\n{'|---' * 10}|")
 
 
 def read_case(folder: Path, modality: str) -> tuple[np.ndarray, Stream]:
@@ -76,31 +78,44 @@ def read_case(folder: Path, modality: str) -> tuple[np.ndarray, Stream]:
     for z in slices:
         rows, columns = np.nonzero(mask_zyx[z])
         boxes.append([columns.min(), rows.min(), columns.max(), rows.max()])
-    return np.round(grey).astype(np.uint8), Stream("tumour", tuple(int(z) for z in slices), np.array(boxes))
+    kept = tuple(int(z) for z in slices)
+    key = int(np.argmax([mask_zyx[z].sum() for z in kept]))
+    points = seeded_points(mask_zyx.astype(np.uint8), kept, entry=f"{folder.name}/{modality}/tumour")
+    stream = Stream("tumour", kept, np.array(boxes), points=points, mask_zyx=mask_zyx.astype(np.uint8), key=key)
+    return np.round(grey).astype(np.uint8), stream
 
 
-@pytest.mark.parametrize("mode", ["sequential", "upfront"])
+def prompts_of(stream: Stream):
+    masks = [stream.mask_zyx[z].astype(bool) for z in stream.slices]
+    return stream.prompt, {"box": stream.boxes, "points": stream.points, "mask": masks}[stream.prompt]
+
+
+@pytest.mark.parametrize(
+    ("mode", "prompt"), [*((mode, "box") for mode in MODES), ("sequential", "points"), ("sequential", "mask")]
+)
 @pytest.mark.parametrize("modality", ["PET", "CT"])
 @pytest.mark.parametrize("patient", PATIENTS)
-def test_full_engine_agrees_with_the_stock_predictor_on_real_patients(pair, sts, table, patient, modality, mode):
+def test_full_engine_agrees_with_the_stock_predictor_on_real_patients(
+    pair, sts, table, patient, modality, mode, prompt
+):
     segmenter, predictor = pair
-    image_zyx, stream = read_case(sts / patient, modality)
-    ours = []
+    image_zyx, plain = read_case(sts / patient, modality)
+    stream = replace(plain, mode=mode, prompt=prompt)
+    made = {}
     started = time.perf_counter()
     embed_volume(
         segmenter,
         image_zyx,
         [stream],
-        mode=mode,
         layouts=("paper", "raw", "pooled", "thirds"),
-        observe=lambda roi, frame, memory, logits: ours.append(stock.StockFrame(memory, logits)),
+        observe=lambda name, rank, memory, logits: made.update({rank: stock.StockFrame(memory, logits)}),
     )
     between = time.perf_counter()
-    theirs = stock.run_stock(predictor, image_zyx, stream.slices, stream.boxes, mode)
+    theirs = stock.run_stock(predictor, image_zyx, stream.slices, prompts_of(stream), mode, key=stream.key)
     engine_s, stock_s = between - started, time.perf_counter() - between
-    found = stock.compare(ours, theirs)
+    found = stock.compare([made[rank] for rank in range(len(made))], theirs)
     print(
-        f"| {patient} | {modality} | {mode} | {found.relative_error:.1e} | {found.share_equal:.6f} "
+        f"| {patient} | {modality} | {mode} | {prompt} | {found.relative_error:.1e} | {found.share_equal:.6f} "
         f"| {found.share_within_one_step:.6f} | {'yes' if found.masks_equal else 'NO'} "
         f"| {engine_s:.1f} | {stock_s:.1f} |"
     )

@@ -36,6 +36,10 @@ PREDICTOR_FLAGS = {
 }
 
 
+Prompts = tuple[str, Any]
+"""Kind (box, points or mask) and, by frame, the box, the points (x, y) or the mask in native pixels."""
+
+
 @dataclass(frozen=True)
 class StockFrame:
     """What the predictor's state holds of one frame in the end."""
@@ -85,7 +89,13 @@ def frames_of(image_zyx: np.ndarray, slices: tuple[int, ...], image_size: int) -
 
 
 def run_stock(
-    predictor: legacy.SAM2VideoPredictor, image_zyx: np.ndarray, slices: tuple[int, ...], boxes: np.ndarray, mode: str
+    predictor: legacy.SAM2VideoPredictor,
+    image_zyx: np.ndarray,
+    slices: tuple[int, ...],
+    prompts: Prompts,
+    mode: str,
+    *,
+    key: int = 0,
 ) -> list[StockFrame]:
     """Memories and mask logits of every frame after the calls of a mode."""
     frames = frames_of(image_zyx, slices, predictor.image_size)
@@ -97,27 +107,89 @@ def run_stock(
     ):
         warnings.filterwarnings("ignore", "You are adding a box after tracking starts", UserWarning)
         state = predictor.init_state("")
-        {"sequential": _prompt_in_sequence, "upfront": _prompt_upfront}[mode](predictor, state, boxes)
-    outputs = {**state["output_dict"]["non_cond_frame_outputs"], **state["output_dict"]["cond_frame_outputs"]}
-    expected_conditioning = 1 if mode == "sequential" else len(slices)
-    assert len(state["output_dict"]["cond_frame_outputs"]) == expected_conditioning
+        outputs = MODES[mode](_Driver(predictor, state, prompts, len(slices), key))
+    conditioning = {"upfront": len(slices)}.get(mode, 1)
+    assert len(state["output_dict"]["cond_frame_outputs"]) == conditioning
     return [StockFrame(outputs[i]["maskmem_features"], outputs[i]["pred_masks"]) for i in range(len(slices))]
 
 
-def _prompt_in_sequence(predictor: legacy.SAM2VideoPredictor, state: dict[str, Any], boxes: np.ndarray) -> None:
-    predictor.add_new_points_or_box(state, 0, obj_id=1, box=boxes[0])
-    for frame in range(1, len(boxes)):
-        for _ in predictor.propagate_in_video(state, start_frame_idx=frame, max_frame_num_to_track=0):
+class _Driver:
+    """One state of the predictor, and the calls that a mode makes of it."""
+
+    def __init__(self, predictor: Any, state: dict[str, Any], prompts: Prompts, count: int, key: int) -> None:
+        self.predictor, self.state, self.prompts, self.count, self.key = predictor, state, prompts, count, key
+
+    def prompt(self, frame: int) -> None:
+        kind, values = self.prompts
+        if kind == "mask":
+            self.predictor.add_new_mask(self.state, frame, 1, values[frame])
+        elif kind == "points":
+            labels = np.ones(len(values[frame]), np.int32)
+            self.predictor.add_new_points_or_box(self.state, frame, 1, points=values[frame], labels=labels)
+        else:
+            self.predictor.add_new_points_or_box(self.state, frame, obj_id=1, box=values[frame])
+
+    def propagate(self, **options: Any) -> None:
+        for _ in self.predictor.propagate_in_video(self.state, **options):
             pass
-        predictor.add_new_points_or_box(state, frame, obj_id=1, box=boxes[frame])
-    predictor.propagate_in_video_preflight(state)
+
+    @property
+    def outputs(self) -> dict[int, Any]:
+        held = self.state["output_dict"]
+        return {**held["non_cond_frame_outputs"], **held["cond_frame_outputs"]}
 
 
-def _prompt_upfront(predictor: legacy.SAM2VideoPredictor, state: dict[str, Any], boxes: np.ndarray) -> None:
-    for frame, box in enumerate(boxes):
-        predictor.add_new_points_or_box(state, frame, obj_id=1, box=box)
-    for _ in predictor.propagate_in_video(state):
-        pass
+def _in_sequence(driver: _Driver) -> dict[int, Any]:
+    driver.prompt(0)
+    for frame in range(1, driver.count):
+        driver.propagate(start_frame_idx=frame, max_frame_num_to_track=0)
+        driver.prompt(frame)
+    driver.predictor.propagate_in_video_preflight(driver.state)
+    return driver.outputs
+
+
+def _in_sequence_directly(driver: _Driver) -> dict[int, Any]:
+    driver.prompt(0)
+    for frame in range(1, driver.count):
+        driver.predictor.propagate_in_video_preflight(driver.state)
+        driver.state["frames_already_tracked"][frame] = {"reverse": False}
+        driver.prompt(frame)
+    driver.predictor.propagate_in_video_preflight(driver.state)
+    return driver.outputs
+
+
+def _upfront(driver: _Driver) -> dict[int, Any]:
+    for frame in range(driver.count):
+        driver.prompt(frame)
+    driver.propagate()
+    return driver.outputs
+
+
+def _first(driver: _Driver) -> dict[int, Any]:
+    driver.prompt(0)
+    driver.propagate()
+    return driver.outputs
+
+
+def _from_key_slice(driver: _Driver) -> dict[int, Any]:
+    driver.prompt(driver.key)
+    driver.propagate()
+    forward = driver.outputs
+    driver.predictor.reset_state(driver.state)
+    driver.prompt(driver.key)
+    driver.propagate(reverse=True)
+    reverse = driver.outputs
+    assert set(forward) | set(reverse) == set(range(driver.count))
+    return {**reverse, **forward}
+
+
+MODES = {
+    "sequential": _in_sequence,
+    "sequential_direct": _in_sequence_directly,
+    "upfront": _upfront,
+    "first": _first,
+    "key_slice": _from_key_slice,
+}
 
 
 def compare(ours: list[StockFrame], stock: list[StockFrame]) -> Agreement:

@@ -96,7 +96,7 @@ def expected(folder: Path, modality: str, roi: str, segmenter: Segmenter) -> Exp
     boxes = [box_of(mask[z]) for z in slices]
     beyond = 2.0 * np.nonzero(mask)[2] > PET_END_X_MM
     stream = Stream(roi, tuple(slices), np.array(boxes))
-    memory = embed_volume(segmenter, grey, [stream], mode="sequential", layouts=LAYOUTS)[roi]
+    memory = embed_volume(segmenter, grey, [stream], layouts=LAYOUTS)[roi]
     return Expected(mask, slices, boxes, float(beyond.mean()) if modality == "PET" else 0.0, memory)
 
 

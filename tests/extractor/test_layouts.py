@@ -11,6 +11,7 @@ import pytest
 from extractor.layouts import (
     LAYOUTS,
     MEMORY_CHANNELS,
+    Kept,
     average_channel_pairs,
     layout_builder,
     layout_shape,
@@ -28,9 +29,9 @@ def memories_of(count: int, grid_px: int = 8, seed: int = 0) -> list[np.ndarray]
 
 
 def pack(layout: str, memories: list[np.ndarray], mode: str = "sequential"):
-    builder = layout_builder(layout, count=len(memories), mode=mode, grid_px=memories[0].shape[-1])
-    for memory in memories:
-        builder.add(memory)
+    builder = layout_builder(layout, Kept(len(memories), mode, memories[0].shape[-1]))
+    for rank, memory in enumerate(memories):
+        builder.add(memory, rank)
     return builder.finish()
 
 
@@ -128,6 +129,40 @@ def test_paper_plane_enlarges_by_nearest_and_reduces_by_means():
     assert to_paper_plane(large)[1, 3, 5] == large[1, 6:8, 10:12].mean()
 
 
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("place", [0.0, 0.4, 1.0])
+def test_key_slice_layouts_hold_both_ends_and_the_key_slice(count, place):
+    memories, key = memories_of(count), round(place * (count - 1))
+    order = [*range(key, count), *range(key - 1, -1, -1)]
+
+    def packed(layout: str):
+        builder = layout_builder(layout, Kept(count, "key_slice", 8, key))
+        for rank in order:
+            builder.add(memories[rank], rank)
+        return builder.finish()
+
+    paper, raw = packed("paper"), packed("raw")
+    ends = [memories[0], memories[-1]] if count > 1 else [memories[0]]
+    assert paper.valid == (count > 1, True)
+    for made, memory in zip(paper.memory[-len(ends) :], ends, strict=True):
+        np.testing.assert_array_equal(made, to_paper_plane(average_channel_pairs(memory)))
+    np.testing.assert_array_equal(raw.memory[0], memories[key])
+    reverse, forward = memories[:key][:3][::-1], memories[key + 1 :][-3:]
+    for part, wanted, valid in ((raw.memory[1:4], reverse, raw.valid[1:4]), (raw.memory[4:], forward, raw.valid[4:])):
+        assert valid == (False,) * (3 - len(wanted)) + (True,) * len(wanted)
+        assert all((made == memory).all() for made, memory in zip(part[3 - len(wanted) :], wanted, strict=True))
+    np.testing.assert_allclose(packed("pooled").memory[0], np.mean(memories, axis=0), atol=1e-6)
+    for part, made in enumerate(packed("thirds").memory):
+        mine = [memory for rank, memory in enumerate(memories) if 3 * rank // count == part]
+        np.testing.assert_allclose(made, np.mean(mine, axis=0) if mine else 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["first", "sequential_direct"])
+def test_other_modes_keep_the_last_seven_memories_raw(mode):
+    memories = memories_of(9)
+    np.testing.assert_array_equal(pack("raw", memories, mode).memory, memories[-7:])
+
+
 def test_channel_pairs_are_neighbours():
     memory = np.arange(64, dtype=np.float32).reshape(64, 1, 1)
     np.testing.assert_array_equal(average_channel_pairs(memory).ravel(), np.arange(32) * 2 + 0.5)
@@ -136,10 +171,10 @@ def test_channel_pairs_are_neighbours():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_memory_of_a_layout_does_not_grow_with_the_slices(layout):
     def peak_bytes(count: int) -> int:
-        builder = layout_builder(layout, count=count, mode="sequential", grid_px=32)
+        builder = layout_builder(layout, Kept(count, "sequential", 32))
         tracemalloc.start()
         for i in range(count):
-            builder.add(np.full((64, 32, 32), i, np.float32))
+            builder.add(np.full((64, 32, 32), i, np.float32), i)
         builder.finish()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

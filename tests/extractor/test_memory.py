@@ -6,14 +6,18 @@ import gc
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from extractor.batching import BatchSizes
 from extractor.layouts import LAYOUTS
 from extractor.memory import MODES, Memory, Stream, embed_volume
-from extractor.segmenter import Remembered, Segmenter, load_segmenter
+from extractor.network import Remembered
+from extractor.segmenter import Segmenter, load_segmenter
 from store_schema.errors import ConfigError, ImageError, MaskError
 
 
@@ -40,7 +44,7 @@ def digest(memory: Memory) -> str:
 
 
 def embed(segmenter: Segmenter, image_zyx: np.ndarray, *streams: Stream, mode: str = "sequential", **options):
-    return embed_volume(segmenter, image_zyx, streams, mode=mode, layouts=LAYOUTS, **options)
+    return embed_volume(segmenter, image_zyx, [replace(s, mode=mode) for s in streams], layouts=LAYOUTS, **options)
 
 
 def memories_of(segmenter: Segmenter, image_zyx: np.ndarray, stream: Stream, mode: str) -> list[np.ndarray]:
@@ -58,7 +62,7 @@ def test_regions_that_share_a_pass_equal_regions_alone_bit_for_bit(mini, mode):
         make_stream("liver", (3,), (0, 0, 59, 47)),
     ]
     together = embed(mini, image_zyx, *streams, mode=mode)
-    alone = {stream.roi: embed(mini, image_zyx, stream, mode=mode)[stream.roi] for stream in streams}
+    alone = {stream.name: embed(mini, image_zyx, stream, mode=mode)[stream.name] for stream in streams}
     assert {roi: digest(memory) for roi, memory in together.items()} == {roi: digest(alone[roi]) for roi in alone}
 
 
@@ -76,6 +80,67 @@ def test_image_features_are_computed_once_for_each_slice_of_the_union(mini):
     hook.remove()
     assert len(encoded) == 4
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_image_features_are_computed_once_for_all_modes_prompts_and_directions(mini):
+    image_zyx, encoded, visits = make_image(), [], []
+    mask_zyx = (image_zyx > 120).astype(np.uint8)
+    stream = replace(make_stream("a", (12, 10, 8, 6)), key=2, mask_zyx=mask_zyx)
+    streams = [replace(stream, name=mode, mode=mode) for mode in MODES]
+    hook = mini.network.image_encoder.register_forward_hook(lambda *_: encoded.append(1))
+    made = embed_volume(mini, image_zyx, streams, layouts=LAYOUTS, on_slice=lambda *done: visits.append(done))
+    hook.remove()
+    assert len(encoded) == 4
+    assert visits == [(n, 6) for n in range(1, 7)]  # two slices above the key slice are passed again on the way up
+    for mode in MODES:
+        alone = embed_volume(mini, image_zyx, [replace(stream, mode=mode)], layouts=LAYOUTS)["a"]
+        assert digest(made[mode]) == digest(alone), mode
+
+
+def test_key_slice_alone_visits_each_slice_once(mini):
+    visits = []
+    stream = replace(make_stream("a", (12, 10, 8, 6)), mode="key_slice", key=2)
+    embed_volume(mini, make_image(), [stream], layouts=("paper",), on_slice=lambda *done: visits.append(done))
+    assert visits == [(n, 4) for n in range(1, 5)]
+
+
+def test_mask_prompts_make_the_prompted_modes_one(mini):
+    image_zyx = make_image()
+    stream = replace(make_stream("a", (12, 9, 6, 3)), prompt="mask", mask_zyx=(image_zyx > 120).astype(np.uint8))
+    modes = ("sequential", "sequential_direct", "upfront", "first")
+    made = {mode: memories_of(mini, image_zyx, stream, mode) for mode in modes}
+    for mode in modes[:3]:
+        assert all(np.array_equal(a, b) for a, b in zip(made[mode], made["upfront"], strict=True))
+    assert not np.array_equal(made["first"][1], made["upfront"][1])
+
+
+def test_prompts_that_a_stream_lacks_are_refused(mini):
+    stream, image_zyx = make_stream("a", (5, 4)), make_image()
+    with pytest.raises(MaskError, match="prompted with points and has none"):
+        embed(mini, image_zyx, replace(stream, prompt="points"))
+    with pytest.raises(MaskError, match="prompted with its mask and has none"):
+        embed(mini, image_zyx, replace(stream, prompt="mask", mask_zyx=np.ones((2, 2, 2), np.uint8)))
+    with pytest.raises(MaskError, match="outside the image"):
+        embed(mini, image_zyx, replace(stream, prompt="points", points=np.full((2, 3, 2), 60)))
+    with pytest.raises(MaskError, match="rank 2"):
+        embed(mini, image_zyx, replace(stream, key=2))
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(mini):
+    tight = replace(mini, batches=BatchSizes(slices=4, streams=4))
+    sizes = []
+
+    def refuse(_module, inputs):
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("planted")
+
+    hook = mini.network.image_encoder.register_forward_pre_hook(refuse)
+    made = embed(tight, make_image(), make_stream("a", (12, 9, 6, 3, 1)))["a"]
+    hook.remove()
+    assert sizes == [4, 2, 2, 1]
+    wanted = embed(mini, make_image(), make_stream("a", (12, 9, 6, 3, 1)))["a"]
+    np.testing.assert_allclose(made.layouts["raw"].memory, wanted.layouts["raw"].memory, atol=0.02)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -157,8 +222,6 @@ def test_memories_do_not_depend_on_the_process(mini):
 
 
 def _threads() -> int:
-    import torch  # noqa: PLC0415 - only the number of threads is wanted here
-
     return torch.get_num_threads()
 
 
@@ -191,9 +254,9 @@ def test_a_region_prompted_twice_an_unknown_mode_and_other_images_are_refused(mi
     stream = make_stream("a", (5,))
     with pytest.raises(MaskError, match="twice"):
         embed(mini, make_image(), stream, stream)
-    with pytest.raises(ConfigError, match="sequential, upfront"):
+    with pytest.raises(ConfigError, match="sequential, upfront, first"):
         embed(mini, make_image(), stream, mode="backwards")
     with pytest.raises(ConfigError, match="'papers' is unknown"):
-        embed_volume(mini, make_image(), [stream], mode="upfront", layouts=("papers",))
+        embed_volume(mini, make_image(), [stream], layouts=("papers",))
     with pytest.raises(ImageError, match="float32"):
         embed(mini, make_image().astype(np.float32), stream)

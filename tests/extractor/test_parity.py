@@ -6,7 +6,9 @@ The full architecture on real patients is in tests/benchmarks/test_parity_full.p
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +17,9 @@ import pytest
 import torch
 
 from extractor.architectures import MODELS
-from extractor.memory import Stream, embed_volume
+from extractor.batching import BatchSizes
+from extractor.memory import MODES, Stream, embed_volume
+from extractor.prompts import seeded_points
 from extractor.segmenter import Segmenter, load_segmenter, save_checkpoint
 
 DEEP = 20  # more frames than 16 pointers and 7 memories: what attention no longer sees was really dropped
@@ -46,46 +50,95 @@ def pair(request, tmp_path_factory):
     return load_segmenter("mini", str(checkpoint)), stock.build_predictor(dict(MODELS["mini"]), checkpoint)
 
 
-def make_case(frames: int) -> tuple[np.ndarray, Stream]:
-    """A textured volume, wider than high, and boxes that wander; kept slices have gaps."""
+def make_case(frames: int, mode: str = "sequential", prompt: str = "box") -> tuple[np.ndarray, Stream]:
+    """A textured volume, wider than high, and regions that wander; kept slices have gaps."""
     rng = np.random.default_rng(7)
     coarse = torch.from_numpy(rng.normal(size=(1, 1, 2 * frames + 2, 12, 15)))
     smooth = torch.nn.functional.interpolate(coarse, size=(2 * frames + 2, 77, 101), mode="trilinear")[0, 0].numpy()
     image_zyx = np.clip(smooth * 60 + 128, 0, 255).astype(np.uint8)
     low = rng.integers(5, 30, size=(frames, 2))
     boxes = np.concatenate([low, low + rng.integers(8, 40, size=(frames, 2))], axis=1)
-    return image_zyx, Stream("tumour", tuple(range(2 * frames, 0, -2)), boxes)
+    slices = tuple(range(2 * frames, 0, -2))
+    mask_zyx = np.zeros(image_zyx.shape, np.uint8)
+    for z, (x0, y0, x1, y1) in zip(slices, boxes, strict=True):
+        mask_zyx[z, y0 : y1 + 1, x0 : x1 + 1] = rng.random((y1 - y0 + 1, x1 - x0 + 1)) < 0.9
+    points = seeded_points(mask_zyx, slices, entry="P1/PET/tumour")
+    key = frames // 3
+    return image_zyx, Stream("tumour", slices, boxes, mode, prompt, points, mask_zyx, key)
 
 
-def run_ours(segmenter: Segmenter, image_zyx: np.ndarray, stream: Stream, mode: str) -> list:
-    frames = []
-    embed_volume(
-        segmenter,
-        image_zyx,
-        [stream],
-        mode=mode,
-        layouts=("paper",),
-        observe=lambda roi, frame, memory, logits: frames.append(stock.StockFrame(memory, logits)),
-    )
-    return frames
+def prompts_of(stream: Stream) -> tuple[str, object]:
+    """What the reference is given: the same prompts, from the stream's own arrays."""
+    masks = [stream.mask_zyx[z].astype(bool) for z in stream.slices]
+    return stream.prompt, {"box": stream.boxes, "points": stream.points, "mask": masks}[stream.prompt]
+
+
+def run_ours(segmenter: Segmenter, image_zyx: np.ndarray, *streams: Stream) -> dict[str, list]:
+    """Frames by stream, each by its rank."""
+    made: dict[str, dict[int, object]] = {stream.name: {} for stream in streams}
+
+    def observe(name, rank, memory, logits):
+        assert rank not in made[name], "a slice has one memory"
+        made[name][rank] = stock.StockFrame(memory, logits)
+
+    embed_volume(segmenter, image_zyx, streams, layouts=("paper",), observe=observe)
+    return {name: [frames[rank] for rank in range(len(frames))] for name, frames in made.items()}
+
+
+def run_stock(predictor, image_zyx: np.ndarray, stream: Stream) -> list:
+    return stock.run_stock(predictor, image_zyx, stream.slices, prompts_of(stream), stream.mode, key=stream.key)
 
 
 @pytest.mark.parametrize("frames", [1, 2, DEEP])
-@pytest.mark.parametrize("mode", ["sequential", "upfront"])
-def test_engine_memories_and_masks_equal_the_stock_predictors(pair, mode, frames):
+@pytest.mark.parametrize("prompt", ["box", "points", "mask"])
+@pytest.mark.parametrize("mode", MODES)
+def test_engine_memories_and_masks_equal_the_stock_predictors(pair, mode, prompt, frames):
     segmenter, predictor = pair
-    image_zyx, stream = make_case(frames)
-    ours = run_ours(segmenter, image_zyx, stream, mode)
-    theirs = stock.run_stock(predictor, image_zyx, stream.slices, stream.boxes, mode)
-    agreement = stock.compare(ours, theirs)
+    image_zyx, stream = make_case(frames, mode, prompt)
+    agreement = stock.compare(run_ours(segmenter, image_zyx, stream)["tumour"], run_stock(predictor, image_zyx, stream))
     assert agreement.holds, agreement
     assert agreement.memories_equal, agreement
+
+
+@pytest.mark.parametrize("key", [0, 1, 4, 5])
+def test_key_slice_anywhere_equals_the_stock_predictor(pair, key):
+    segmenter, predictor = pair
+    image_zyx, stream = make_case(6, "key_slice")
+    stream = replace(stream, key=key)
+    agreement = stock.compare(run_ours(segmenter, image_zyx, stream)["tumour"], run_stock(predictor, image_zyx, stream))
+    assert agreement.memories_equal, agreement
+
+
+def test_all_modes_and_prompts_of_one_pass_equal_the_stock_predictors(pair):
+    segmenter, predictor = pair
+    streams = []
+    for mode, prompt in itertools.product(MODES, ("box", "points", "mask")):
+        image_zyx, stream = make_case(5, mode, prompt)
+        streams.append(replace(stream, name=f"{mode}-{prompt}"))
+    ours = run_ours(segmenter, image_zyx, *streams)
+    for stream in streams:
+        assert stock.compare(ours[stream.name], run_stock(predictor, image_zyx, stream)).memories_equal, stream.name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_streams_in_one_batch_agree_with_the_stock_predictor(pair, mode):
+    segmenter, predictor = pair
+    together = replace(segmenter, batches=BatchSizes(slices=3, streams=8))
+    image_zyx, stream = make_case(DEEP, mode)
+    shifted = replace(stream, name="other", boxes=stream.boxes[::-1])
+    later = replace(stream, name="later", slices=stream.slices[4:], boxes=stream.boxes[4:], points=stream.points[4:])
+    streams = [stream, shifted, replace(later, key=2)]
+    ours = run_ours(together, image_zyx, *streams)
+    for stream in streams:
+        agreement = stock.compare(ours[stream.name], run_stock(predictor, image_zyx, stream))
+        assert agreement.relative_error < 1e-3, (stream.name, agreement)
+        assert agreement.share_within_one_step > 0.999, (stream.name, agreement)
 
 
 def test_measure_tells_the_modes_apart_unless_there_is_no_object(pair, request):
     segmenter, predictor = pair
     image_zyx, stream = make_case(8)
-    ours = run_ours(segmenter, image_zyx, stream, "sequential")
-    theirs = stock.run_stock(predictor, image_zyx, stream.slices, stream.boxes, "upfront")
+    ours = run_ours(segmenter, image_zyx, stream)["tumour"]
+    theirs = run_stock(predictor, image_zyx, replace(stream, mode="upfront"))
     # Without an object every mask is blank, and history has no way into a memory.
     assert stock.compare(ours, theirs).holds == ("[no_object]" in request.node.name)
