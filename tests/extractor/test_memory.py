@@ -260,3 +260,43 @@ def test_a_region_prompted_twice_an_unknown_mode_and_other_images_are_refused(mi
         embed_volume(mini, make_image(), [stream], layouts=("papers",))
     with pytest.raises(ImageError, match="float32"):
         embed(mini, make_image().astype(np.float32), stream)
+
+
+def held_bytes(network: torch.nn.Module) -> int:
+    """Bytes of all tensors alive but the network's own."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+    held = {}
+    for one in gc.get_objects():
+        if issubclass(type(one), torch.Tensor):  # isinstance() would wake proxies that warn
+            storage = one.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+    return sum(size for place, size in held.items() if place not in own)
+
+
+def peak_bytes(segmenter: Segmenter, depth: int, mode: str, every: int) -> int:
+    """Most that the engine held after any slice of a stream of this depth, regions of two streams sharing the pass."""
+    peak = 0
+
+    def look(done: int, _total: int) -> None:
+        nonlocal peak
+        if done % every == 0:
+            peak = max(peak, held_bytes(segmenter.network))
+
+    slices = tuple(range(depth - 1, -1, -1))
+    streams = [replace(make_stream(name, slices), mode=mode, key=depth // 2) for name in "ab"]
+    embed_volume(segmenter, make_image(depth), streams, layouts=("pooled",), on_slice=look)
+    return peak
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_engine_memory_does_not_grow_with_the_slices(mini, mode):
+    few, many = (peak_bytes(mini, depth, mode, every=10) for depth in (40, 80))
+    assert many <= 1.05 * few
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("mode", MODES)
+def test_engine_memory_for_a_hundred_and_a_thousand_slices(mini, mode):
+    few, many = (peak_bytes(mini, depth, mode, every=10) for depth in (100, 1000))
+    print(f"\n| {mode} | {few / 2**20:.2f} | {many / 2**20:.2f} |")
+    assert many <= 1.05 * few
