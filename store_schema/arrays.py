@@ -156,7 +156,8 @@ def _check_axes(arrays: Mapping[str, np.ndarray]) -> None:
 def _as_json(attributes: Mapping[str, Json]) -> dict[str, Json]:
     """The attributes as a reader will get them: tuples as lists."""
     try:
-        values: dict[str, Json] = json.loads(json.dumps(dict(attributes), allow_nan=False))
+        text = json.dumps(dict(attributes), allow_nan=False, ensure_ascii=False)
+        values: dict[str, Json] = json.loads(text.encode())
     except (TypeError, ValueError) as error:
         raise StoreError(
             f"the attributes are not JSON: {error}. Give finite numbers, text, lists and objects of them."

@@ -108,6 +108,7 @@ class BulkReader:
 
     def _pack(self, name: str) -> Pack | None:
         if name in KINDS and name not in self._packs:
+            self._drop_withdrawn()
             found = open_pack(self.snapshot, name)
             # One that is not there may be written later: it is asked for again.
             self._packs.update({} if found is None else {name: found})

@@ -60,9 +60,10 @@ def examine(location: Location) -> list[Check]:
     if not sound(checks):
         return checks
     try:
-        return checks + [_run(name, check, location, folder) for name, check in others]
+        checks += [_run(name, check, location, folder) for name, check in others]
     finally:
-        _clean(location, folder)
+        left = _clean(location, folder)
+    return checks + left
 
 
 def sound(checks: list[Check]) -> bool:
@@ -217,13 +218,15 @@ def _clock(location: Location, _folder: str) -> str:
     return f"the server's clock is {skew:+.1f} s from this machine's"
 
 
-def _clean(location: Location, folder: str) -> None:
-    """Removes all probes; a place that failed every check has none."""
+def _clean(location: Location, folder: str) -> list[Check]:
+    """Removes all probes; a warning where that fails, since what was seen until then must be told all the same."""
+    begun = time.perf_counter()
     if not location.can_write:
-        return
+        return []
     try:
-        left = location.paths(folder)
-    except StoreError:
-        return
-    for path in left:
-        location.delete(path)
+        for path in location.paths(folder):
+            location.delete(path)
+    except StoreError as error:
+        detail = f"probes were left in {folder}, and `gc` removes them once they are old: {error}"
+        return [Check("probes removed", "warning", detail, round(time.perf_counter() - begun, 4))]
+    return []

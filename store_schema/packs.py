@@ -22,8 +22,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from store_schema.arrays import ARRAYS, ZSTD_LEVEL
-from store_schema.commits import create_or_read
+from store_schema.commits import FRESH_S, create_or_read
 from store_schema.errors import (
+    BackendError,
     EntryWithdrawnError,
     NotCommittedError,
     ObjectAlteredError,
@@ -38,7 +39,7 @@ from store_schema.parallel import each
 from store_schema.records import ObjectRecord, SealedRecord, parse_record, sha256, unseal
 from store_schema.snapshot import Snapshot
 from store_schema.withdrawals import withdrawn
-from store_schema.writer import utc_now, uuid4_hex
+from store_schema.writer import seconds_passed, utc_now, uuid4_hex
 
 Kind = Literal["mean_map", "memory"]
 KINDS: tuple[Kind, ...] = ("mean_map", "memory")
@@ -106,7 +107,8 @@ class Pack:
         told = {key: metadata.get(key) for key in DECIDING}
         if told != {key: expected.get(key) for key in DECIDING} or metadata["shape"][0] != len(self.snapshot):
             raise SchemaError(
-                f"{self.url} is laid out in a way that this version does not read: open it with xarray, or make it again."
+                f"{self.url} is laid out in a way that this version does not read: open it with xarray, or delete "
+                "the pack's folder and make it again."
             )
         return metadata
 
@@ -167,7 +169,8 @@ class Pack:
         place, expected = f"{self.folder}/{path}", self.record.objects.get(path)
         if expected is None:
             raise ObjectMissingError(
-                f"{self.snapshot.url}/{place} is not among the objects of its pack: make it again."
+                f"{self.snapshot.url}/{place} is not among the objects of its pack: delete the pack's folder and make it "
+                "again."
             )
         data = self.snapshot.location.get(place)
         if len(data) != expected.size_bytes or sha256(data) != expected.sha256:
@@ -214,8 +217,15 @@ def _parsed(data: bytes, snapshot: Snapshot, kind: str) -> PackRecord:
     return record
 
 
-def make_pack(snapshot: Snapshot, kind: str, *, told: Told | None = None) -> Pack:
+def make_pack(
+    snapshot: Snapshot, kind: str, *, told: Told | None = None, passed: Callable[[], float] = seconds_passed
+) -> Pack:
     """Writes the pack of a snapshot, or gives the one that is there; a shard at a time, so that memory stays small.
+
+    Parameters
+    ----------
+    passed
+        Seconds since some moment: how old the pack's data is when it is to be made visible.
 
     Raises
     ------
@@ -223,6 +233,8 @@ def make_pack(snapshot: Snapshot, kind: str, *, told: Told | None = None) -> Pac
         If the snapshot is empty, or its view has no such array.
     EntryWithdrawnError
         If an entry was withdrawn meanwhile.
+    BackendError
+        If writing took so long that `gc` may have taken the data for a dead writer's.
     """
     if kind not in KINDS:
         raise UsageError(f"{kind!a} is no kind of pack: expected {' or '.join(KINDS)}.")
@@ -231,21 +243,19 @@ def make_pack(snapshot: Snapshot, kind: str, *, told: Told | None = None) -> Pac
         return found
     if not len(snapshot):
         raise NotCommittedError(f"snapshot {snapshot.id[:16]}… holds no entry: nothing can be packed.")
-    attempt = uuid4_hex()
+    attempt, began = uuid4_hex(), passed()
     folder = f"{pack_folder(snapshot.id, kind)}/{attempt}"
     objects: dict[str, ObjectRecord] = {}
     for path, data in _staged(snapshot, kind, told):
         snapshot.location.put(f"{folder}/{path}", data)
         objects[path] = ObjectRecord(size_bytes=len(data), sha256=sha256(data))
-    written_at, rows = utc_now(), len(snapshot)
-    record = PackRecord(
-        snapshot=snapshot.id,
-        kind=kind,
-        attempt=attempt,
-        rows=rows,
-        objects=objects,
-        written_at=written_at,
-    )
+    if passed() - began >= FRESH_S:
+        raise BackendError(
+            f"the pack took over {FRESH_S / 3600:.0f} hours to write, and `gc` may have erased its first data: it was not made "
+            "visible. Check the connection and run it again."
+        )
+    rows, now = len(snapshot), utc_now()
+    record = PackRecord(snapshot=snapshot.id, kind=kind, attempt=attempt, rows=rows, objects=objects, written_at=now)
     there = create_or_read(snapshot.location, record_path(snapshot.id, kind), record.to_bytes())
     pack = Pack(snapshot, record if there is None else _parsed(there, snapshot, kind))
     _refuse_withdrawn(snapshot.location, pack)
@@ -368,7 +378,9 @@ def decode_shard(data: bytes, rows: Sequence[tuple[int, int]], values: np.ndarra
     for row, place in rows:
         offset, size = map(int, index[row])
         if offset + size > len(data):
-            raise ObjectMissingError(f"{where}: entry {row} of this object was never written: make the pack again.")
+            raise ObjectMissingError(
+                f"{where}: entry {row} of this object was never written: delete the pack's folder and make it again."
+            )
         try:
             plain = zstd.decode(view[offset : offset + size - CRC_BYTES])
             values[place] = np.frombuffer(plain, values.dtype.newbyteorder("<")).reshape(values.shape[1:])

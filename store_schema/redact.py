@@ -28,7 +28,8 @@ SHORTEST = 6
 
 # The second form holds a password with slashes that should have been encoded.
 _USERINFO = re.compile(r"(?<=://)(?:[^/\s@'\"]+|[^/:\s@'\"]*:[^\s@'\"]+)@")
-_QUERY = re.compile(r"(?<=[?&])([A-Za-z0-9_.%-]+)=([^&\s'\"<>#)]+)")
+# Servers repeat an address in XML, where & is &amp;.
+_QUERY = re.compile(r"(?:(?<=[?&])|(?<=&amp;)|(?<=&#38;))([A-Za-z0-9_.%-]+)=([^&\s'\"<>#)]+)")
 _BEARER = re.compile(r"(?i)\b(bearer|basic|apikey|api-key|x-api-key)([ :=]+)[A-Za-z0-9._~+/=-]{6,}")
 
 

@@ -47,9 +47,8 @@ class RunRecords:
         try:
             return self.location.get(_run_path(run_id, name))
         except ObjectMissingError as error:
-            raise NotCommittedError(
-                f"{self.location.url} has no record '{name}' of run {run_id}: it has {self.run_names(run_id)}."
-            ) from error
+            others = f": it has {self.run_names(run_id)}" if self.location.can_list else ""
+            raise NotCommittedError(f"{self.location.url} has no record '{name}' of run {run_id}{others}.") from error
 
 
 def _run_path(run_id: str, name: str) -> str:

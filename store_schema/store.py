@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from store_schema import commits
 from store_schema.arrays import Entry
 from store_schema.errors import (
-    AlreadyExistsError,
+    InvalidKeyError,
     NotCommittedError,
     ObjectMissingError,
     SchemaError,
@@ -133,7 +133,7 @@ class Store(RunRecords):
         for path in self.location.paths(prefix):
             folder, _, name = path.removeprefix(f"{prefix}/").rpartition("/")
             for number in commits.numbers_in([name]):
-                key = EntryKey.parse(folder)
+                key = _listed(folder, path)
                 numbers[key] = max(number, numbers.get(key, 0))
         return {key: number for key, number in numbers.items() if key not in left_out}
 
@@ -335,8 +335,7 @@ class Store(RunRecords):
 def create_store(url: str | os.PathLike[str]) -> Store:
     """Makes a place a store, or opens the store that is there already."""
     location = open_location(url)
-    with contextlib.suppress(AlreadyExistsError):
-        location.create(ROOT_RECORD, StoreRecord(store_id=uuid.uuid4().hex).to_bytes())
+    commits.create_or_read(location, ROOT_RECORD, StoreRecord(store_id=uuid.uuid4().hex).to_bytes())
     return Store(location, _root_record(location))
 
 
@@ -356,6 +355,16 @@ def open_store(url: str | os.PathLike[str], *, create: bool = False) -> Store:
         return create_store(url)
     location = open_location(url)
     return Store(location, _root_record(location))
+
+
+def _listed(folder: str, path: str) -> EntryKey:
+    """The entry that a record was listed under; nobody but a hand or a tool beside the store makes another folder."""
+    try:
+        return EntryKey.parse(folder)
+    except InvalidKeyError as error:
+        raise SchemaError(
+            f"{path} lies where no entry can ({error}) Move it out of the store; `store-schema verify` finds all such names."
+        ) from error
 
 
 def _root_record(location: Location) -> StoreRecord:

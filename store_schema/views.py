@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from store_schema.commits import create_or_read
 from store_schema.errors import AlreadyExistsError, NotCommittedError, ObjectAlteredError, ObjectMissingError
 from store_schema.keys import ID_PATTERN, MAX_VIEW_ID_LENGTH
 from store_schema.location import Location
@@ -21,13 +22,11 @@ def create_view(location: Location, view: ViewSpec) -> str:
     AlreadyExistsError
         If the id is taken by another specification.
     """
-    try:
-        location.create(view_path(view.view_id), view.to_bytes())
-    except AlreadyExistsError as error:
-        if read_view(location, view.view_id) != view:
-            raise AlreadyExistsError(
-                f"view {view.view_id} of {location.url} has another specification: give the view another name."
-            ) from error
+    there = create_or_read(location, view_path(view.view_id), view.to_bytes())
+    if there is not None and read_view(location, view.view_id) != view:
+        raise AlreadyExistsError(
+            f"view {view.view_id} of {location.url} has another specification: give the view another name."
+        )
     return view.view_id
 
 

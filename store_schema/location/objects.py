@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, StoreError
+from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, StoreError, UsageError
 from store_schema.location.base import PROBES, Location, ObjectInfo, check_path, reopened
 from store_schema.redact import redact
 
@@ -26,7 +27,10 @@ PARALLEL = 32
 TRIES = 6
 """Of one request, beyond what obstore itself repeats; waits of 0.1, 0.2, 0.4 … seconds between them."""
 RETRIES_INSIDE, RETRY_TIMEOUT_S = 4, 60
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#]*)?", re.ASCII)
 REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S = 120, 10
+_DENIED = "(code: AccessDenied)"
+"""A deletion that is not allowed is told so within an answer of status 200."""
 
 _forked_after_use = False
 _used = False
@@ -101,6 +105,7 @@ class ObjectLocation(Location):
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Location.objects`."""
+        self._check_listable(prefix)
         return iter(self._tried("list", prefix, lambda client, obs: self._listed(client, obs, prefix)))
 
     def _listed(self, client: ObjectStore, obs: Any, prefix: str) -> list[ObjectInfo]:
@@ -113,6 +118,7 @@ class ObjectLocation(Location):
 
     def children(self, prefix: str) -> list[str]:
         """See `Location.children`."""
+        self._check_listable(prefix)
         below = check_path(prefix) if prefix else None
         page = self._tried("list", prefix, lambda client, obs: obs.list_with_delimiter(client, below))
         paths = [str(one["path"]) for one in page["objects"]] + [str(folder) for folder in page["common_prefixes"]]
@@ -142,14 +148,22 @@ class ObjectLocation(Location):
                 f"{self.url} is read over HTTP and cannot be written: '{path}' was not. Give the address of the bucket or folder."
             )
 
+    def _check_listable(self, prefix: str) -> None:
+        if not self.can_list:
+            raise UsageError(
+                f"{self.url} is read over HTTP, where '{prefix}' cannot be listed: give whole ids of view, entry and snapshot, or "
+                "the address of the bucket or folder."
+            )
+
     def _tried[T](self, action: str, path: str, request: Callable[[ObjectStore, Any], T]) -> T:
         """The answer to a request, made again where the network or the server failed."""
         import obstore  # noqa: PLC0415 - --help and readers of folders need no client
         from obstore import exceptions  # noqa: PLC0415
 
+        client = self._opened()
         for attempt in range(TRIES):
             try:
-                return request(self._opened(), obstore)
+                return request(client, obstore)
             except FileNotFoundError as error:
                 raise self._missing(path, error) from None
             except exceptions.AlreadyExistsError:
@@ -169,9 +183,21 @@ class ObjectLocation(Location):
             )
         with self._lock:
             if self._client is None:
-                self._client = self._connect()
+                self._client = self._connected()
                 _used = True
             return self._client
+
+    def _connected(self) -> ObjectStore:
+        """A client; no request is made yet, so that what fails here is a setting."""
+        from obstore import exceptions  # noqa: PLC0415
+
+        try:
+            return self._connect()
+        except (exceptions.BaseError, ValueError) as error:
+            text = redact(str(error)).split("\n", maxsplit=1)[0][:300]
+            raise BackendError(
+                f"{self.url} cannot be opened: {text} (check the settings and credentials in the environment)."
+            ) from None
 
     def _missing(self, path: str, error: Exception) -> StoreError:
         if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
@@ -190,8 +216,11 @@ def _passing(error: Exception) -> bool:
     text = str(error)
     if isinstance(error, OSError):
         return True
+    if _DENIED in text:
+        return False
     if "status code: 4" in text:
-        return any(f"status code: {code}" in text for code in (408, 425, 429))
+        # S3 says RequestTimeout, with status 400, where the body of a request came too slowly.
+        return "<Code>RequestTimeout</Code>" in text or any(f"status code: {code}" in text for code in (408, 425, 429))
     return isinstance(error, exceptions.GenericError)
 
 
@@ -207,6 +236,10 @@ def _remedy(text: str) -> str:
     ):  # fmt: skip
         if f"status code: {mark}" in text:
             return remedy
+    if "lacked valid authentication" in text:
+        return "check the credentials, or log in again"
+    if _DENIED in text:
+        return "check the rights of the credentials, s3:DeleteObject among them"
     return "the server was tried several times: check network, endpoint and server, and run the same command again"
 
 
@@ -231,24 +264,42 @@ def connect_s3(bucket: str, prefix: str) -> ObjectStore:
 def _s3_settings() -> tuple[Any, Any]:
     """Settings of the client and, where a profile rather than the environment holds the keys, a provider of credentials."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    config: dict[str, Any] = {"virtual_hosted_style_request": False} if endpoint else {}
-    if endpoint:
-        config["endpoint"] = endpoint
     if os.environ.get("AWS_ACCESS_KEY_ID") and not os.environ.get("AWS_PROFILE"):
-        config["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        return config, None
-    from botocore.session import Session  # noqa: PLC0415 - a second that most calls need not spend
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        return _at_endpoint(endpoint) | {"region": region}, None
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - a second that most calls need not spend
+
+    try:
+        return _profile_settings(endpoint)
+    except BotoCoreError as error:
+        raise BackendError(
+            f"no AWS credentials could be had: {redact(str(error))[:300]} (check AWS_PROFILE and the files in ~/.aws, or log in "
+            "again)."
+        ) from None
+
+
+def _profile_settings(endpoint: str | None) -> tuple[Any, Any]:
+    """The same from AWS's files, SSO, container or instance; without any credentials requests are not signed."""
+    from botocore.session import Session  # noqa: PLC0415
 
     session = Session()
     profile = session.get_scoped_config() if session.profile in {None, *session.available_profiles} else {}
-    named = profile.get("endpoint_url")
-    if named and not endpoint:
-        config |= {"endpoint": named, "virtual_hosted_style_request": False}
-    region = os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
-    config["region"] = region
+    config = _at_endpoint(endpoint or profile.get("endpoint_url"))
+    config["region"] = os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
     if session.get_credentials() is None:
         return config | {"skip_signature": True}, None
     return config, _Credentials(session)
+
+
+def _at_endpoint(endpoint: str | None) -> dict[str, Any]:
+    """Settings of a server other than AWS's own; the client would panic at what is no address."""
+    if not endpoint:
+        return {}
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise UsageError(
+            f"the S3 endpoint {redact(endpoint)!a} is no address: expected http://HOST:PORT or https://HOST (AWS_ENDPOINT_URL)."
+        )
+    return {"endpoint": endpoint, "virtual_hosted_style_request": False}
 
 
 class _Credentials:

@@ -23,6 +23,9 @@ PROVIDERS = {"gs": "gs", "gcs": "gs", "az": "az", "azure": "az", "abfs": "az", "
 """Scheme of an address to obstore's."""
 SERVED = "a folder's path, file:///PATH, s3://BUCKET/PREFIX, gs://…, az://…, https://… (reading), memory://NAME"
 
+_HALF_ADDRESS = re.compile(rf"(?i)({'|'.join(sorted({*S3, *HTTP, *PROVIDERS, 'file', 'memory'}))}):(?!//)")
+"""An address that lacks a slash: taken for a folder, it would be written where nobody looks for it."""
+
 _memories: dict[str, MemoryLocation] = {}
 _memories_lock = threading.Lock()
 
@@ -37,6 +40,12 @@ def open_location(url: str | os.PathLike[str]) -> Location:
     """
     text = os.fspath(url)
     scheme, separator, rest = text.partition("://")
+    if _HALF_ADDRESS.match(text):
+        raise UsageError(f"{redact(text)} is half an address: use {SERVED}. A folder of that name is ./{redact(text)}.")
+    if not text.strip():
+        raise UsageError(
+            f"the address of the store is empty (is a variable not set?): use {SERVED}, or . for this folder."
+        )
     if not separator:
         return FolderLocation(Path(text).expanduser())
     scheme = scheme.lower()
@@ -70,6 +79,8 @@ def _check_address(url: str) -> None:
     # Also a password with slashes that should have been encoded; `:8080/` is a port.
     if re.search(r"://[^/:@\s]*:(?!\d+/)[^@\s]*@", url):
         raise UsageError(f"{redact(url)} carries a password: give it in the environment, not in the address.")
+    if parts.scheme.lower() in HTTP and "@" in parts.netloc:
+        raise UsageError(f"{redact(url)} carries a user or token: give it in the environment, not in the address.")
     if parts.query or parts.fragment:
         raise UsageError(f"{redact(url)} has a query or fragment: a store's address is a plain prefix, without either.")
 

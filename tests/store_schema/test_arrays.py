@@ -102,7 +102,9 @@ def test_axis_has_one_length_in_an_entry() -> None:
         stage(_with(mean_map=np.zeros((5, 2), np.float32)))
 
 
-@pytest.mark.parametrize("attributes", [{"a": np.float32(1)}, {"a": float("nan")}, {"a": {1, 2}}, {"a": b"bytes"}])
+@pytest.mark.parametrize(
+    "attributes", [{"a": np.float32(1)}, {"a": float("nan")}, {"a": {1, 2}}, {"a": b"bytes"}, {"a": "\udcff"}]
+)
 def test_attributes_that_are_not_json_are_refused(attributes: dict[str, object]) -> None:
     with pytest.raises(StoreError, match="not JSON"):
         stage(Entry({"memory": MEMORY}, attributes))

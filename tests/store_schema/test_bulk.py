@@ -220,6 +220,18 @@ def test_withdrawn_entry_leaves_the_cache(many: Snapshot, tmp_path: Path) -> Non
     assert not any(cache.get(digest) for digest in digests)
 
 
+def test_withdrawn_entry_leaves_the_cache_also_where_a_pack_is_read(many: Snapshot, tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache")
+    digests = {one.sha256 for one in many.commit(many.keys[4]).objects.values()}
+    list(BulkReader(many, cache=cache).read())
+    store = Store(many.location, create_store(many.url).record)
+    withdraw(store, patients=["P004"], reason="consent")
+    after = store.snapshot(store.make_snapshot(many.view_id))
+    make_pack(after, "mean_map")
+    BulkReader(after, cache=cache).stack("mean_map", after.keys)
+    assert not any(cache.get(digest) for digest in digests)
+
+
 def test_full_disk_is_said_once_and_reading_goes_on(
     many: Snapshot, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

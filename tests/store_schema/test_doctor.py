@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from store_schema import create_store, open_store
 from store_schema.cli import main
 from store_schema.doctor import Check, examine, sound
-from store_schema.errors import BackendError
+from store_schema.errors import BackendError, NotCommittedError, UsageError
 from store_schema.location import Location, open_location
 from store_schema.testing import WrappedLocation, digest_of, example_entry, example_view
 
@@ -66,6 +66,13 @@ class Skewed(WrappedLocation):
 @pytest.fixture(params=["memory", "folder"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return open_location(f"memory://{tmp_path}" if request.param == "memory" else tmp_path)
+
+
+class AppendOnly(WrappedLocation):
+    """Lets nobody delete, as a careful policy may."""
+
+    def delete(self, path: str) -> None:
+        raise BackendError("status code: 403 Forbidden")
 
 
 def verdicts(checks: list[Check]) -> dict[str, str]:
@@ -178,6 +185,29 @@ def test_server_that_ignores_conditions_is_no_place_for_a_store(
     assert not any(path.endswith("engram.json") for path in objects)
 
 
+def test_stores_made_by_two_at_once_are_one(serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 may answer 409 to both, when neither has made it yet."""
+    clashes: list[str] = []
+
+    class Clashing(Unconditional):
+        objects: ClassVar[dict[str, bytes]] = {}
+
+        def do_PUT(self) -> None:
+            if self.path in clashes:
+                super().do_PUT()
+                return
+            clashes.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(409, b"<Error><Code>ConditionalRequestConflict</Code></Error>")
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", serve(Clashing))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    assert create_store("s3://bucket/store").store_id == open_store("s3://bucket/store").store_id
+    assert len(clashes) == 1
+
+
 def test_store_behind_http_is_read_and_verified_and_never_written(serve: Callable[[Any], str], tmp_path: Path) -> None:
     made = create_store(tmp_path / "store")
     view = made.put_view(example_view())
@@ -195,6 +225,11 @@ def test_store_behind_http_is_read_and_verified_and_never_written(serve: Callabl
     assert served.current(view, key) == publication.commit
     assert (served.snapshot(snapshot_id).read(key).arrays["memory"] == example_entry(3).arrays["memory"]).all()
     assert served.current(view, _key("absent")) is None
+    for ask in (served.view_ids, served.run_ids, lambda: served.keys(view), lambda: served.resolve_view("example")):
+        with pytest.raises(UsageError, match="cannot be listed: give whole ids"):
+            ask()
+    with pytest.raises(NotCommittedError, match="has no record 'a' of run r"):
+        served.read_run("r", "a")
     with pytest.raises(Exception, match="read over HTTP and cannot be written"):
         served.publish(view, key, example_entry(4), input_sha256=digest_of("b"))
     done = CliRunner().invoke(main, ["doctor", served.url, "--json"])
@@ -204,6 +239,13 @@ def test_store_behind_http_is_read_and_verified_and_never_written(serve: Callabl
         "absent object": "ok",
         "writing": "warning",
     }
+
+
+def test_place_that_deletes_nothing_is_told_with_all_other_checks(location: Location) -> None:
+    found = verdicts(examine(AppendOnly(location)))
+    assert found["delete"] == "failed"
+    assert found["probes removed"] == "warning"
+    assert len(examine(AppendOnly(location))) == 10
 
 
 def _key(patient: str = "P001") -> Any:

@@ -4,7 +4,10 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import BinaryIO
 
 import pytest
@@ -147,6 +150,114 @@ def test_memory_is_one_place_by_name() -> None:
 def test_address_that_no_backend_serves_is_wrong_use(address: str) -> None:
     with pytest.raises(UsageError, match=r"use a folder's path, file:///PATH, s3://BUCKET"):
         open_location(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["", " ", "s3:/bucket/store", "S3:bucket", "gs:/b", "https:/host/x", "file:/data", "memory:x"]
+)
+def test_half_an_address_is_no_folder(address: str) -> None:
+    with pytest.raises(UsageError, match=r"use a folder's path"):
+        open_location(address)
+    assert open_location(f"./{address}").url.startswith(str(Path.cwd()))
+
+
+@pytest.mark.parametrize("address", ["https://token-1234@host/store", "http://user@host/store"])
+def test_token_in_a_web_address_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="carries a user or token") as caught:
+        open_location(address)
+    assert "token-1234" not in str(caught.value)
+
+
+@pytest.fixture
+def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An environment without any setting of S3."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    return monkeypatch
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Finds the first write too slow, which S3 tells with status 400, and every deletion forbidden, which it tells with 200."""
+
+    asked: list[str]
+
+    def do_PUT(self) -> None:
+        first = not self.asked
+        self._answer(*(400, b"<Error><Code>RequestTimeout</Code></Error>") if first else (200, b""))
+
+    def do_POST(self) -> None:
+        denied = b"<Error><Key>store/a</Key><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self._answer(200, b"<DeleteResult>" + denied + b"</DeleteResult>")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append(self.command)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"0"')
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def refusing(no_aws: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a server was asked that refuses."""
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Refusing,), {"asked": asked})) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        no_aws.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        no_aws.setenv("AWS_ACCESS_KEY_ID", "any")
+        no_aws.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        yield asked
+        server.shutdown()
+
+
+def test_request_that_came_too_slowly_is_made_again(refusing: list[str]) -> None:
+    open_location("s3://bucket/store").put("a", b"1")
+    assert refusing == ["PUT", "PUT"]
+
+
+def test_forbidden_deletion_is_told_at_once(refusing: list[str]) -> None:
+    with pytest.raises(BackendError, match="check the rights of the credentials, s3:DeleteObject"):
+        open_location("s3://bucket/store").delete("a")
+    assert refusing == ["POST"]
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ceph:8080", "nonsense", "http://", "https://user:secret@host", "http://host name"]
+)
+def test_endpoint_that_is_no_address_is_wrong_use(no_aws: pytest.MonkeyPatch, endpoint: str) -> None:
+    no_aws.setenv("AWS_ENDPOINT_URL", endpoint)
+    no_aws.setenv("AWS_ACCESS_KEY_ID", "any")
+    with pytest.raises(UsageError, match="is no address: expected http://HOST:PORT") as caught:
+        open_location("s3://bucket/store").get("a")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"AWS_PROFILE": "nosuch"}, r"no AWS credentials could be had: .*nosuch.*check AWS_PROFILE"),
+        ({"AWS_PROFILE": "broken"}, r"no AWS credentials could be had: .*custom-process"),
+        (
+            {"AWS_ACCESS_KEY_ID": "any"},
+            r"s3://bucket/store cannot be opened: .*Missing SecretAccessKey.*check the settings",
+        ),
+    ],
+)
+def test_missing_credentials_are_told_with_what_to_set(
+    no_aws: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    (tmp_path / "config").write_text("[profile broken]\ncredential_process = /bin/false\n")
+    for name, value in settings.items():
+        no_aws.setenv(name, value)
+    with pytest.raises(BackendError, match=said):
+        open_location("s3://bucket/store").get("a")
 
 
 def test_credentials_in_an_address_are_not_repeated() -> None:

@@ -11,7 +11,9 @@ import zarr
 
 from store_schema import EntryKey, Snapshot, Store, create_store
 from store_schema.bulk import BulkReader
+from store_schema.commits import FRESH_S
 from store_schema.errors import (
+    BackendError,
     EntryWithdrawnError,
     NotCommittedError,
     ObjectAlteredError,
@@ -209,6 +211,13 @@ def test_pack_is_made_a_shard_at_a_time(packed: Snapshot) -> None:
     make_pack(Snapshot(watching, packed.content), "mean_map")
     steps = [step for step in watching.log if step]
     assert steps == ["get"] * SHARD_ENTRIES + ["put"] + ["get"] * 3 + ["put"]
+
+
+def test_pack_that_took_longer_than_half_the_grace_time_is_not_made_visible(packed: Snapshot) -> None:
+    moments = iter([0.0, FRESH_S])
+    with pytest.raises(BackendError, match="took over 84 hours"):
+        make_pack(packed, "mean_map", passed=lambda: next(moments))
+    assert open_pack(packed, "mean_map") is None
 
 
 def test_what_cannot_be_packed_is_told(packed: Snapshot, store: Store) -> None:

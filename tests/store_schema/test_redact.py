@@ -13,6 +13,8 @@ SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
         f"could not read s3://key:{SECRET}@bucket/x",
         f"GET https://host/x?X-Amz-Signature={SECRET}&X-Amz-Date=1 failed",
         f"https://host/x?sig={SECRET}'",
+        f"<Url>https://host/x?X-Amz-Date=1&amp;X-Amz-Signature={SECRET}</Url>",
+        f'{{"url": "https://host/x?X-Amz-Date=1\\u0026X-Amz-Signature={SECRET}"}}',
         f"Authorization: Bearer {SECRET}",
         f"x-api-key: {SECRET}",
     ],

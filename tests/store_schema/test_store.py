@@ -7,8 +7,8 @@ import pytest
 import zarr
 
 from store_schema import EntryKey, Source, Store, create_store, open_store, url
-from store_schema.errors import InvalidKeyError, NotCommittedError, UsageError
-from store_schema.testing import BlindLocation, digest_of, example_entry, example_view
+from store_schema.errors import AlreadyExistsError, InvalidKeyError, NotCommittedError, SchemaError, UsageError
+from store_schema.testing import BlindLocation, HookedLocation, digest_of, example_entry, example_view
 
 KEY = EntryKey("new", "PET", "skeleton")
 
@@ -59,6 +59,26 @@ def test_view_id_cannot_leave_the_store(store: Store, view_id: str) -> None:
             act(view_id)
     with pytest.raises(NotCommittedError):
         store.resolve_view(view_id)
+
+
+def test_view_that_two_writers_create_at_once_is_there_for_both(store: Store) -> None:
+    """S3 may answer 409 to both, when neither has created it yet."""
+    clashes = []
+
+    def clash(path: str, _data: bytes) -> None:
+        if not clashes:
+            clashes.append(path)
+            raise AlreadyExistsError("409")
+
+    view = dataclasses.replace(store, location=HookedLocation(store.location, clash)).put_view(example_view())
+    assert clashes == [f"views/{view}.json"]
+    assert store.view(view) == example_view()
+
+
+def test_record_where_no_entry_can_be_is_told_with_its_place(store: Store, view: str) -> None:
+    store.location.put(f"commits/{view}/a copy/CT/skeleton/000000.json", b"{}")
+    with pytest.raises(SchemaError, match=f"commits/{view}/a copy/CT/skeleton/000000.json lies where no entry can"):
+        store.keys(view)
 
 
 @pytest.mark.parametrize("name", ["../engram.json", "a/b", "", ".hidden"])
