@@ -79,7 +79,8 @@ class ExtractConfig(BaseModel):
     closing_mm: float = Field(default=10.0, ge=0)
     dilation_mm: float = Field(default=10.0, ge=0)
     pet_units: Literal["suv"] | None = None
-    """Must be declared: no image format we read can say that its numbers are SUV by body weight."""
+    """Must be declared for PETs in NIfTI, NRRD and MetaImage, which cannot say that their numbers are SUV by body weight; a DICOM
+    series is converted by its header."""
     ct_window_hu: Range | Literal["bone", "soft_tissue"] = "bone"
     pet_clip_suv: Range | Literal["suv10", "suv20"] = "suv10"
     precision: Literal["float32", "bfloat16"] = "float32"

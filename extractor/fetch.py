@@ -8,9 +8,11 @@ from dataclasses import replace
 from functools import partial
 
 from extractor.image_files import files_beside
+from extractor.reading import is_series
 from extractor.study import StudyFiles
 from store_schema.errors import EngramError
 from store_schema.files import is_remote, local_file
+from store_schema.folders import local_folder
 
 
 @contextlib.contextmanager
@@ -30,9 +32,11 @@ def fetched(files: StudyFiles) -> Iterator[StudyFiles]:
         try:
             for place in files.places:
                 if is_remote(place) and place not in local:
-                    local[place] = str(
-                        stack.enter_context(local_file(place, beside=partial(files_beside, shown=place)))
+                    folder = place in {files.ct, files.pet} and is_series(place)
+                    fetch = (
+                        local_folder(place) if folder else local_file(place, beside=partial(files_beside, shown=place))
                     )
+                    local[place] = str(stack.enter_context(fetch))
             yield _moved(files, local)
         except (EngramError, OSError) as error:
             failure = _told(error, local)

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import re
+import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from extractor.image_geometry import check_metaimage_geometry, check_nifti_geometry, check_nrrd_geometry
+from extractor.image_geometry import check_metaimage_geometry, check_nifti_geometry, check_nrrd_geometry, nrrd_fields
 from store_schema.errors import ImageError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+MAX_VOXELS = 2**29
+"""Of one image, before it is read: 512 x 512 x 2048, more than any whole-body scan. What claims more is a broken header or a
+bomb."""
+SPARE_BYTES = 2**20
+"""How much a file may hold, decompressed, beyond the voxels that its header promises; reading stops there."""
 NIFTI_HEADER_BYTES = 348
+MAX_OFFSET_BYTES = 2**24
+"""Of a NIfTI file's voxels: header extensions are far smaller."""
 METAIMAGE_HEADER_BYTES = 2**16
 """More than any header of names and numbers."""
 METAIMAGE_TYPE_BYTES = {
@@ -64,21 +73,43 @@ def check_image_file(path: str) -> None:
     ------
     ImageError
         If the file is missing, is of no format read here, does not decompress as its checksum says, is shorter than its header
-        says, has a geometry that is not finite, missing, contradictory or sheared, or NIfTI voxels that are NaN or infinite.
+        says or much longer, claims more than `MAX_VOXELS`, has a geometry that is not finite, missing, contradictory or sheared, or
+        NIfTI voxels that are NaN or infinite.
     """
-    if not Path(path).is_file():
-        raise ImageError(f"{path} is not there.")
+    _check_regular(path)
     name = path.lower()
     if not name.endswith(IMAGE_SUFFIXES):
-        raise ImageError(f"{path} is of no format read here: expected a name ending in one of {IMAGE_SUFFIXES}.")
-    if name.endswith((".nrrd", ".nhdr")):
-        # NRRD's own library compares lengths and checksums.
-        check_nrrd_geometry(Path(path))
-        return
+        raise ImageError(
+            f"{path} is of no format read here: expected a name ending in one of {IMAGE_SUFFIXES}, or for ct and pet a folder "
+            "with one DICOM series. Masks in DICOM (SEG, RTSTRUCT) must be converted first, as with dcmqi or plastimatch."
+        )
     try:
-        (_check_metaimage if name.endswith((".mha", ".mhd")) else _check_nifti)(Path(path))
-    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        _checker(name)(Path(path))
+    except PermissionError:
+        raise ImageError(f"{path}, or a file that it names, may not be read: check its rights.") from None
+    except (EOFError, OSError, OverflowError, ValueError, struct.error, zlib.error) as error:
         raise ImageError(f"{path} is damaged or cut short: {error}. Copy it again.") from error
+
+
+def _check_regular(path: str) -> None:
+    """Refuses what opening could block on, or what is no file at all."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - Path.stat() is the same call; the path is text here
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} is not there, or cannot be asked for ({error.__class__.__name__}).") from None
+    if stat.S_ISDIR(mode):
+        raise ImageError(
+            f"{path} is a folder: expected a file. Only ct and pet may be folders, each with one DICOM series; a mask in DICOM "
+            "(SEG, RTSTRUCT) must be converted to NIfTI or NRRD first, as with dcmqi or plastimatch."
+        )
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{path} is a pipe, socket or device: expected a file.")
+
+
+def _checker(name: str) -> Callable[[Path], None]:
+    if name.endswith((".nrrd", ".nhdr")):
+        return _check_nrrd
+    return _check_metaimage if name.endswith((".mha", ".mhd")) else _check_nifti
 
 
 def may_name_voxels(name: str) -> bool:
@@ -157,6 +188,7 @@ class NiftiHeader:
         rank, *sizes = struct.unpack_from(f"{order}8h", data, 40)
         if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
             raise ValueError(f"its header gives {rank} dimensions of sizes {sizes}")
+        _check_voxel_count(sizes[:rank])
         kind, bits = struct.unpack_from(f"{order}2h", data, 70)
         floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
         codes, offset = _nifti_geometry(data, order, rank)
@@ -172,6 +204,8 @@ def _nifti_geometry(data: bytes, order: str, rank: int) -> tuple[tuple[int, int]
     placing += struct.unpack_from(f"{order}12f", data, 280) if sform > 0 else ()
     if not all(map(math.isfinite, (offset, *spacing_mm, *placing))) or 0 in spacing_mm:
         raise ValueError(f"its header gives spacing {spacing_mm} mm and placing {placing}")
+    if offset > MAX_OFFSET_BYTES:
+        raise ValueError(f"its voxels begin at byte {offset:g}, at most {MAX_OFFSET_BYTES} expected")
     return (qform, sform), max(NIFTI_HEADER_BYTES, int(offset))
 
 
@@ -193,10 +227,14 @@ def _check_nifti(path: Path) -> None:
 
 
 def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int]:
-    """Bytes of voxels and count of those that are not finite; reads to the end, so that a gzip checksum is compared."""
+    """Bytes of voxels and count of those that are not finite; reads to the end, so that a gzip checksum is compared.
+
+    Holds one block at a time, and stops where a file goes on long after its voxels.
+    """
     size_bytes = unfit = 0
     while block := file.read(SCAN_BYTES):
         size_bytes += len(block)
+        _check_not_more(size_bytes, header.data_bytes)
         if header.float_type is not None:
             # the last block may end within eight bytes; blocks before it cannot end within a voxel
             whole = len(block) - len(block) % header.float_type.itemsize
@@ -214,14 +252,38 @@ def _check_metaimage(path: Path) -> None:
     if not fields.get("BinaryData", "").startswith(METAIMAGE_TRUE):
         return
     channels = int(fields.get("ElementNumberOfChannels", "1"))
-    voxels = math.prod(int(size) for size in fields["DimSize"].split())
+    sizes = [int(size) for size in fields["DimSize"].split()]
+    _check_voxel_count([*sizes, channels])
+    expected_bytes = math.prod(sizes) * channels * METAIMAGE_TYPE_BYTES[fields["ElementType"]]
     local = where.upper() == "LOCAL"
-    with (path if local else path.parent / where).open("rb") as file:
+    with (path if local else _voxels_beside(path, where)).open("rb") as file:
         file.seek(header_bytes if local else 0)
         blocks = iter(lambda: file.read(SCAN_BYTES), b"")
         compressed = fields.get("CompressedData", "").startswith(METAIMAGE_TRUE)
-        size_bytes = sum(map(len, _inflated(blocks) if compressed else blocks))
-    _check_length(size_bytes, voxels * channels * METAIMAGE_TYPE_BYTES[fields["ElementType"]])
+        size_bytes = 0
+        for block in _inflated(blocks) if compressed else blocks:
+            size_bytes += len(block)
+            _check_not_more(size_bytes, expected_bytes)
+    _check_length(size_bytes, expected_bytes)
+
+
+def _check_nrrd(path: Path) -> None:
+    """Refuses a void geometry, too many voxels and voxels elsewhere; NRRD's own library compares lengths and checksums."""
+    check_nrrd_geometry(path)
+    _check_voxel_count([int(size) for size in nrrd_fields(path).get("sizes", "").split()])
+    for name in files_beside(path, shown=str(path)):
+        _voxels_beside(path, name)
+
+
+def _voxels_beside(path: Path, name: str) -> Path:
+    """The file of voxels that a header names; a header may come from anybody, so that it must lie beside it."""
+    plain = name.removeprefix("./")
+    if plain in {"", ".", ".."} or "/" in plain or "\\" in plain or "\0" in plain:
+        raise ValueError(f"it names '{name[:80]}' as the file of its voxels, a file in the same folder expected")
+    beside = path.parent / plain
+    if not beside.is_file():
+        raise ValueError(f"the file of its voxels, '{name[:80]}', is not there or no regular file")
+    return beside
 
 
 def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
@@ -249,7 +311,11 @@ def _inflated(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """The decompressed blocks; raises zlib.error where they or their checksum are wrong, EOFError where they end early."""
     stream = zlib.decompressobj(ZLIB_OR_GZIP)
     for block in blocks:
-        yield stream.decompress(block)
+        # In parts: a block of zeros would become a thousand of its size at once.
+        rest = block
+        while rest and not stream.eof:
+            yield stream.decompress(rest, SCAN_BYTES)
+            rest = stream.unconsumed_tail
     if not stream.eof:
         raise EOFError("its compressed voxels end too early")
 
@@ -257,3 +323,15 @@ def _inflated(blocks: Iterator[bytes]) -> Iterator[bytes]:
 def _check_length(size_bytes: int, expected_bytes: int) -> None:
     if size_bytes < expected_bytes:
         raise ValueError(f"{size_bytes} bytes of voxels, {expected_bytes} expected")
+
+
+def _check_not_more(size_bytes: int, expected_bytes: int) -> None:
+    if size_bytes > expected_bytes + SPARE_BYTES:
+        raise ValueError(f"it goes on after the {expected_bytes} bytes of voxels that its header promises")
+
+
+def _check_voxel_count(sizes: Sequence[int]) -> None:
+    if not sizes or min(sizes) < 1 or math.prod(sizes) > MAX_VOXELS:
+        raise ValueError(
+            f"its header gives sizes {list(sizes)[:8]}, each above 0 and at most {MAX_VOXELS} voxels expected"
+        )

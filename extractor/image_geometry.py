@@ -6,6 +6,8 @@ ITK takes one of two answers where a NIfTI file gives both, and assumes 1 mm, or
 from __future__ import annotations
 
 import itertools
+import math
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,13 +144,7 @@ def check_nrrd_geometry(path: Path) -> None:
     ImageError
         Names what is missing, or the space that is none of a patient.
     """
-    with path.open("rb") as file:
-        lines = (
-            file.read(NRRD_HEADER_BYTES).replace(b"\r\n", b"\n").partition(b"\n\n")[0].decode("latin-1").splitlines()
-        )
-    fields = {
-        name.strip().lower(): value.strip() for name, colon, value in (line.partition(": ") for line in lines) if colon
-    }
+    fields = nrrd_fields(path)
     missing = [name for name in NRRD_NEEDED if name not in fields]
     if missing:
         raise ImageError(
@@ -159,3 +155,24 @@ def check_nrrd_geometry(path: Path) -> None:
             f"{path} lies in space '{fields['space']}', which says nothing of the patient: expected one of "
             f"{', '.join(sorted(ANATOMICAL_SPACES))}."
         )
+    placing = [word for name in NRRD_NEEDED[1:] for word in re.split(r"[\s(),]+", fields[name]) if word]
+    odd = [word for word in placing if word != "none" and not _is_finite(word)]
+    if odd:
+        raise ImageError(
+            f"{path} does not say where its voxels lie: '{odd[0][:20]}' in its header is no finite number."
+        )
+
+
+def nrrd_fields(path: Path) -> dict[str, str]:
+    """Fields of a NRRD header by their names in small letters."""
+    with path.open("rb") as file:
+        start = file.read(NRRD_HEADER_BYTES).replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    parts = (line.partition(":") for line in start.decode("latin-1").splitlines())
+    return {name.strip().lower(): value.strip() for name, colon, value in parts if colon and not value.startswith("=")}
+
+
+def _is_finite(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False

@@ -53,7 +53,7 @@ def check_ct_hu(values: Float32[np.ndarray, ...], *, path: str) -> None:
 
 
 def check_pet_suv(values: Float32[np.ndarray, ...], *, path: str) -> None:
-    """Refuses a PET whose numbers cannot be SUV by body weight although they were declared so.
+    """Refuses a PET whose numbers cannot be SUV by body weight although they were declared, or converted, as such.
 
     Raises
     ------
@@ -63,6 +63,6 @@ def check_pet_suv(values: Float32[np.ndarray, ...], *, path: str) -> None:
     highest = float(values.max())
     if not 0 < highest <= MAX_PLAUSIBLE_SUV:
         raise IntensityError(
-            f"{path} was declared as SUV and has a largest value of {highest:g}: expected more than 0 and at most "
-            f"{MAX_PLAUSIBLE_SUV:g}. Bq/ml or counts must be converted with dose, weight and decay first."
+            f"{path} was declared as SUV, or converted by its header, and has a largest value of {highest:g}: expected more than 0 "
+            f"and at most {MAX_PLAUSIBLE_SUV:g}. Bq/ml or counts must be converted with the right dose, weight and decay first."
         )

@@ -18,12 +18,13 @@ from extractor.table import StudyRow
 from store_schema import CommitRecord, EntryKey, Source, Store
 from store_schema.commits import read_commit
 from store_schema.errors import EngramError, EntryWithdrawnError
-from store_schema.files import Fingerprint, fingerprint, is_remote, name_of, read_start
+from store_schema.files import Fingerprint, is_remote, name_of, read_start
+from store_schema.folders import fingerprint_of
 from store_schema.parallel import each
 from store_schema.withdrawals import withdrawn
 
 Look = Callable[[str], Fingerprint]
-"""Gives the fingerprint of a file."""
+"""Gives the fingerprint of a file or of a folder."""
 
 
 def rois_of(row: StudyRow, config: ExtractConfig) -> tuple[str, ...]:
@@ -31,7 +32,7 @@ def rois_of(row: StudyRow, config: ExtractConfig) -> tuple[str, ...]:
     return (*row.files.masks, *config.derive)
 
 
-def once(look: Look = fingerprint) -> Look:
+def once(look: Look = fingerprint_of) -> Look:
     """A look that asks for each file once, and gives or raises the same from then on."""
     seen: dict[str, Fingerprint | EngramError | OSError] = {}
 
@@ -49,7 +50,7 @@ def once(look: Look = fingerprint) -> Look:
     return looked
 
 
-def sources_of(row: StudyRow, modality: str, roi: str, *, look: Look = fingerprint) -> tuple[Source, ...]:
+def sources_of(row: StudyRow, modality: str, roi: str, *, look: Look = fingerprint_of) -> tuple[Source, ...]:
     """Fingerprints of the files that one entry is made from, by role.
 
     Raises

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from extractor.intensity import PET_OUTSIDE_SUV, check_ct_hu, check_pet_suv, to_uint8
+from extractor.intensity import PET_OUTSIDE_SUV, to_uint8
+from extractor.reading import read_ct, read_pet
 from extractor.regions import derive_regions
 from extractor.volumes import (
     Grid,
@@ -16,11 +17,10 @@ from extractor.volumes import (
     coverage,
     decoded_sha256,
     read_labels,
-    read_volume,
     resample_linear,
     resample_nearest,
 )
-from store_schema.errors import GeometryError, IntensityError, MaskError, StudyError
+from store_schema.errors import GeometryError, MaskError, StudyError
 
 MAX_OUTSIDE_SHARE = 0.05
 """A region of which more lies outside the PET, or outside the CT, is refused."""
@@ -28,7 +28,7 @@ MAX_OUTSIDE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """Where the files of one study lie: paths, or addresses without a secret."""
+    """Where the files of one study lie: paths, or addresses without a secret; CT and PET may be folders with a DICOM series."""
 
     patient: str
     ct: str
@@ -49,7 +49,7 @@ class PrepareRules:
     """What decides the numbers of a prepared study."""
 
     pet_units: str | None
-    """`suv`; anything else is refused, since no file format read here can say its units."""
+    """`suv`, or None where they were not declared: then only a DICOM series can be read, which says its own."""
     ct_window_hu: tuple[float, float] = (-500.0, 1300.0)
     pet_clip_suv: tuple[float, float] = (0.0, 10.0)
     derive: tuple[str, ...] = ()
@@ -104,8 +104,7 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
 
 def _ct(files: StudyFiles, rules: PrepareRules) -> tuple[UInt8[np.ndarray, "z y x"], str, str, Grid]:
     """Grey values, digest, orientation and grid; the Hounsfield units are let go."""
-    ct = read_volume(files.ct)
-    check_ct_hu(ct.array_zyx, path=files.ct)
+    ct = read_ct(files.ct)
     low_hu, high_hu = rules.ct_window_hu
     return to_uint8(ct.array_zyx, low=low_hu, high=high_hu), decoded_sha256(ct), ct.original_orientation, ct.grid
 
@@ -116,13 +115,7 @@ def _pet(
     """Grey values on the CT grid, digest, orientation, and the share of each region outside the field of view."""
     if files.pet is None:
         raise StudyError(f"patient '{files.patient}' has no PET file, and PET is to be extracted.")
-    if rules.pet_units != "suv":
-        raise IntensityError(
-            f"the units of {files.pet} are not known: its format cannot say them. Declare 'pet_units: suv' if it holds SUV by body "
-            "weight; convert it first if it holds Bq/ml or counts."
-        )
-    pet = read_volume(files.pet)
-    check_pet_suv(pet.array_zyx, path=files.pet)
+    pet = read_pet(files.pet, declared=rules.pet_units)
     shares = _outside_shares(coverage(pet.grid, grid), masks, files, rules.max_outside_share)
     low_suv, high_suv = rules.pet_clip_suv
     resampled = resample_linear(pet, grid, outside=PET_OUTSIDE_SUV)

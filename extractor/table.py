@@ -1,7 +1,8 @@
 """Reads and checks the study table: which files belong to which patient; opens no image.
 
 A row is one study. Columns: `patient`, `ct`, `pet`, optionally `study` and `label_map`, and one column per ROI mask, named
-after the ROI. Paths are relative to the table's folder or address unless they are absolute or addresses themselves.
+after the ROI. `ct` and `pet` name an image file, or a folder with one DICOM series. Paths are relative to the table's folder or
+address unless they are absolute or addresses themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 
 from extractor.config import ExtractConfig
 from extractor.image_files import IMAGE_SUFFIXES
+from extractor.reading import is_series
 from extractor.study import StudyFiles
 from store_schema import check_id
 from store_schema.errors import InvalidKeyError, TableError, UsageError
@@ -50,10 +52,14 @@ class StudyRow:
         return self.recorded.get(place) or record_name(place)
 
     def missing_files(self) -> list[str]:
-        """Files of this machine that are not there, each with its role."""
-        return [
-            f"{role} {path}" for role, path in self.paths.items() if not is_remote(path) and not Path(path).is_file()
-        ]
+        """Files and folders of this machine that are not there, each with its role."""
+        local = {role: Path(path) for role, path in self.paths.items() if not is_remote(path)}
+        return [f"{role} {path}" for role, path in local.items() if not (path.is_file() or path.is_dir())]
+
+    @property
+    def undeclared_pet(self) -> str | None:
+        """The PET, if its format cannot say its units; None where it is a DICOM series, or none at all."""
+        return None if self.files.pet is None or is_series(self.files.pet) else self.files.pet
 
 
 def read_study_table(table: Place, config: ExtractConfig, ids: PlainIds | None = None) -> list[StudyRow]:

@@ -22,6 +22,8 @@ COSINE_STEP = SPACING_STEP_MM = 2.0**-13
 """Steps to which a geometry is digested: NIfTI keeps it in float32, other formats in float64, and turning to LPS adds up the
 difference. Powers of two, since half of such a step is no short decimal: 0.00005 or 0.005 would round either way."""
 
+MAX_EXTENT_MM = 10_000.0
+"""Of an image along an axis, and of its distance from the scanner's middle: more is no patient."""
 PERPENDICULAR_WITHIN = 1e-3
 """Greatest cosine between two axes of an image; NIfTI's float32 leaves less than 1e-6."""
 
@@ -102,6 +104,33 @@ def read_labels(path: str) -> Labels:
     return Labels(labels, _grid(image), orientation)
 
 
+def check_extent(grid: Grid, path: str) -> None:
+    """Refuses an image whose place or spacing is no patient's.
+
+    Raises
+    ------
+    ImageError
+        If a number is not finite, a spacing not above 0, or the image larger than 10 m.
+    """
+    extent_mm = np.multiply(grid.size_xyz, grid.spacing_xyz_mm)
+    numbers = (*grid.origin_xyz_mm, *grid.spacing_xyz_mm, *grid.direction)
+    finite = bool(np.isfinite(numbers).all())
+    if not finite or min(grid.spacing_xyz_mm) <= 0 or max(*extent_mm, *np.abs(grid.origin_xyz_mm)) > MAX_EXTENT_MM:
+        raise ImageError(
+            f"{path} lies at {grid.origin_xyz_mm} mm with a spacing of {grid.spacing_xyz_mm} mm and {grid.size_xyz} voxels: "
+            f"expected finite numbers, a spacing above 0 and no more than {MAX_EXTENT_MM:g} mm along an axis."
+        )
+
+
+def turned_to_lps(array_zyx: Float32[np.ndarray, "z y x"], grid: Grid) -> Volume:
+    """Voxels of an image that lies as `grid` says, in canonical orientation; its axes are perpendicular."""
+    orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction)
+    if orientation == "LPS":
+        return Volume(array_zyx, grid, orientation)
+    turned = sitk.DICOMOrient(_image(array_zyx, grid), "LPS")
+    return Volume(sitk.GetArrayFromImage(turned), _grid(turned), orientation)
+
+
 def resample_linear(volume: Volume, grid: Grid, *, outside: float) -> Volume:
     """The volume on another grid by linear interpolation in float; `outside` where it has no voxels.
 
@@ -162,6 +191,7 @@ def _read_lps(path: str) -> tuple[sitk.Image, str]:
             f"{path} is not one scalar 3-D image: size {image.GetSize()}, voxels are {kind}. Split series, and drop channels and "
             "imaginary parts first."
         )
+    check_extent(_grid(image), path)
     axes = np.reshape(image.GetDirection(), (3, 3))
     if not np.allclose(axes.T @ axes, np.eye(3), atol=PERPENDICULAR_WITHIN):
         raise ImageError(

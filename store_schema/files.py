@@ -131,7 +131,8 @@ def resolve(text: str, beside: Place) -> str:
     """
     path = local_path(text)
     if path is None:
-        return without_secret(text)
+        # A folder is the same with a slash after its name, and without.
+        return without_secret(text.rstrip("/") if "?" not in text else text)
     if path.is_absolute() or not is_remote(beside):
         return os.path.abspath(Path(folder_of(beside)) / path)  # noqa: PTH100 - resolve() would follow links
     parts = urlsplit(folder_of(beside))
@@ -147,7 +148,9 @@ def record_name(place: Place) -> str:
     path = local_path(place)
     if path is None:
         return without_secret(place).partition("#")[0]
-    return f"{hashlib.sha256(folder_of(place).encode()).hexdigest()[:16]}/{path.name}"
+    # A name that is no UTF-8 can stand in no record: its odd bytes are written out.
+    name = path.name.encode(errors="backslashreplace").decode()
+    return f"{hashlib.sha256(os.fsencode(folder_of(place))).hexdigest()[:16]}/{name}"
 
 
 def fingerprint(place: Place) -> Fingerprint:
@@ -164,9 +167,9 @@ def fingerprint(place: Place) -> Fingerprint:
     if path is not None:
         status = path.stat()
         return Fingerprint(status.st_size, status.st_mtime_ns)
-    info = _asked(place, _info)
+    info = asked(place, _info)
     etag = info.get("ETag") or info.get("etag")
-    modified = None if etag else _nanoseconds(info)
+    modified = None if etag else nanoseconds(info)
     return Fingerprint(int(info.get("size") or 0), modified, str(etag).strip('"') if etag else None)
 
 
@@ -209,7 +212,7 @@ def read_text(place: Place) -> str:
         If it is no such text.
     """
     path = local_path(place)
-    data = _asked(place, lambda fs, name: bytes(fs.cat_file(name))) if path is None else path.read_bytes()
+    data = asked(place, lambda fs, name: bytes(fs.cat_file(name))) if path is None else path.read_bytes()
     return data.decode()
 
 
@@ -223,7 +226,7 @@ def read_start(place: Place, length: int) -> bytes:
     """
     path = local_path(place)
     if path is None:
-        return _asked(place, lambda fs, name: bytes(fs.cat_file(name, start=0, end=length)))[:length]
+        return asked(place, lambda fs, name: bytes(fs.cat_file(name, start=0, end=length)))[:length]
     with path.open("rb") as file:
         return file.read(length)
 
@@ -232,7 +235,7 @@ def _download(place: Place, target: Path) -> None:
     """The whole file or none: it gets its name when it is complete."""
     expected = fingerprint(place)
     part = target.with_name(f"{target.name}.part")
-    _asked(place, lambda fs, name: fs.get_file(name, str(part)))
+    asked(place, lambda fs, name: fs.get_file(name, str(part)))
     size_bytes = part.stat().st_size
     if expected.size_bytes and size_bytes != expected.size_bytes:
         raise OSError(
@@ -267,7 +270,7 @@ def _info(fs: Any, name: str) -> dict[str, Any]:
     return info
 
 
-def _nanoseconds(info: Mapping[str, Any]) -> int | None:
+def nanoseconds(info: Mapping[str, Any]) -> int | None:
     """When a file was modified, as its file system tells it: each has a name of its own for that."""
     for name in ("mtime", "LastModified", "Last-Modified", "last_modified", "modified", "updated", "created"):
         found = info.get(name)
@@ -280,8 +283,14 @@ def _nanoseconds(info: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _asked[T](place: Place, ask: Callable[[Any, str], T]) -> T:
-    """The answer of the file system behind an address; what it raises is told without its secret."""
+def asked[T](place: Place, ask: Callable[[Any, str], T]) -> T:
+    """The answer of the file system behind an address; what it raises is told without its secret.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, OSError, UsageError
+        See `fingerprint`.
+    """
     shown = without_secret(place)
     failure: Exception | None = None
     for attempt in range(TRIES):

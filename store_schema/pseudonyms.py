@@ -49,6 +49,10 @@ KEPT_SUFFIXES = (
     ".yml",
     ".pt",
 )
+NAMES_OF_NOBODY = {"", "ct", "pet", "pt", "dicom"}
+"""Names of folders that say nothing, and stand in texts as words."""
+DICOM_UID = re.compile(r"(?<![\w.])[0-2](?:\.(?:0|[1-9]\d*)){5,}(?![\w.]*\d)")
+"""Numbers by which hospitals name studies, series and images; versions and IP addresses have fewer parts."""
 SHORTEST_ANYWHERE = 4
 """A shorter id, and one of hex digits alone, is replaced only where no letter or digit stands beside it."""
 
@@ -196,11 +200,14 @@ class Pseudonyms(PlainIds):
         for place in places:
             self._places[without_secret(place)] = self.source(place)
             self._places[folder_of(place)] = f"f{self._code('folder', folder_of(place))}"
-            self._known[name_of(place).lower()] = f"{HIDDEN}{_format_of(place)}"
+            name = name_of(place).lower()
+            if name not in NAMES_OF_NOBODY:
+                self._known[name] = f"{HIDDEN}{_format_of(place)}"
 
     def clean(self, text: str) -> str:
         """The text without secrets, and without any known id, place or name of a file."""
-        return _at_home(_hidden(_replaced(redact(text), self._places, whole=True), self._known))
+        hidden = _hidden(_replaced(redact(text), self._places, whole=True), self._known)
+        return _at_home(DICOM_UID.sub(HIDDEN, hidden))
 
     def recorded(self, text: str) -> str:
         """See `clean`."""

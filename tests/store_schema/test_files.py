@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -286,6 +287,12 @@ def test_two_queries_are_two_places() -> None:
 )
 def test_paths_are_relative_to_the_file_that_names_them(text: str, beside: str, expected: str) -> None:
     assert resolve(text, beside) == expected
+
+
+def test_a_name_that_is_no_utf8_can_be_recorded() -> None:
+    one, other = (record_name(os.fsdecode(name)) for name in (b"/m\xfcller/ct\xff.nii", b"/m\xf6ller/ct\xff.nii"))
+    assert one.encode().endswith(b"/ct\\udcff.nii")
+    assert one != other
 
 
 def test_a_record_names_no_folder_of_this_machine_and_no_secret() -> None:

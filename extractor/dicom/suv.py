@@ -1,0 +1,364 @@
+"""What the numbers of a PET series are worth in SUV by body weight, from its headers alone; reads no voxel.
+
+Everything that the conversion rests on must be there, plausible, and the same in every slice: a missing dose or a time that was
+removed would give a number that looks right.
+
+References
+----------
+QIBA FDG-PET/CT profile, vendor-neutral pseudo-code for SUV (qibawiki.rsna.org, "Standardized Uptake Value");
+DICOM PS3.3 C.8.9.1 (PET series) and C.8.9.2 (PET isotope).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+from pydicom.dataset import Dataset
+
+from extractor.dicom.headers import DAMAGE, Slice, items, label, number, quiet, text
+from extractor.dicom.moments import clock, moment, whole_moment
+from store_schema.errors import ImageError, IntensityError
+
+HALF_LIVES_S = {
+    "Rb-82": 75.45,
+    "O-15": 122.24,
+    "N-13": 597.9,
+    "C-11": 1221.8,
+    "Ga-68": 4069.0,
+    "F-18": 6586.2,
+    "Sc-44": 14_292.0,
+    "Cu-64": 45_723.0,
+    "Zr-89": 282_276.0,
+    "I-124": 360_806.0,
+}
+"""Of the nuclides that PET uses; a half-life in minutes is none of them."""
+HALF_LIFE_WITHIN = 0.02
+F18_CODES = {"C-111A1", "77004003"}
+DOSE_BQ = (1e6, 1e10)
+"""An injected dose in MBq, kBq or mCi lies below."""
+WEIGHT_KG = (0.5, 500.0)
+MAX_DOSE_PER_KG_BQ = 1e8
+"""Above, dose or weight is a placeholder or in another unit; FDG is given at 2–7 MBq/kg, rubidium at 30."""
+MIN_UPTAKE_S = 120.0
+"""A scan that begins sooner after the injection is no late static one: its times were removed or set alike."""
+MAX_HALF_LIVES = 5.0
+"""Later than that after the injection, one of the two times is wrong."""
+MAX_EARLY_S = 900.0
+"""How long before its first acquisition a series may begin: 15 minutes are 9% of fluorine's decay."""
+CLOCKS_WITHIN_S = 60.0
+"""Two fields for one moment may differ by so much."""
+ISOTOPE = "RadiopharmaceuticalInformationSequence"
+PHILIPS, PHILIPS_SUV, PHILIPS_BQ = (0x7053, "Philips PET Private Group"), 0x00, 0x09
+GE, GE_SCAN = (0x0009, "GEMS_PETD_01"), 0x0D
+
+
+@dataclass(frozen=True)
+class SuvScale:
+    """How rescaled values of a PET series become SUV by body weight."""
+
+    factor: float
+    """SUV of a rescaled value of 1."""
+    units: str
+    """Units of the series: BQML, CNTS or GML."""
+    reference: str
+    """What the decay was counted to."""
+    elapsed_s: float | None
+    """Seconds of decay between injection and reference; None where none was to be counted."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What one header says; all slices must agree."""
+
+    units: str | None
+    suv_type: str | None
+    decay_correction: str | None
+    corrected: str | None
+    weight_kg: float | None
+    dose_bq: float | None
+    half_life_s: float | None
+    start_time: str | None
+    start_datetime: str | None
+    series: datetime | None
+    ge_scan: str | None
+    philips_suv: float | None
+    philips_bq: float | None
+    zone: str | None
+    nuclide: str | None
+
+
+def suv_scale(slices: Sequence[Slice], *, declared: str | None, shown: str) -> SuvScale:
+    """How the series becomes SUV by body weight.
+
+    Parameters
+    ----------
+    declared
+        `suv` where the settings say that images hold SUV by body weight: counts where a header says SUV without its kind.
+
+    Raises
+    ------
+    IntensityError
+        If fields are missing (all are named), implausible, contradictory, or differ between slices, or if the values cannot be
+        converted: not corrected for attenuation and decay, or of units that do not lead to SUV by body weight.
+    """
+    try:
+        facts = _agreed([_facts(one.header) for one in slices], shown)
+        acquired = [_acquired(one.header) for one in slices]
+        return _scale(facts, acquired, declared, shown)
+    except ImageError as error:
+        raise IntensityError(f"{shown} cannot be converted to SUV: {error}") from None
+
+
+def _facts(header: Dataset) -> _Facts:
+    isotope = _isotope(header)
+    return _Facts(
+        units=text(header, "Units"),
+        suv_type=text(header, "SUVType"),
+        decay_correction=text(header, "DecayCorrection"),
+        corrected=text(header, "CorrectedImage"),
+        weight_kg=number(header, "PatientWeight"),
+        dose_bq=number(isotope, "RadionuclideTotalDose"),
+        half_life_s=number(isotope, "RadionuclideHalfLife"),
+        start_time=text(isotope, "RadiopharmaceuticalStartTime"),
+        start_datetime=text(isotope, "RadiopharmaceuticalStartDateTime"),
+        series=moment(header, "SeriesDate", "SeriesTime"),
+        ge_scan=_private(header, GE, GE_SCAN),
+        philips_suv=_private_number(header, PHILIPS_SUV),
+        philips_bq=_private_number(header, PHILIPS_BQ),
+        zone=text(header, "TimezoneOffsetFromUTC"),
+        nuclide=_nuclide(isotope),
+    )
+
+
+def _isotope(header: Dataset) -> Dataset:
+    """The one item of the isotope sequence; an empty one where there is none."""
+    found = items(header, ISOTOPE)
+    if len(found) > 1:
+        raise ImageError(f"{label(ISOTOPE)} has {len(found)} items: which injection the image shows is not known.")
+    return found[0] if found else Dataset()
+
+
+def _nuclide(isotope: Dataset) -> str | None:
+    codes = items(isotope, "RadionuclideCodeSequence")
+    return text(codes[0], "CodeValue") if codes else None
+
+
+def _private(header: Dataset, group: tuple[int, str], element: int) -> str | None:
+    try:
+        with quiet():
+            value = header.private_block(*group)[element].value
+    except DAMAGE:
+        # pydicom says with a KeyError that a block or element is absent
+        return None
+    written = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return written.strip("\0 ") or None
+
+
+def _private_number(header: Dataset, element: int) -> float | None:
+    """A factor of Philips; 0 there stands for none."""
+    written = _private(header, PHILIPS, element)
+    try:
+        return (float(written) or None) if written else None
+    except ValueError:
+        raise ImageError(f"Philips' private factor (7053,10{element:02X}) is not a number.") from None
+
+
+def _agreed(found: Sequence[_Facts], shown: str) -> _Facts:
+    differing = [field.name for field in fields(_Facts) if len({getattr(one, field.name) for one in found}) > 1]
+    if differing:
+        raise IntensityError(
+            f"{shown} cannot be converted to SUV: {', '.join(differing)} differ(s) between its slices. Export the series again."
+        )
+    return found[0]
+
+
+def _acquired(header: Dataset) -> datetime | None:
+    found = moment(header, "AcquisitionDate", "AcquisitionTime")
+    written = text(header, "AcquisitionDateTime")
+    if found is None and written:
+        found, _ = whole_moment(written, label("AcquisitionDateTime"), zone=text(header, "TimezoneOffsetFromUTC"))
+    return found
+
+
+def _scale(facts: _Facts, acquired: Sequence[datetime | None], declared: str | None, shown: str) -> SuvScale:
+    missing = [
+        label(name) for name, value in (("Units", facts.units), ("CorrectedImage", facts.corrected)) if value is None
+    ]
+    if facts.units == "BQML" or (facts.units == "CNTS" and facts.philips_suv is None and facts.philips_bq is not None):
+        missing += _missing_for_activity(facts, acquired)
+    if missing:
+        raise IntensityError(
+            f"{shown} cannot be converted to SUV by body weight: its header lacks {'; '.join(missing)}. Export it with these "
+            "fields, or convert it with dose, weight and decay first."
+        )
+    _check_corrected(facts, shown)
+    if facts.units == "GML":
+        return _of_gml(facts, declared, shown)
+    if facts.units == "CNTS":
+        return _of_counts(facts, acquired, shown)
+    if facts.units == "BQML":
+        return _of_activity(facts, acquired, 1.0, shown)
+    raise IntensityError(
+        f"{shown} has {label('Units')} {facts.units}, from which no SUV by body weight follows: expected BQML, GML or Philips' "
+        "CNTS."
+    )
+
+
+def _check_corrected(facts: _Facts, shown: str) -> None:
+    """Refuses values that were not corrected for attenuation and decay, whatever their units."""
+    lacking = {"ATTN", "DECY"} - set(str(facts.corrected).split("\\"))
+    if lacking:
+        raise IntensityError(
+            f"{shown} was not corrected for {' and '.join(sorted(lacking))}: {label('CorrectedImage')} says {facts.corrected}. "
+            "Expected the series corrected for attenuation (ATTN) and decay (DECY)."
+        )
+    if facts.decay_correction not in {None, "START", "ADMIN"}:
+        raise IntensityError(
+            f"{shown} has {label('DecayCorrection')} {facts.decay_correction}: expected START or ADMIN. Each slice of an image "
+            "without decay correction refers to another time."
+        )
+
+
+def _of_gml(facts: _Facts, declared: str | None, shown: str) -> SuvScale:
+    if facts.suv_type == "BW" or (facts.suv_type is None and declared == "suv"):
+        return SuvScale(1.0, "GML", "converted by the scanner", None)
+    if facts.suv_type is None:
+        raise IntensityError(
+            f"{shown} is in g/ml and does not say by which measure of the body: {label('SUVType')} is missing. Declare "
+            "'pet_units: suv' in the settings if it is SUV by body weight."
+        )
+    raise IntensityError(
+        f"{shown} holds SUV by {facts.suv_type} ({label('SUVType')}): expected SUV by body weight, BW."
+    )
+
+
+def _of_counts(facts: _Facts, acquired: Sequence[datetime | None], shown: str) -> SuvScale:
+    """Counts of a Philips scanner, which writes what they are worth into private fields."""
+    for factor in (facts.philips_suv, facts.philips_bq):
+        if factor is not None and not 0 < factor < float("inf"):
+            raise IntensityError(f"{shown} has a private factor of Philips of {factor:g}: expected more than 0.")
+    if facts.philips_suv is not None:
+        return SuvScale(facts.philips_suv, "CNTS", "converted by the scanner (7053,1000)", None)
+    if facts.philips_bq is not None:
+        return _of_activity(facts, acquired, facts.philips_bq, shown)
+    raise IntensityError(
+        f"{shown} has {label('Units')} CNTS and neither of Philips' private factors (7053,1000) and (7053,1009): counts alone "
+        "give no SUV. Export it with its private fields, or in Bq/ml."
+    )
+
+
+def _of_activity(facts: _Facts, acquired: Sequence[datetime | None], bq_ml: float, shown: str) -> SuvScale:
+    """SUV = activity concentration x weight / dose that is left at the time to which the image was corrected."""
+    units = str(facts.units)
+    assert facts.dose_bq is not None
+    assert facts.weight_kg is not None
+    assert facts.half_life_s is not None
+    _check_plausible(facts.dose_bq, facts.weight_kg, facts.half_life_s, facts.nuclide, shown)
+    grams_per_bq = bq_ml * 1000.0 * facts.weight_kg / facts.dose_bq
+    if facts.decay_correction == "ADMIN":
+        return SuvScale(grams_per_bq, units, "injection (ADMIN)", None)
+    reference, what = _reference(facts, [one for one in acquired if one is not None], shown)
+    elapsed_s = (reference - _injected(facts, reference, shown)).total_seconds()
+    if not MIN_UPTAKE_S <= elapsed_s <= MAX_HALF_LIVES * facts.half_life_s:
+        raise IntensityError(
+            f"{shown} was injected {elapsed_s / 60:.1f} minutes before its scan by its header ({what}): expected "
+            f"{MIN_UPTAKE_S / 60:.0f} to {MAX_HALF_LIVES * facts.half_life_s / 60:.0f}. Were times or dates removed or changed?"
+        )
+    return SuvScale(grams_per_bq * 2.0 ** (elapsed_s / facts.half_life_s), units, what, elapsed_s)
+
+
+def _missing_for_activity(facts: _Facts, acquired: Sequence[datetime | None]) -> list[str]:
+    """Every field that the conversion of an activity needs and the header lacks."""
+    needed: dict[str, object] = {
+        label("DecayCorrection"): facts.decay_correction,
+        label("PatientWeight"): facts.weight_kg or None,
+        f"{label(ISOTOPE)} / {label('RadionuclideTotalDose')}": facts.dose_bq or None,
+    }
+    isotope = f"{label(ISOTOPE)} / "
+    needed[f"{isotope}{label('RadionuclideHalfLife')}"] = facts.half_life_s or None
+    if facts.decay_correction != "ADMIN":
+        start = f"{label('RadiopharmaceuticalStartTime')} or {label('RadiopharmaceuticalStartDateTime')}"
+        needed[f"{isotope}{start}"] = facts.start_datetime or facts.start_time
+        needed[f"{label('SeriesDate')} with {label('SeriesTime')}"] = facts.series
+        all_acquired = None if None in acquired else True
+        needed[f"{label('AcquisitionDate')} with {label('AcquisitionTime')}"] = all_acquired
+    return [name for name, value in needed.items() if value is None]
+
+
+def _check_plausible(dose_bq: float, weight_kg: float, half_life_s: float, nuclide: str | None, shown: str) -> None:
+    low, high = DOSE_BQ
+    if not low <= dose_bq <= high:
+        hint = "Is it in MBq, kBq or mCi?" if dose_bq < low else "Was it multiplied twice?"
+        raise IntensityError(f"{shown} says a dose of {dose_bq:g} Bq: expected {low:g} to {high:g}. {hint}")
+    if not WEIGHT_KG[0] <= weight_kg <= WEIGHT_KG[1]:
+        raise IntensityError(
+            f"{shown} says a weight of {weight_kg:g} kg: expected {WEIGHT_KG[0]:g} to {WEIGHT_KG[1]:g}. Is it in grams?"
+        )
+    if dose_bq / weight_kg > MAX_DOSE_PER_KG_BQ:
+        raise IntensityError(
+            f"{shown} says {dose_bq / weight_kg / 1e6:.0f} MBq per kg of body weight: expected at most "
+            f"{MAX_DOSE_PER_KG_BQ / 1e6:.0f}. Dose or weight is a placeholder, or in another unit."
+        )
+    known = {"F-18": HALF_LIVES_S["F-18"]} if nuclide in F18_CODES else HALF_LIVES_S
+    if not any(abs(half_life_s / usual - 1) <= HALF_LIFE_WITHIN for usual in known.values()):
+        expected = ", ".join(f"{name} {seconds:g}" for name, seconds in known.items())
+        raise IntensityError(
+            f"{shown} says a half-life of {half_life_s:g} s: expected that of a nuclide of PET in seconds ({expected}). Is it in "
+            "minutes?"
+        )
+
+
+def _reference(facts: _Facts, acquired: Sequence[datetime], shown: str) -> tuple[datetime, str]:
+    """The moment to which a scanner corrected the decay, and what told it.
+
+    A series that was written after its acquisition (GE's and Siemens' reformatted ones) has a time that says nothing of the scan.
+    """
+    assert facts.series is not None
+    first = min(acquired)
+    if facts.series <= first:
+        early_s = (first - facts.series).total_seconds()
+        if early_s > MAX_EARLY_S:
+            raise IntensityError(
+                f"{shown} begins {early_s / 60:.1f} minutes before its first acquisition by its header: expected at most "
+                f"{MAX_EARLY_S / 60:.0f}; to which of the two the decay was corrected is not known."
+            )
+        return facts.series, "SeriesTime"
+    if facts.ge_scan is None:
+        return first, "earliest AcquisitionTime"
+    scan, _ = whole_moment(facts.ge_scan, "GE's private scan time (0009,100D)", zone=facts.zone)
+    early_s = (first - scan).total_seconds()
+    if not -CLOCKS_WITHIN_S <= early_s <= MAX_EARLY_S:
+        raise IntensityError(
+            f"{shown} has a private scan time of GE (0009,100D) {early_s / 60:.1f} minutes before its first acquisition: "
+            f"expected 0 to {MAX_EARLY_S / 60:.0f}."
+        )
+    return scan, "GE private scan time (0009,100D)"
+
+
+def _injected(facts: _Facts, reference: datetime, shown: str) -> datetime:
+    """The moment of injection; a time without a date is the last such time before the scan."""
+    by_time = None
+    if facts.start_time is not None:
+        midnight = datetime(reference.year, reference.month, reference.day)
+        by_time = midnight + clock(facts.start_time, label("RadiopharmaceuticalStartTime"))
+        by_time -= timedelta(days=1) if by_time > reference else timedelta()
+    if facts.start_datetime is None:
+        assert by_time is not None
+        return by_time
+    what = label("RadiopharmaceuticalStartDateTime")
+    whole, settled = whole_moment(facts.start_datetime, what, zone=facts.zone)
+    if by_time is None and not settled:
+        raise IntensityError(
+            f"{shown} gives {what} with an offset from UTC and its own times without ({label('TimezoneOffsetFromUTC')}): how "
+            "long the dose decayed is not known."
+        )
+    if by_time is not None:
+        apart_s = (whole - by_time).total_seconds() % 86_400
+        if min(apart_s, 86_400 - apart_s) > CLOCKS_WITHIN_S:
+            raise IntensityError(
+                f"{shown} gives two times of injection that differ by {min(apart_s, 86_400 - apart_s) / 60:.0f} minutes: {what} "
+                f"and {label('RadiopharmaceuticalStartTime')}."
+            )
+    return whole
