@@ -1,143 +1,289 @@
-"""Spreads studies over local processes and survives the death of one; knows a study only as a task with a name.
+"""Spreads studies over processes of this machine and survives the death of one; knows a study only as a task.
 
-A worker process is started by spawn, opens the store and loads the network once, and computes on one thread, so that the
-numbers do not depend on how many processes there are.
+Each process is started by spawn (forked ones would inherit locks), works for one device, and asks for its next study when its
+loader is free: nothing is queued in it that another process could do.
 """
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
-import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, NoReturn
 
-from extractor.outcome import ItemOutcome
-from extractor.work import StudyTask, extract_study
-from store_schema import open_store
+from extractor.pipeline import work_through
+from extractor.work import StudyTask
+from extractor.worker import (
+    DIED,
+    MAX_DEATHS,
+    NO_WORKER,
+    StudyResult,
+    StudyStage,
+    Told,
+    WorkerSpec,
+    reason_of,
+    worker,
+)
+from store_schema.errors import EngramError
 from store_schema.files import remember, remembered
 
-MAX_DEATHS = 2
-"""A study whose process dies this often is given up: it is the likely cause."""
-DIED = f"its process died {MAX_DEATHS} times: out of memory, or killed"
-NO_WORKER = "no worker process could be started: run with --jobs 0 to see why"
+END_S = 20.0
+"""How long a process that was told to end may take to write what it has embedded, before it is killed."""
+
+Message = tuple[Literal["ready", "next", "broken", "told"], Any]
+"""From a process: it is ready; it asks for a study; it cannot work, and why; something happened to a study."""
 
 
 @dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker process needs to open: addresses, not objects, so that no credential travels."""
+class Processes:
+    """How many processes work, and for what devices."""
 
-    store_url: str
-    model: str
-    weights: str
-    weights_sha256: str
-    device: str
-    precision: str
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What came of one study: outcomes by item, or the reason why the whole study failed."""
-
-    task: StudyTask
-    outcomes: tuple[ItemOutcome, ...] = ()
-    error: str | None = None
+    jobs: int
+    """0 works in this process."""
+    devices: tuple[str, ...] = ("cpu",)
+    """Dealt to the processes in turn."""
+    prefetch: bool = True
+    """Whether a process loads its next study while one is embedded."""
 
 
-Work = Callable[[StudyTask], list[ItemOutcome]]
+def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, processes: Processes, *, tell: Told) -> None:
+    """Extracts every study, and tells stages and results as they come; calls of `tell` never overlap.
 
+    A study that raises, or whose process dies twice, is a result with an error: the others go on. A study that was in a process
+    when it died waits until all others are done, and then runs alone, so that the one that kills is known.
 
-@functools.cache
-def worker(spec: WorkerSpec) -> Work:
-    """The function that extracts a study in this process; opens store and network at the first call."""
-    import torch  # noqa: PLC0415 - a process that only plans needs no torch
-
-    from extractor.segmenter import load_segmenter  # noqa: PLC0415
-
-    torch.set_num_threads(1)
-    segmenter = load_segmenter(
-        spec.model,
-        spec.weights,
-        device=spec.device,
-        precision=spec.precision,
-        expected_sha256=spec.weights_sha256,
-    )
-    return functools.partial(extract_study, segmenter=segmenter, store=open_store(spec.store_url))
-
-
-def _extract(spec: WorkerSpec, task: StudyTask) -> list[ItemOutcome]:
-    return worker(spec)(task)
-
-
-def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> Generator[StudyResult]:
-    """Results as they come; with `jobs` 0 in this process, one after the other.
-
-    A study that raises, or whose process dies, is a result with an error: the others go on.
+    When the call ends early (Ctrl-C), what is embedded is still written and what is committed stands.
     """
-    deaths: dict[str, int] = {}
-    waiting = list(tasks)
-    fruitless = 0
-    while waiting:
-        # After a death the suspects run alone, so that the study that kills its process is known.
-        suspects = [task for task in waiting if deaths.get(task.row.patient)]
-        batch = suspects[:1] or waiting
-        returned = 0
-        for result in _run_pool(batch, spec, jobs=min(jobs, len(batch))):
-            returned += 1
-            patient = result.task.row.patient
-            if result.error == DIED:
-                deaths[patient] = deaths.get(patient, 0) + 1
-                if deaths[patient] < MAX_DEATHS:
-                    continue
-            waiting.remove(result.task)
-            yield result
-        # A pool whose processes cannot even start gives nothing back: without this, it would be tried for ever.
-        fruitless = 0 if returned else fruitless + 1
-        if fruitless == MAX_DEATHS:
-            yield from (StudyResult(task, error=NO_WORKER) for task in waiting)
-            return
+    if processes.jobs == 0:
+        load = worker(replace(spec, device=processes.devices[0]))
+        work_through(tasks, load, _one_at_a_time(tell), prefetch=processes.prefetch)
+    else:
+        _Pool(list(tasks), spec, processes, tell).run()
 
 
-def _run_pool(tasks: Sequence[StudyTask], spec: WorkerSpec, *, jobs: int) -> Iterator[StudyResult]:
-    """Results of one pool of processes; `DIED` stands for those that the pool died under, and ends it."""
-    queue = list(tasks)
-    running: dict[Future[list[ItemOutcome]], StudyTask] = {}
-    with _executor(jobs) as executor:
-        while queue or running:
+def _one_at_a_time(tell: Told) -> Told:
+    lock = threading.Lock()
+
+    def told(event: StudyStage | StudyResult) -> None:
+        with lock:
+            tell(event)
+
+    return told
+
+
+# In the process that has the plan
+
+
+@dataclass
+class _Process:
+    """One place for a process; it gets another one when its process dies."""
+
+    spec: WorkerSpec
+    prefetch: bool
+    process: BaseProcess
+    connection: Connection
+    asks: bool = False
+    ready: bool = False
+    failed_starts: int = 0
+    """Processes in a row, in this place, that died before they could work."""
+    held: list[StudyTask] = field(default_factory=list)
+    """Studies that it was given and that have no result."""
+
+    @classmethod
+    def started(cls, spec: WorkerSpec, *, prefetch: bool) -> _Process:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        # What a presigned address hides goes to these processes alone, past every task, log and record.
+        process = context.Process(target=_main, args=(spec, there, remembered(), prefetch), daemon=True)
+        process.start()
+        there.close()
+        return cls(spec, prefetch, process, here)
+
+    def give(self, task: StudyTask | None) -> None:
+        """The next study; None ends the process. One that died meanwhile is noticed when it is listened to."""
+        self.asks = False
+        if task is not None:
+            self.held.append(task)
+        with suppress(OSError):
+            self.connection.send(task)
+
+    def end(self, *, at_once: bool) -> None:
+        """Lets the process end: with what it was given, or with what it has embedded."""
+        if at_once:
+            self.process.terminate()
+        else:
+            self.give(None)
+        self.process.join(END_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.connection.close()
+
+
+@dataclass
+class _Pool:
+    """Studies that wait, and processes that work."""
+
+    waiting: list[StudyTask]
+    spec: WorkerSpec
+    processes: Processes
+    tell: Told
+    places: list[_Process] = field(default_factory=list)
+    deaths: dict[str, int] = field(default_factory=dict)
+    """Of processes that had this patient's study."""
+    why_none: str = "run with --jobs 0 to see why"
+
+    def run(self) -> None:
+        finished = False
+        try:
+            specs = [replace(self.spec, device=device) for device in self.processes.devices]
+            for number in range(min(self.processes.jobs, len(self.waiting))):
+                self.places.append(self._start(specs[number % len(specs)]))
+            while self.waiting or any(place.held for place in self.places):
+                self._serve()
+                self._listen()
+            finished = True
+        finally:
+            for place in self.places if not finished else ():
+                # All are told before one is waited for.
+                place.process.terminate()
+            for place in self.places:
+                place.end(at_once=not finished)
+
+    def _start(self, spec: WorkerSpec) -> _Process:
+        return _Process.started(spec, prefetch=self.processes.prefetch)
+
+    def _serve(self) -> None:
+        """Gives studies to the processes that ask; a suspect only where nothing else is in work."""
+        for place in self.places:
+            if place.asks and (task := self._next()) is not None:
+                self.waiting.remove(task)
+                place.give(task)
+
+    def _next(self) -> StudyTask | None:
+        held = [task for place in self.places for task in place.held]
+        if any(self._suspect(task) for task in held):
+            return None
+        innocent = next((task for task in self.waiting if not self._suspect(task)), None)
+        if innocent is None and not held and self.waiting:
+            return self.waiting[0]
+        return innocent
+
+    def _suspect(self, task: StudyTask) -> bool:
+        return task.row.patient in self.deaths
+
+    def _listen(self) -> None:
+        """Waits until a process tells something or dies."""
+        ready = wait([place.connection for place in self.places])
+        for place in [place for place in self.places if place.connection in ready]:
             try:
-                while queue and len(running) < max(1, jobs):
-                    running[executor.submit(_extract, spec, queue[0])] = queue[0]
-                    queue.pop(0)
-            except BrokenProcessPool:
-                queue.clear()
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                task = running.pop(future)
-                result = _result(task, future)
-                if result.error == DIED:
-                    queue.clear()
-                yield result
+                message: Message = place.connection.recv()
+            except (EOFError, OSError):
+                self._died(place)
+            else:
+                self._take(place, message)
+
+    def _take(self, place: _Process, message: Message) -> None:
+        kind, content = message
+        if kind == "ready":
+            place.ready, place.failed_starts = True, 0
+        elif kind == "next":
+            place.asks = True
+        elif kind == "broken":
+            self.why_none = content
+        else:
+            if isinstance(content, StudyResult):
+                held = next(task for task in place.held if task.row.patient == content.task.row.patient)
+                place.held.remove(held)
+            self.tell(content)
+
+    def _died(self, place: _Process) -> None:
+        """Counts a death against the studies that the process had, and fills its place where there is work."""
+        place.process.join()
+        place.connection.close()
+        self.places.remove(place)
+        for task in place.held:
+            patient = task.row.patient
+            self.deaths[patient] = self.deaths.get(patient, 0) + 1
+            if self.deaths[patient] < MAX_DEATHS:
+                self.waiting.append(task)
+                self.tell(StudyStage(task, None))
+            else:
+                self.tell(StudyResult(task, error=DIED))
+        failed_starts = 0 if place.ready else place.failed_starts + 1
+        # A place in which no process can even start is given up: they would be started for ever.
+        if self.waiting and failed_starts < MAX_DEATHS:
+            self.places.append(replace(self._start(place.spec), failed_starts=failed_starts))
+        elif not self.places:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        for task in self.waiting:
+            self.tell(StudyResult(task, error=f"{NO_WORKER}: {self.why_none}"))
+        self.waiting.clear()
 
 
-def _executor(jobs: int) -> Executor:
-    """Spawned processes (forked ones would inherit locks), or one thread of this process where `jobs` is 0."""
-    if jobs == 0:
-        return ThreadPoolExecutor(max_workers=1)
-    # What a presigned address hides goes to these processes alone, past every task, log and record.
-    return ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=remember, initargs=(remembered(),)
-    )
+# In the processes that work
 
 
-def _result(task: StudyTask, future: Future[list[ItemOutcome]]) -> StudyResult:
-    error = future.exception()
-    if error is None:
-        return StudyResult(task, outcomes=tuple(future.result()))
-    if isinstance(error, BrokenProcessPool):
-        return StudyResult(task, error=DIED)
-    where = traceback.extract_tb(error.__traceback__)[-1:] if error.__traceback__ else []
-    place = f" ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
-    return StudyResult(task, error=f"{type(error).__name__}: {error}{place}")
+def _main(spec: WorkerSpec, connection: Connection, secrets: dict[str, str], prefetch: bool) -> None:
+    """What a process does: studies until it is told to end, or until the one that started it is gone."""
+    # Ctrl-C reaches every process of a terminal; the first one decides what becomes of the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    remember(secrets)
+    sending = threading.Lock()
+    inbox: queue.SimpleQueue[StudyTask | None] = queue.SimpleQueue()
+
+    def send(kind: str, content: object = None) -> None:
+        with sending:
+            connection.send((kind, content))
+
+    try:
+        load = worker(spec)
+    except (EngramError, OSError, RuntimeError, MemoryError) as error:
+        send("broken", reason_of(error))
+        return
+    send("ready")
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    try:
+        work_through(_asked(send, inbox), load, lambda event: send("told", event), prefetch=prefetch)
+    finally:
+        # The loader may wait for a study that will not come.
+        inbox.put(None)
+
+
+def _end(_number: int, _frame: object) -> NoReturn:
+    """Ends this process in order: what is embedded is written first."""
+    sys.exit(1)
+
+
+def _asked(send: Callable[[str], None], inbox: queue.SimpleQueue[StudyTask | None]) -> Iterator[StudyTask]:
+    """Studies as they are asked for, until there is none."""
+    while True:
+        send("next")
+        task = inbox.get()
+        if task is None:
+            return
+        yield task
+
+
+def _receive(connection: Connection, inbox: queue.SimpleQueue[StudyTask | None]) -> None:
+    """Takes what the first process sends; when that is gone, this one ends too."""
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        inbox.put(task)
+        if task is None:
+            return

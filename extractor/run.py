@@ -10,20 +10,20 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from extractor.config import EncoderFacts, ExtractConfig, views_of
 from extractor.outcome import ItemOutcome, PlanItem, to_jsonl
 from extractor.plan import make_plan, plan_study
-from extractor.pool import StudyResult, WorkerSpec, run_studies
+from extractor.pool import Processes, run_studies
+from extractor.progress import bars, study_progress
 from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
+from extractor.worker import StudyResult, StudyStage, WorkerSpec
 from store_schema import EntryKey, Store, open_store
 from store_schema.errors import ConfigError, StoreError, StoreNotFoundError, UsageError
 from store_schema.files import Place, is_remote, name_of, without_secret
@@ -50,12 +50,18 @@ class RunOptions:
     jobs: int | None = None
     """Processes; None leaves it to `process_count`, 0 works in this process."""
     device: str = "cpu"
+    """One, or several of this machine with commas between: the processes are dealt to them in turn."""
     dry_run: bool = False
     make_current: bool = False
     pack: bool = True
     """Whether the mean maps of each snapshot are packed for readers of whole cohorts."""
     ids: PlainIds = field(default_factory=PlainIds)
     """What patients are called, and the filter of every text that leaves."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Each device once, in the order given."""
+        return tuple(dict.fromkeys(name.strip() for name in self.device.split(",") if name.strip())) or ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
         # Settings travel to the processes and into the record.
         config = config.model_copy(update={"weights": without_secret(config.weights)})
     rows = read_study_table(options.table, config, options.ids)
+    _check_pet_units(config, rows)
     spec, facts = _load(config, options)
     console.print(f"Encoder {facts.name}, weights sha256 {facts.weights_sha256[:16]}, {_training(facts)}")
     store = _open(options)
@@ -137,13 +144,19 @@ def _training(facts: EncoderFacts) -> str:
 
 
 def _check(config: ExtractConfig, options: RunOptions) -> None:
-    if "PET" in config.modalities and config.pet_units is None:
-        raise ConfigError(
-            "the PET units are not known: NIfTI, NRRD and MetaImage cannot say them. Declare 'pet_units: suv' in the settings if "
-            "the images hold SUV by body weight; convert them first if they hold Bq/ml or counts."
-        )
     if options.store_url.startswith("memory://") and options.jobs != 0:
         raise UsageError("a memory store lives in one process: use --jobs 0, or a folder as the store.")
+
+
+def _check_pet_units(config: ExtractConfig, rows: Sequence[StudyRow]) -> None:
+    """Refuses a table with PETs whose units nobody says; a DICOM series says its own."""
+    unknown = [row for row in rows if row.undeclared_pet is not None]
+    if "PET" in config.modalities and config.pet_units is None and unknown:
+        raise ConfigError(
+            f"the PET units of {len(unknown)} of {len(rows)} studies are not known (first: line {unknown[0].line} of the table): "
+            "NIfTI, NRRD and MetaImage cannot say them. Declare 'pet_units: suv' in the settings if the images hold SUV by body "
+            "weight; convert them first if they hold Bq/ml or counts."
+        )
 
 
 def _load(config: ExtractConfig, options: RunOptions) -> tuple[WorkerSpec, EncoderFacts]:
@@ -153,7 +166,7 @@ def _load(config: ExtractConfig, options: RunOptions) -> tuple[WorkerSpec, Encod
     if config.weights is None and config.model == "mini":
         raise ConfigError("the mini model has no published weights: give --weights random:SEED or a checkpoint path.")
     weights = config.weights or DEFAULT_WEIGHTS
-    segmenter = load_segmenter(config.model, weights, device=options.device, precision=config.precision)
+    segmenter = load_segmenter(config.model, weights, device=options.devices[0], precision=config.precision)
     facts = EncoderFacts(
         name=segmenter.name,
         image_size=segmenter.image_size,
@@ -161,7 +174,9 @@ def _load(config: ExtractConfig, options: RunOptions) -> tuple[WorkerSpec, Encod
         trained=segmenter.trained,
         flags=dict(segmenter.flags),
     )
-    spec = WorkerSpec(options.store_url, config.model, weights, facts.weights_sha256, options.device, config.precision)
+    spec = WorkerSpec(
+        options.store_url, config.model, weights, facts.weights_sha256, options.devices[0], config.precision
+    )
     return spec, facts
 
 
@@ -200,13 +215,19 @@ class _Run:
         tasks = [self._task(row) for row in self.rows if row.patient in to_do]
         jobs = process_count(self.options, studies=len(tasks), cores=os.cpu_count() or 1)
         outcomes: list[ItemOutcome] = []
-        with _progress(self.console) as progress:
-            bar = progress.add_task("studies", total=len(tasks), failed=0)
-            with closing(run_studies(tasks, self.spec, jobs=jobs)) as results:
-                for result in results:
-                    outcomes += result.outcomes if result.error is None else self._after(result, result.error)
-                    failed = len({outcome.patient for outcome in failures(outcomes)})
-                    progress.update(bar, advance=1, failed=failed)
+        with study_progress(self.console, len(tasks)) as progress:
+
+            def tell(event: StudyStage | StudyResult) -> None:
+                patient = event.task.row.patient
+                if isinstance(event, StudyStage):
+                    progress.stage(patient, event.stage)
+                    return
+                made = event.outcomes if event.error is None else self._after(event, event.error)
+                outcomes.extend(made)
+                progress.result(patient, made)
+
+            if tasks:
+                run_studies(tasks, self.spec, Processes(jobs, self.options.devices), tell=tell)
         return outcomes
 
     def _task(self, row: StudyRow) -> StudyTask:
@@ -260,16 +281,16 @@ class _Run:
         started, snapshot = time.perf_counter(), self.store.snapshot(snapshot_id)
         if PACKED not in snapshot.commit(snapshot.keys[0]).arrays:
             return
-        with _progress(self.console) as progress:
-            bar = progress.add_task(f"pack {layout}", total=len(snapshot), failed=0)
+        with bars(self.console) as progress:
+            bar = progress.add_task(f"pack {layout}", total=len(snapshot), failed=0, rate="", doing="")
             make_pack(snapshot, PACKED, told=lambda done, total: progress.update(bar, completed=done, total=total))
             progress.update(bar, completed=len(snapshot))
         pack_s[layout] = time.perf_counter() - started
 
 
 def process_count(options: RunOptions, *, studies: int, cores: int) -> int:
-    """How many processes work; on cuda one unless told otherwise, since each holds the network on the same GPU."""
-    usual = 1 if options.device.startswith("cuda") else cores
+    """How many processes work; one a GPU unless told otherwise, since each holds the network on its own."""
+    usual = len(options.devices) if options.device.startswith("cuda") else cores
     return min(usual if options.jobs is None else options.jobs, max(1, studies))
 
 
@@ -298,16 +319,3 @@ def _without_work(plan: Sequence[PlanItem], to_do: set[str]) -> list[ItemOutcome
         for item in plan
         if item.patient not in to_do or item.state in LEFT_ALONE
     ]
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )

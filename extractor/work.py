@@ -69,9 +69,20 @@ class _Item:
     view_id: str
     input_sha256: str
 
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Modality, ROI and layout: what the item is called within its study."""
+        return self.key.modality, self.key.roi, self.layout
+
 
 def extract_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> list[ItemOutcome]:
     """Outcome of each patient / modality / ROI / layout of one study; commits what is new or stale."""
+    loaded = load_study(task, segmenter=segmenter, store=store)
+    return [*loaded.outcomes, *(made() if isinstance(made, Write) else made for made in embed_study(loaded))]
+
+
+def load_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> LoadedStudy:
+    """The study read, prepared and compared with the store; runs no network."""
     try:
         # Before any file is read: one that is replaced meanwhile then has another fingerprint at the next plan.
         look = once()
@@ -79,11 +90,24 @@ def extract_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> lis
         with fetched(task.row.files) as files:
             prepared = prepare_study(files, task.config.rules())
     except (EngramError, OSError) as error:
-        return [_failed(task, modality, roi, layout, error) for modality, roi, layout in task.items()]
-    outcomes: list[ItemOutcome] = []
-    for modality in task.config.modalities:
-        outcomes += _extract_modality(_Pass(task, modality, prepared, sources, segmenter, store))
-    return outcomes
+        return LoadedStudy(tuple(_failed(task, modality, roi, layout, error) for modality, roi, layout in task.items()))
+    passes = [_Pass(task, modality, prepared, sources, segmenter, store) for modality in task.config.modalities]
+    return LoadedStudy.judged([_judged(this) for this in passes])
+
+
+def embed_study(loaded: LoadedStudy) -> Iterator[ItemOutcome | Write]:
+    """Each open entry as it is embedded, ready to be written; an item whose pass fails is an outcome.
+
+    An error of a modality's pass counts against its items that were not embedded yet, and no other modality.
+    """
+    for opened in loaded.open:
+        left = {item.names: item for items in opened.items.values() for item in items}
+        try:
+            for write in _embedded(opened):
+                del left[write.item.names]
+                yield write
+        except FAILURES as error:
+            yield from (_failed(opened.this.task, *item.names, error) for item in left.values())
 
 
 @dataclass(frozen=True)
@@ -99,47 +123,82 @@ class _Pass:
     store: Store
 
 
-def _extract_modality(this: _Pass) -> list[ItemOutcome]:
-    """Outcomes of one modality; an error of its pass counts against the items that had none yet, and no other modality."""
-    outcomes: dict[tuple[str, str, str], ItemOutcome] = {}
-    try:
-        for outcome in _outcomes(this):
-            outcomes[outcome.modality, outcome.roi, outcome.layout] = outcome
-    except FAILURES as error:
-        for modality, roi, layout in this.task.items():
-            if modality == this.modality:
-                outcomes.setdefault((modality, roi, layout), _failed(this.task, modality, roi, layout, error))
-    return list(outcomes.values())
+@dataclass(frozen=True)
+class _Open:
+    """What one modality of a study has to be embedded."""
+
+    this: _Pass
+    items: Mapping[str, Sequence[_Item]]
+    """By ROI."""
 
 
-def _outcomes(this: _Pass) -> Iterator[ItemOutcome]:
-    """All entries of one modality: the regions that need it share one pass of the image encoder."""
-    open_items: dict[str, list[_Item]] = {}
-    for item in _items(this):
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A study that was read and judged, ready for the network."""
+
+    outcomes: tuple[ItemOutcome, ...]
+    """Of items that need no network: held by the store, withdrawn, or failed."""
+    open: tuple[_Open, ...] = ()
+
+    @classmethod
+    def judged(cls, modalities: Iterable[tuple[list[ItemOutcome], _Open]]) -> LoadedStudy:
+        """The study of these modalities; one of which nothing is open is dropped, and its images with it."""
+        found = list(modalities)
+        outcomes = tuple(outcome for settled, _ in found for outcome in settled)
+        return cls(outcomes, tuple(opened for _, opened in found if opened.items))
+
+
+@dataclass(frozen=True)
+class Write:
+    """An embedded entry that waits to be written; calling it writes, and gives the item's outcome."""
+
+    this: _Pass
+    item: _Item
+    stream: Stream
+    memory: Memory
+    embedding_s: float
+
+    def __call__(self) -> ItemOutcome:
+        """Outcome of the item; what its writing raises on purpose counts against it alone."""
         try:
-            kept = _kept(item, this)
-        except EngramError as error:
-            yield _failed(this.task, this.modality, item.key.roi, item.layout, error)
-            continue
-        if kept is None:
-            open_items.setdefault(item.key.roi, []).append(item)
-        else:
-            yield kept
-    if open_items:
-        yield from _embed_and_publish(this, open_items)
+            return _publish(self.this, self.item, self.stream, self.memory, self.embedding_s)
+        except FAILURES as error:
+            return _failed(self.this.task, *self.item.names, error)
 
 
-def _embed_and_publish(this: _Pass, open_items: Mapping[str, Sequence[_Item]]) -> Iterator[ItemOutcome]:
-    started = time.perf_counter()
-    streams = _streams(this, [item for items in open_items.values() for item in items])
+def _judged(this: _Pass) -> tuple[list[ItemOutcome], _Open]:
+    """Outcomes of one modality's items that need no network, and those that do; its regions will share one pass."""
+    outcomes: dict[tuple[str, str, str], ItemOutcome] = {}
+    open_items: dict[str, list[_Item]] = {}
+    try:
+        for item in _items(this):
+            try:
+                kept = _kept(item, this)
+            except EngramError as error:
+                kept = _failed(this.task, *item.names, error)
+            if kept is None:
+                open_items.setdefault(item.key.roi, []).append(item)
+            else:
+                outcomes[item.names] = kept
+    except FAILURES as error:
+        open_items.clear()
+        for names in this.task.items():
+            if names[0] == this.modality:
+                outcomes.setdefault(names, _failed(this.task, *names, error))
+    return list(outcomes.values()), _Open(this, open_items)
+
+
+def _embedded(opened: _Open) -> Iterator[Write]:
+    this, started = opened.this, time.perf_counter()
+    streams = _streams(this, [item for items in opened.items.values() for item in items])
     layouts = tuple(dict.fromkeys(product.layout for product in this.task.config.products.values()))
     image_zyx = this.prepared.images_zyx[this.modality]
     memories = embed_volume(this.segmenter, image_zyx, list(streams.values()), layouts=layouts)
     embedding_s = (time.perf_counter() - started) / len(streams)
-    for items in open_items.values():
+    for items in opened.items.values():
         for item in items:
             stream = streams[item.key.roi, item.product.variant]
-            yield _publish(this, item, stream, memories[stream.name], embedding_s)
+            yield Write(this, item, stream, memories[stream.name], embedding_s)
 
 
 def _streams(this: _Pass, items: Sequence[_Item]) -> dict[tuple[str, Variant], Stream]:

@@ -24,7 +24,10 @@ _TABLE = FileOrAddress()
     help="Feature store: a folder, s3://BUCKET/PREFIX, …; created where absent.",
 )
 @click.option(
-    "--config", "config_path", type=_TABLE, help="Settings in YAML; `pet_units: suv` must be declared for PET."
+    "--config",
+    "config_path",
+    type=_TABLE,
+    help="Settings in YAML; a PET that is no DICOM series needs `pet_units: suv`.",
 )
 @click.option(
     "--weights", metavar="PATH|NAME|random:SEED", help="Checkpoint file, published MedSAM2 file name, or random."
@@ -33,7 +36,9 @@ _TABLE = FileOrAddress()
 @click.option(
     "--jobs", type=click.IntRange(min=0), help="Processes; default one a core, on cuda one; 0 works in this process."
 )
-@click.option("--device", default="cpu", show_default=True, help="torch device: cpu, cuda, cuda:1.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="torch device: cpu, cuda, or several GPUs: cuda:0,cuda:1."
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and its reasons; write nothing.")
 @click.option("--make-current", is_flag=True, help="Commit again an input that a later one has replaced.")
 @click.option("--no-pack", is_flag=True, help="Do not pack the mean maps of the snapshots.")

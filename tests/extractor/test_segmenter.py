@@ -262,7 +262,7 @@ def test_network_input_is_the_slice_resized_by_pil_and_normalised(mini):
 
 def test_box_corners_scale_by_native_width_and_height(mini):
     made = mini.box_prompt(np.array([10, 20, 30, 40]), shape_yx=(80, 160))
-    np.testing.assert_array_equal(made.numpy(), [[[8, 32], [24, 64]]])
+    np.testing.assert_array_equal(made.coordinates.numpy(), [[[8, 32], [24, 64]]])
 
 
 def test_bfloat16_precision_stays_near_float32(mini):

@@ -1,0 +1,104 @@
+"""What a process that works on studies holds, and what it tells of them; knows no pool, no cluster and no plan.
+
+A process opens the store and loads the network once, and computes on one thread, so that the numbers do not depend on how many
+processes there are.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from extractor.outcome import ItemOutcome
+from extractor.work import LoadedStudy, StudyTask, load_study
+from store_schema import open_store
+
+MAX_DEATHS = 2
+"""A study whose process dies this often is given up: it is the likely cause."""
+DIED = f"its process died {MAX_DEATHS} times: out of memory, or killed"
+NO_WORKER = "no worker process could be started"
+
+Stage = Literal["loading", "embedding", "writing"]
+"""`loading`: files are read, resampled and compared with the store; `embedding`: the network runs; `writing`: the rest is
+written."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker process needs to open: addresses, not objects, so that no credential travels."""
+
+    store_url: str
+    model: str
+    weights: str
+    weights_sha256: str
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What came of one study: outcomes by item, or the reason why the whole study failed."""
+
+    task: StudyTask
+    outcomes: tuple[ItemOutcome, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyStage:
+    """What is being done with a study; None where its process died, and it waits again."""
+
+    task: StudyTask
+    stage: Stage | None
+
+
+Told = Callable[[StudyStage | StudyResult], None]
+"""Takes what happens to studies, as it happens, and perhaps from several threads."""
+Load = Callable[[StudyTask], LoadedStudy]
+"""Reads a study for the network of this process."""
+
+_opening = threading.Lock()
+
+
+def worker(spec: WorkerSpec) -> Load:
+    """What loads studies in this process; opens store and network at the first call, and keeps them.
+
+    Raises
+    ------
+    ConfigError, WeightsError
+        If the network does not run here, or its weights are not those expected.
+    StoreError
+        If the store cannot be opened.
+    """
+    # Threads that ask at once must not load the network twice.
+    with _opening:
+        return _opened(spec)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(spec: WorkerSpec) -> Load:
+    import torch  # noqa: PLC0415 - a process that only plans needs no torch
+
+    from extractor.segmenter import load_segmenter  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    segmenter = load_segmenter(
+        spec.model,
+        spec.weights,
+        device=spec.device,
+        precision=spec.precision,
+        expected_sha256=spec.weights_sha256,
+    )
+    return functools.partial(load_study, segmenter=segmenter, store=open_store(spec.store_url))
+
+
+def reason_of(error: BaseException) -> str:
+    """Kind, message and place in the code of an error that nobody foresaw."""
+    where = traceback.extract_tb(error.__traceback__)[-1:] if error.__traceback__ else []
+    place = f" ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
+    return f"{type(error).__name__}: {error}{place}"
