@@ -39,6 +39,8 @@ def made(dicom, tmp_path_factory) -> Path:
     header, line = (folder / "phantom" / "studies.csv").read_text().splitlines()
     row = dict(zip(header.split(","), line.split(","), strict=True))
     ct, pet = (read_volume(str(folder / "phantom" / row[column])) for column in ("ct", "pet"))
+    # The phantom's noise goes below what stored values of 0 and up can say.
+    np.maximum(ct.array_zyx, -1024, out=ct.array_zyx)
     _as_dicom(dicom, folder / NAME / "ct", ct, "CT")
     _as_dicom(dicom, folder / NAME / "pet", pet, "PET")
     whole = np.round(ct.array_zyx)
