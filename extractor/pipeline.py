@@ -89,9 +89,10 @@ class _Stages:
         while (task := coming.task.result()) is not None:
             loaded = coming.loaded
             error = loaded.exception()
+            # Before the next is loaded: else a slow writer would let a fourth study into memory.
+            self._wait_for_writes(but=1)
             if prefetch:
                 coming = self._coming()
-            self._wait_for_writes(but=1)
             self._embed(task, loaded, error)
             del loaded
             if not prefetch:
