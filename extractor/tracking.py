@@ -188,14 +188,14 @@ class Stepper:
             work.decoded = decoded
 
     def _decode(self, works: Sequence[_Work], features: SliceFeatures, *, prompted: bool) -> list[Decoded]:
-        conditioned = torch.cat([work.conditioned for work in works if work.conditioned is not None])
+        conditioned = _joined([work.conditioned for work in works if work.conditioned is not None])
         points = [work.prompt for work in works if isinstance(work.prompt, Points)] if prompted else []
         previous = [work.previous.logits for work in works if work.previous is not None] if prompted else []
         decoded = self._network.decode(
             features.repeated(len(works)),
             conditioned,
             points=_together(points),
-            previous=torch.cat(previous) if previous else None,
+            previous=_joined(previous) if previous else None,
         )
         return list(decoded.apart())
 
@@ -228,6 +228,11 @@ def _prompt_kind(work: _Work) -> tuple[int, bool]:
     """Prompts of one kind make one batch: as many points, and all or none with earlier logits."""
     assert isinstance(work.prompt, Points)
     return work.prompt.labels.size(1), work.previous is not None
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One batch of several; one alone as it is, since a copy is laid out in another order, and sums would round otherwise."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _together(points: Sequence[Points]) -> Points | None:
