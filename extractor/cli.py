@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from extractor.commands.features import import_features, radiomics
 from extractor.commands.phantom import phantom
 from extractor.commands.run import run
 from store_schema.console import EngramGroup
@@ -29,5 +30,5 @@ def main() -> None:
     """
 
 
-for command in (run, phantom):
+for command in (run, import_features, radiomics, phantom):
     main.add_command(command)

@@ -5,12 +5,14 @@ Everything that changes the numbers is here and ends in a view; where it runs (d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from extractor.baseline_layouts import HIERA, VECTOR_DTYPE, Baseline, BaselineName, SliceEncoderName
 from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV
 from extractor.layouts import LAYOUTS, Mode, layout_shape
 from extractor.prompts import PromptKind
@@ -21,6 +23,9 @@ from store_schema.files import Place, read_text, without_secret
 
 RECIPE = 1
 """Raised whenever our own code changes the numbers of a view: a new recipe is a new view."""
+
+BASELINE_RECIPE = 1
+"""The same for baseline views, which no change of memories touches."""
 
 LayoutName = Literal["paper", "raw", "pooled", "thirds"]
 Modality = Literal["PET", "CT"]
@@ -69,7 +74,12 @@ class ExtractConfig(BaseModel):
     stride: int = Field(default=2, ge=1)
     """Every stride-th mask-bearing slice is kept, counted from the uppermost."""
     layouts: tuple[LayoutName, ...] = ("paper", "pooled", "thirds", "raw")
-    """One view each, all from one pass; the first also holds masks and previews."""
+    """One view each, all from one pass; the first also holds masks and previews. None of them: baselines alone."""
+    baselines: tuple[BaselineName, ...] = ()
+    """Encoders without prompt or memory to compare with, one view each, from the same kept slices; `hiera` is the image encoder of
+    `model` with `weights`."""
+    baseline_weights: dict[SliceEncoderName, str] = Field(default_factory=dict)
+    """Checkpoint path, address or `random:SEED` by encoder; the published ImageNet weights where one is not named."""
     modalities: tuple[Modality, ...] = ("PET", "CT")
     rois: tuple[str, ...] | None = None
     """Mask columns of the study table to use; null takes every mask column."""
@@ -88,12 +98,12 @@ class ExtractConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> ExtractConfig:
-        for name in ("layouts", "modalities", "derive", "rois", "modes", "prompts"):
+        for name in ("layouts", "baselines", "modalities", "derive", "rois", "modes", "prompts"):
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names the same thing twice: {list(values)}")
         for name in ("layouts", "modalities", "modes", "prompts"):
-            if not getattr(self, name):
+            if not getattr(self, name) and not (name == "layouts" and self.baselines):
                 raise ValueError(f"{name} is empty: name at least one")
         for low, high in (self.window_hu, self.clip_suv):
             if not low < high:
@@ -121,8 +131,24 @@ class ExtractConfig(BaseModel):
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
     @property
-    def products(self) -> dict[str, Product]:
-        """What may be made of an entry, by its name in plan and outcomes: the layout, after the variant where there are several."""
+    def slice_encoders(self) -> tuple[SliceEncoderName, ...]:
+        """The encoders beside the segmentation network that are needed."""
+        wanted = {Baseline(name).encoder for name in self.baselines}
+        return tuple(name for name in get_args(SliceEncoderName) if name in wanted)
+
+    @property
+    def needs_segmenter(self) -> bool:
+        """Whether anything is made by the segmentation network."""
+        return bool(self.layouts) or any(Baseline(name).encoder == HIERA for name in self.baselines)
+
+    @property
+    def products(self) -> dict[str, Product | Baseline]:
+        """What may be made of an entry, by its name in plan and outcomes: memories, then baselines."""
+        return {**self.memories, **{name: Baseline(name) for name in self.baselines}}
+
+    @property
+    def memories(self) -> dict[str, Product]:
+        """Memories by their names: the layout, after the variant where there are several."""
         variants = [Variant(mode, prompt) for mode in self.modes for prompt in self.prompts]
         return {
             layout if len(variants) == 1 else f"{variant.name}-{layout}": Product(variant, layout)
@@ -183,6 +209,8 @@ class EncoderFacts(BaseModel):
     weights_sha256: str
     trained: bool
     flags: dict[str, bool | int | float | str]
+    features: int | None = None
+    """Length of the vector of a slice, where the network makes one."""
 
 
 def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> ViewSpec:
@@ -191,7 +219,7 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     variant, layout = product.variant, product.layout
     return ViewSpec(
         name=f"{encoder.name}{untrained}-{variant.name}-{layout}",
-        encoder=Encoder(**encoder.model_dump(exclude={"flags"})),
+        encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
         prompt=Prompt(kind=variant.prompt, mode=variant.mode, stride=config.stride),
         layout=Layout(name=layout, shape=layout_shape(layout, encoder.image_size)),
@@ -203,10 +231,56 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     )
 
 
-def views_of(config: ExtractConfig, encoder: EncoderFacts) -> dict[str, ViewSpec]:
-    """A view for each product of this extraction, in the order of the settings."""
+def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Baseline) -> ViewSpec:
+    """The frozen specification of one baseline; `encoder` is the segmentation network for `hiera`."""
+    untrained = "" if encoder.trained else "-untrained"
+    base, _, options = baseline.name.partition("-")
+    named = (f"{encoder.name}{untrained}", *([base] if base != encoder.name else []), *([options] if options else []))
+    assert encoder.features is not None
+    shape = baseline.shape(encoder.features)
+    return ViewSpec(
+        name="-".join(named),
+        encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
+        intensity=_intensities(config),
+        prompt=Prompt(kind="none", mode="slices", stride=config.stride),
+        layout=Layout(name=baseline.layout, shape=shape, dtype=None if baseline.is_map else VECTOR_DTYPE),
+        flags={"baseline": base, "crop": baseline.crop, "aggregate": baseline.aggregate, **_fed(encoder, baseline)},
+        precision=config.precision,
+        recipe=BASELINE_RECIPE,
+        grid="ct",
+        regions=_regions(config),
+    )
+
+
+def _fed(encoder: EncoderFacts, baseline: Baseline) -> dict[str, bool | int | float | str]:
+    """How slices are fed and features read; the predictor's switches touch no number of the image encoder."""
+    return {"read": "top level of the neck"} if baseline.encoder == HIERA else dict(encoder.flags)
+
+
+def views_of(
+    config: ExtractConfig, encoder: EncoderFacts | None, slice_encoders: Mapping[str, EncoderFacts] | None = None
+) -> dict[str, ViewSpec]:
+    """A view for each product of this extraction, in the order of the settings.
+
+    Parameters
+    ----------
+    encoder
+        The segmentation network; None where none is needed.
+    slice_encoders
+        The others, by name.
+    """
     assert set(config.layouts) <= set(LAYOUTS)
-    return {name: view_of(config, encoder, product) for name, product in config.products.items()}
+    others = {HIERA: encoder, **(slice_encoders or {})}
+    views: dict[str, ViewSpec] = {}
+    for name, product in config.products.items():
+        facts = others[product.encoder] if isinstance(product, Baseline) else encoder
+        assert facts is not None
+        views[name] = (
+            baseline_view_of(config, facts, product)
+            if isinstance(product, Baseline)
+            else view_of(config, facts, product)
+        )
+    return views
 
 
 def _intensities(config: ExtractConfig) -> dict[str, Intensity]:

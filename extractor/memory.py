@@ -66,6 +66,18 @@ class Memory:
 
 SliceDone = Callable[[int, int], None]
 """Takes how many visits of slices are done and how many there are."""
+
+
+@dataclass(frozen=True)
+class FeatureTap:
+    """Takes the image encoder's top level of certain slices as the pass comes by, whether or not a stream keeps them."""
+
+    slices: frozenset[int]
+    """z indices."""
+    take: Callable[[int, Float32[np.ndarray, "channel row column"]], None]
+    """Called once a slice, from superior to inferior, with z and what the encoder made of it."""
+
+
 Observer = Callable[[str, int, BFloat16[Tensor, "1 64 row column"], Float32[Tensor, "1 1 row column"]], None]
 """Takes the stream's name, rank of the slice, memory and mask logits as each is made."""
 
@@ -76,6 +88,7 @@ def embed_volume(
     streams: Sequence[Stream],
     *,
     layouts: Sequence[str],
+    tap: FeatureTap | None = None,
     on_slice: SliceDone | None = None,
     observe: Observer | None = None,
     timings_s: MutableMapping[str, float] | None = None,
@@ -106,6 +119,8 @@ def embed_volume(
         Prompts of each region.
     layouts
         Names from `extractor.layouts.LAYOUTS`.
+    tap
+        Takes image features of slices, beside the streams or without any.
     on_slice
         Called after each visit of a slice; slices above a key slice may be visited twice.
     observe
@@ -133,7 +148,7 @@ def embed_volume(
     stepper = Stepper(segmenter, clock)
     with ExitStack() as stack:
         encoder = _Encoder(segmenter, image_zyx, clock, stack)
-        for visit in _visits(ways, encoder, on_slice):
+        for visit in _visits(ways, encoder, on_slice, tap or FeatureTap(frozenset(), lambda *_: None)):
             with segmenter.running():
                 steps = stepper.step([visit.track_of(way) for way in visit.ways], visit.features)
             for way, step in zip(visit.ways, steps, strict=True):
@@ -199,7 +214,7 @@ class _Visit:
         return way.up if self.upwards else way.down
 
 
-def _visits(ways: Sequence[_Way], encoder: _Encoder, on_slice: SliceDone | None) -> Iterator[_Visit]:
+def _visits(ways: Sequence[_Way], encoder: _Encoder, on_slice: SliceDone | None, tap: FeatureTap) -> Iterator[_Visit]:
     """Every slice of a track downwards, from superior to inferior; then those above key slices upwards."""
     down = _by_slice([(way, way.down.ranks) for way in ways])
     up = _by_slice([(way, way.up.ranks[1:]) for way in ways])
@@ -208,8 +223,12 @@ def _visits(ways: Sequence[_Way], encoder: _Encoder, on_slice: SliceDone | None)
         if upwards:
             for way in ways:
                 way.up.follow(way.down)
-        order = sorted(keepers, reverse=not upwards)
+        order = sorted(keepers if upwards else keepers.keys() | tap.slices, reverse=not upwards)
         for z, features in encoder.features(order, again=frozenset() if upwards else frozenset(up)):
+            if not upwards and z in tap.slices:
+                tap.take(z, features.maps()[-1][0].float().cpu().numpy())
+            if z not in keepers:
+                continue
             yield _Visit(keepers[z], upwards, features)
             done += 1
             if on_slice is not None:

@@ -16,19 +16,21 @@ from importlib.metadata import version
 
 from rich.console import Console
 
+from extractor.baseline_layouts import SliceEncoderName
 from extractor.config import EncoderFacts, ExtractConfig, views_of
+from extractor.opening import opened
 from extractor.outcome import ItemOutcome, PlanItem, to_jsonl
 from extractor.plan import make_plan, plan_study
 from extractor.pool import Processes, run_studies
 from extractor.progress import bars, study_progress
 from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
-from extractor.worker import StudyResult, StudyStage, WorkerSpec
-from store_schema import EntryKey, Store, open_store
-from store_schema.errors import ConfigError, StoreError, StoreNotFoundError, UsageError
+from extractor.worker import BaselineSpec, StudyResult, StudyStage, WorkerSpec
+from store_schema import EntryKey, Store
+from store_schema.errors import ConfigError, StoreError, UsageError
 from store_schema.files import Place, is_remote, name_of, without_secret
 from store_schema.packs import make_pack
-from store_schema.pseudonyms import PlainIds, check_rule, settle_rule
+from store_schema.pseudonyms import PlainIds
 from store_schema.withdrawals import withdrawn
 
 LEFT_ALONE = ("refused", "withdrawn")
@@ -37,7 +39,7 @@ HELD = ("committed", "done", "superseded")
 """Results that have a commit."""
 DEFAULT_WEIGHTS = "MedSAM2_latest.pt"
 PACKED = "mean_map"
-"""What the run packs: all that a trainer with an averaging head reads."""
+"""What the run packs where a view has it: all that a trainer with an averaging head reads."""
 
 
 @dataclass(frozen=True)
@@ -107,31 +109,20 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
     if config.weights is not None:
         # Settings travel to the processes and into the record.
         config = config.model_copy(update={"weights": without_secret(config.weights)})
+    known = {name: without_secret(place) for name, place in config.baseline_weights.items()}
+    config = config.model_copy(update={"baseline_weights": known})
     rows = read_study_table(options.table, config, options.ids)
     _check_pet_units(config, rows)
-    spec, facts = _load(config, options)
-    console.print(f"Encoder {facts.name}, weights sha256 {facts.weights_sha256[:16]}, {_training(facts)}")
-    store = _open(options)
-    specs = views_of(config, facts)
+    spec, facts, others = _load(config, options)
+    for one in (*([facts] if facts else []), *others.values()):
+        console.print(f"Encoder {one.name}, weights sha256 {one.weights_sha256[:16]}, {_training(one)}")
+    store = opened(options.store_url, options.ids, dry_run=options.dry_run)
+    specs = views_of(config, facts, others)
     views = {layout: view.view_id if options.dry_run else store.put_view(view) for layout, view in specs.items()}
     plan = tuple(make_plan(rows, views=views, store=store, config=config))
     if options.dry_run:
         return RunReport(run_id=None, views=views, plan=tuple(_cleaned(plan, options.ids.clean)))
     return _Run(rows, plan, views, spec, store, config, options, console).execute()
-
-
-def _open(options: RunOptions) -> Store:
-    """The store, whose patients are called as this run calls them; for a dry run without one, an empty one in memory."""
-    if not options.dry_run:
-        store = open_store(options.store_url, create=True)
-        settle_rule(store, options.ids)
-        return store
-    try:
-        store = open_store(options.store_url)
-    except StoreNotFoundError:
-        return open_store(f"memory://dry-run-{uuid.uuid4().hex}", create=True)
-    check_rule(store.location, options.ids)
-    return store
 
 
 def _cleaned[T: (PlanItem, ItemOutcome)](items: Sequence[T], clean: Callable[[str], str]) -> list[T]:
@@ -159,25 +150,57 @@ def _check_pet_units(config: ExtractConfig, rows: Sequence[StudyRow]) -> None:
         )
 
 
-def _load(config: ExtractConfig, options: RunOptions) -> tuple[WorkerSpec, EncoderFacts]:
-    """Loads the network once here, so that a wrong checkpoint fails before any worker starts."""
+def _load(
+    config: ExtractConfig, options: RunOptions
+) -> tuple[WorkerSpec, EncoderFacts | None, dict[str, EncoderFacts]]:
+    """Loads every network once here, so that a wrong checkpoint fails before any worker starts."""
+    facts = _load_segmenter(config, options) if config.needs_segmenter else None
+    others: dict[str, EncoderFacts] = {}
+    for name in config.slice_encoders:
+        others[name] = _load_encoder(name, config, options)
+    spec = WorkerSpec(
+        options.store_url,
+        config.model,
+        config.weights or DEFAULT_WEIGHTS,
+        facts.weights_sha256 if facts else "",
+        options.devices[0],
+        config.precision,
+        tuple(BaselineSpec(n, config.baseline_weights.get(n), others[n].weights_sha256) for n in config.slice_encoders),
+        segmenter=config.needs_segmenter,
+    )
+    return spec, facts, others
+
+
+def _load_encoder(name: SliceEncoderName, config: ExtractConfig, options: RunOptions) -> EncoderFacts:
+    from extractor.baselines import load_encoder  # noqa: PLC0415 - keeps --help and table errors instant
+
+    weights = config.baseline_weights.get(name)
+    encoder = load_encoder(name, weights, device=options.devices[0], precision=config.precision)
+    return EncoderFacts(
+        name=encoder.name,
+        image_size=encoder.image_size,
+        weights_sha256=encoder.weights_sha256,
+        trained=encoder.trained,
+        flags=encoder.flags,
+        features=encoder.features,
+    )
+
+
+def _load_segmenter(config: ExtractConfig, options: RunOptions) -> EncoderFacts:
     from extractor.segmenter import load_segmenter  # noqa: PLC0415 - keeps --help and table errors instant
 
     if config.weights is None and config.model == "mini":
         raise ConfigError("the mini model has no published weights: give --weights random:SEED or a checkpoint path.")
     weights = config.weights or DEFAULT_WEIGHTS
     segmenter = load_segmenter(config.model, weights, device=options.devices[0], precision=config.precision)
-    facts = EncoderFacts(
+    return EncoderFacts(
         name=segmenter.name,
         image_size=segmenter.image_size,
         weights_sha256=segmenter.weights_sha256,
         trained=segmenter.trained,
         flags=dict(segmenter.flags),
+        features=segmenter.feature_channels,
     )
-    spec = WorkerSpec(
-        options.store_url, config.model, weights, facts.weights_sha256, options.devices[0], config.precision
-    )
-    return spec, facts
 
 
 @dataclass(frozen=True)
@@ -277,13 +300,12 @@ class _Run:
         return {key: number for key, number in held.items() if key not in gone}
 
     def _pack(self, layout: str, snapshot_id: str, pack_s: dict[str, float]) -> None:
-        """Packs the snapshot's mean maps; a view of vectors has none."""
+        """Packs the snapshot's mean maps, or its vectors, which have none."""
         started, snapshot = time.perf_counter(), self.store.snapshot(snapshot_id)
-        if PACKED not in snapshot.commit(snapshot.keys[0]).arrays:
-            return
+        kind = PACKED if PACKED in snapshot.commit(snapshot.keys[0]).arrays else "memory"
         with bars(self.console) as progress:
             bar = progress.add_task(f"pack {layout}", total=len(snapshot), failed=0, rate="", doing="")
-            make_pack(snapshot, PACKED, told=lambda done, total: progress.update(bar, completed=done, total=total))
+            make_pack(snapshot, kind, told=lambda done, total: progress.update(bar, completed=done, total=total))
             progress.update(bar, completed=len(snapshot))
         pack_s[layout] = time.perf_counter() - started
 
@@ -296,9 +318,9 @@ def process_count(options: RunOptions, *, studies: int, cores: int) -> int:
 
 def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int, ids: PlainIds) -> bytes:
     settings = config.model_dump(mode="json")
-    if config.weights is not None and ("/" in config.weights or is_remote(config.weights)):
-        # The digest in the view says which weights; where they lie says who keeps them there.
-        settings["weights"] = name_of(config.weights)
+    # The digest in the view says which weights; where they lie says who keeps them there.
+    settings["weights"] = _named(config.weights)
+    settings["baseline_weights"] = {name: _named(place) for name, place in config.baseline_weights.items()}
     record = {
         "started_at": datetime.now(UTC).isoformat(),
         "settings": settings,
@@ -309,6 +331,11 @@ def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int,
         "engram": version("engram"),
     }
     return json.dumps(record, indent=2).encode()
+
+
+def _named(weights: str | None) -> str | None:
+    """Weights without the folder or address where they lie."""
+    return name_of(weights) if weights is not None and ("/" in weights or is_remote(weights)) else weights
 
 
 def _without_work(plan: Sequence[PlanItem], to_do: set[str]) -> list[ItemOutcome]:

@@ -70,6 +70,11 @@ class Segmenter:
         return int(self.network.mem_dim)
 
     @property
+    def feature_channels(self) -> int:
+        """Channels of the image encoder's top level: 256."""
+        return int(self.network.hidden_dim)
+
+    @property
     def grid_px(self) -> int:
         """Rows and columns of one memory."""
         return self.image_size // int(self.network.backbone_stride)

@@ -78,7 +78,7 @@ def read_study_table(table: Place, config: ExtractConfig, ids: PlainIds | None =
         If a patient, study or ROI id cannot be part of a store key, or two ids differ by case alone.
     """
     path, ids = without_secret(table), ids or PlainIds()
-    frame = _read(path)
+    frame = read_cells(path)
     _note(frame, path, ids)
     rois = _roi_columns(frame, config, path)
     _check_columns(frame, config, rois, path)
@@ -93,7 +93,14 @@ def read_study_table(table: Place, config: ExtractConfig, ids: PlainIds | None =
     return rows
 
 
-def _read(path: str) -> pd.DataFrame:
+def read_cells(path: str, *, kind: str = "study table") -> pd.DataFrame:
+    """Every cell of a CSV or Parquet table as text, stripped; an empty one is an empty text.
+
+    Raises
+    ------
+    TableError
+        If it cannot be read; `kind` says what was expected.
+    """
     try:
         with local_file(path) as local:
             parquet = local.suffix == ".parquet"
@@ -101,7 +108,7 @@ def _read(path: str) -> pd.DataFrame:
     except UsageError as error:
         raise TableError(str(error)) from error
     except (OSError, ValueError, csv.Error) as error:
-        raise TableError(f"{path} cannot be read as a study table (CSV or Parquet): {error}") from error
+        raise TableError(f"{path} cannot be read as a {kind} (CSV or Parquet): {error}") from error
     stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
     return stripped
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from extractor.baseline_layouts import Baseline
+from extractor.baseline_pass import HieraPass, Made, Region, slice_vectors
+from extractor.baselines import SliceEncoder
 from extractor.config import ExtractConfig, Product, Variant
+from extractor.entries import Subject, baseline_entry, memory_entry
 from extractor.fetch import fetched
-from extractor.memory import Memory, Stream, embed_volume
+from extractor.memory import Stream, embed_volume
 from extractor.outcome import ItemOutcome
 from extractor.plan import once, rois_of, sources_of
-from extractor.preview import render_preview
 from extractor.prompts import kept_slices, key_rank, seeded_points, tight_boxes
 from extractor.segmenter import Segmenter
 from extractor.study import PreparedStudy, prepare_study
@@ -31,7 +34,7 @@ from store_schema.errors import EngramError, EntryWithdrawnError
 
 FAILURES = (EngramError, OSError, RuntimeError, MemoryError)
 """What the pass of one modality may end in while the study's other entries are sound; torch raises RuntimeError."""
-RECORDED_VERSIONS = ("engram", "torch", "sam2", "SimpleITK", "numpy", "pillow", "scipy", "zarr")
+RECORDED_VERSIONS = ("engram", "torch", "torchvision", "timm", "sam2", "SimpleITK", "numpy", "pillow", "scipy", "zarr")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class _Item:
     key: EntryKey
     layout: str
     """Name of its product in plan and outcomes."""
-    product: Product
+    product: Product | Baseline
     view_id: str
     input_sha256: str
 
@@ -75,14 +78,26 @@ class _Item:
         return self.key.modality, self.key.roi, self.layout
 
 
-def extract_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> list[ItemOutcome]:
+def extract_study(
+    task: StudyTask, *, segmenter: Segmenter | None, store: Store, encoders: Sequence[SliceEncoder] = ()
+) -> list[ItemOutcome]:
     """Outcome of each patient / modality / ROI / layout of one study; commits what is new or stale."""
-    loaded = load_study(task, segmenter=segmenter, store=store)
+    loaded = load_study(task, segmenter=segmenter, store=store, encoders=encoders)
     return [*loaded.outcomes, *(made() if isinstance(made, Write) else made for made in embed_study(loaded))]
 
 
-def load_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> LoadedStudy:
-    """The study read, prepared and compared with the store; runs no network."""
+def load_study(
+    task: StudyTask, *, segmenter: Segmenter | None, store: Store, encoders: Sequence[SliceEncoder] = ()
+) -> LoadedStudy:
+    """The study read, prepared and compared with the store; runs no network.
+
+    Parameters
+    ----------
+    segmenter
+        The segmentation network; None where the settings need none.
+    encoders
+        Those of baselines beside it.
+    """
     try:
         # Before any file is read: one that is replaced meanwhile then has another fingerprint at the next plan.
         look = once()
@@ -91,7 +106,8 @@ def load_study(task: StudyTask, *, segmenter: Segmenter, store: Store) -> Loaded
             prepared = prepare_study(files, task.config.rules())
     except (EngramError, OSError) as error:
         return LoadedStudy(tuple(_failed(task, modality, roi, layout, error) for modality, roi, layout in task.items()))
-    passes = [_Pass(task, modality, prepared, sources, segmenter, store) for modality in task.config.modalities]
+    networks = segmenter, tuple(encoders)
+    passes = [_Pass(task, modality, prepared, sources, *networks, store) for modality in task.config.modalities]
     return LoadedStudy.judged([_judged(this) for this in passes])
 
 
@@ -119,8 +135,14 @@ class _Pass:
     prepared: PreparedStudy
     sources: Mapping[tuple[str, str], tuple[Source, ...]]
     """Fingerprints of the files as they were before they were read, by modality and ROI."""
-    segmenter: Segmenter
+    segmenter: Segmenter | None
+    encoders: tuple[SliceEncoder, ...]
     store: Store
+
+    def regions(self, items: Iterable[_Item]) -> dict[str, Region]:
+        """Kept slices and boxes of these items' regions."""
+        masks, stride = self.prepared.masks_zyx, self.task.config.stride
+        return {roi: Region.of(masks[roi], stride) for roi in dict.fromkeys(item.key.roi for item in items)}
 
 
 @dataclass(frozen=True)
@@ -154,14 +176,14 @@ class Write:
 
     this: _Pass
     item: _Item
-    stream: Stream
-    memory: Memory
+    entry: Callable[[], Entry]
+    """Puts arrays, mask and preview together."""
     embedding_s: float
 
     def __call__(self) -> ItemOutcome:
         """Outcome of the item; what its writing raises on purpose counts against it alone."""
         try:
-            return _publish(self.this, self.item, self.stream, self.memory, self.embedding_s)
+            return _publish(self.this, self.item, self.entry, self.embedding_s)
         except FAILURES as error:
             return _failed(self.this.task, *self.item.names, error)
 
@@ -189,28 +211,72 @@ def _judged(this: _Pass) -> tuple[list[ItemOutcome], _Open]:
 
 
 def _embedded(opened: _Open) -> Iterator[Write]:
-    this, started = opened.this, time.perf_counter()
-    streams = _streams(this, [item for items in opened.items.values() for item in items])
-    layouts = tuple(dict.fromkeys(product.layout for product in this.task.config.products.values()))
+    """Memories and what shares their image encoder in one pass, then each other encoder in its own."""
+    this, items = opened.this, [item for items in opened.items.values() for item in items]
+    if this.segmenter is not None:
+        yield from _segmented(this, this.segmenter, items)
+    for encoder in this.encoders:
+        yield from _encoded(this, encoder, items)
+
+
+def _segmented(this: _Pass, segmenter: Segmenter, items: Sequence[_Item]) -> Iterator[Write]:
+    started, alone = time.perf_counter(), segmenter.batches.alone
+    streams = _streams(this, items, alone=alone)
+    regions = this.regions(items if alone else _items(this))
+    hiera = HieraPass(_baselines(items), regions, whole=not alone)
+    if not streams and not hiera.tap.slices:
+        return
+    layouts = tuple(dict.fromkeys(product.layout for product in this.task.config.memories.values()))
     image_zyx = this.prepared.images_zyx[this.modality]
-    memories = embed_volume(this.segmenter, image_zyx, list(streams.values()), layouts=layouts)
-    embedding_s = (time.perf_counter() - started) / len(streams)
-    for items in opened.items.values():
-        for item in items:
+    memories = embed_volume(segmenter, image_zyx, list(streams.values()), layouts=layouts, tap=hiera.tap)
+    made = hiera.finish()
+    embedding_s = (time.perf_counter() - started) / (len(streams) + len(made))
+    for item in items:
+        if isinstance(item.product, Product):
             stream = streams[item.key.roi, item.product.variant]
-            yield Write(this, item, stream, memories[stream.name], embedding_s)
+            memory, layout = memories[stream.name], item.product.layout
+            yield Write(this, item, partial(memory_entry, _subject(this, item), stream, memory, layout), embedding_s)
+        elif (item.key.roi, item.layout) in made:
+            yield _baseline_write(this, item, regions[item.key.roi], made[item.key.roi, item.layout], embedding_s)
 
 
-def _streams(this: _Pass, items: Sequence[_Item]) -> dict[tuple[str, Variant], Stream]:
+def _encoded(this: _Pass, encoder: SliceEncoder, items: Sequence[_Item]) -> Iterator[Write]:
+    started = time.perf_counter()
+    mine = [item for item in items if isinstance(item.product, Baseline) and item.product.encoder == encoder.name]
+    if not mine:
+        return
+    # Where numbers depend on what shares a batch, all of the modality goes through, whatever is held already.
+    regions = this.regions(mine if encoder.alone else _items(this))
+    wanted = _baselines(mine if encoder.alone else _items(this))
+    made = slice_vectors(encoder, this.prepared.images_zyx[this.modality], wanted, regions)
+    embedding_s = (time.perf_counter() - started) / len(mine)
+    for item in mine:
+        yield _baseline_write(this, item, regions[item.key.roi], made[item.key.roi, item.layout], embedding_s)
+
+
+def _baselines(items: Iterable[_Item]) -> list[tuple[str, Baseline]]:
+    return [(item.key.roi, item.product) for item in items if isinstance(item.product, Baseline)]
+
+
+def _baseline_write(this: _Pass, item: _Item, region: Region, made: Made, embedding_s: float) -> Write:
+    return Write(this, item, partial(baseline_entry, _subject(this, item), region, made), embedding_s)
+
+
+def _streams(this: _Pass, items: Sequence[_Item], *, alone: bool) -> dict[tuple[str, Variant], Stream]:
     """What goes through the network: the items' own streams; all of the modality where numbers depend on what shares a batch."""
-    if not this.segmenter.batches.alone:
-        items = list(_items(this))
-    wanted = dict.fromkeys((item.key.roi, item.product.variant) for item in items)
+    wanted = _variants(items)
+    if wanted and not alone:
+        wanted = _variants(_items(this))
     patient, stride = this.task.row.patient, this.task.config.stride
     return {
         (roi, variant): _stream(EntryKey(patient, this.modality, roi), variant, this.prepared.masks_zyx[roi], stride)
         for roi, variant in wanted
     }
+
+
+def _variants(items: Iterable[_Item]) -> dict[tuple[str, Variant], None]:
+    products = ((item.key.roi, item.product) for item in items)
+    return dict.fromkeys((roi, product.variant) for roi, product in products if isinstance(product, Product))
 
 
 def _stream(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Stream:
@@ -227,13 +293,13 @@ def _stream(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"
     )
 
 
-def _publish(this: _Pass, item: _Item, stream: Stream, memory: Memory, embedding_s: float) -> ItemOutcome:
+def _publish(this: _Pass, item: _Item, entry: Callable[[], Entry], embedding_s: float) -> ItemOutcome:
     started = time.perf_counter()
     try:
         publication = this.store.publish(
             item.view_id,
             item.key,
-            _entry(this, item, stream, memory),
+            entry(),
             input_sha256=item.input_sha256,
             sources=this.sources[item.key.modality, item.key.roi],
             versions={name: version(name) for name in RECORDED_VERSIONS},
@@ -250,28 +316,9 @@ def _publish(this: _Pass, item: _Item, stream: Stream, memory: Memory, embedding
     return ItemOutcome(*_names(item.key), item.layout, result, reason, publication.commit.number, seconds)
 
 
-def _entry(this: _Pass, item: _Item, stream: Stream, memory: Memory) -> Entry:
-    """Arrays and attributes of one entry; the first layout of a pass carries mask and preview."""
-    prepared, made = this.prepared, memory.layouts[item.product.layout]
-    roi = item.key.roi
-    arrays: dict[str, np.ndarray] = {"memory": made.memory.astype(np.float16), "mean_map": made.mean_map}
-    if item.layout == next(iter(this.task.views)):
-        arrays["mask"] = prepared.masks_zyx[roi]
-        arrays["preview"] = render_preview(prepared, item.key.modality, roi, stream.slices, stream.boxes)
-    attributes: dict[str, Any] = {
-        "grid": asdict(prepared.grid),
-        "original_orientation": prepared.original_orientations[item.key.modality],
-        "kept_slices_z": [int(z) for z in stream.slices],
-        "boxes_xyxy": np.asarray(stream.boxes).astype(int).tolist(),
-        "valid_layers": [bool(valid) for valid in made.valid],
-        "outside_share": float(prepared.outside_share[roi]) if item.key.modality == "PET" else 0.0,
-        "warnings": ["one kept slice: a single valid memory"] if memory.single_slice else [],
-    }
-    if stream.points is not None:
-        attributes["points_xy"] = stream.points.tolist()
-    if stream.mode == "key_slice":
-        attributes["key_slice_z"] = int(stream.slices[stream.key])
-    return Entry(arrays=arrays, attributes=attributes)
+def _subject(this: _Pass, item: _Item) -> Subject:
+    pictures = item.layout == next(iter(this.task.views))
+    return Subject(this.prepared, item.key.modality, item.key.roi, pictures)
 
 
 def _items(this: _Pass) -> Iterator[_Item]:
@@ -279,7 +326,8 @@ def _items(this: _Pass) -> Iterator[_Item]:
         if modality == this.modality:
             view_id, product = this.task.views[layout], this.task.config.products[layout]
             key = EntryKey(this.task.row.patient, modality, roi)
-            seed = str(key) if product.variant.prompt == "points" else None
+            points = isinstance(product, Product) and product.variant.prompt == "points"
+            seed = str(key) if points else None
             digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id, points_of=seed)
             yield _Item(key, layout, product, view_id, digest)
 

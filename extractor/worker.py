@@ -12,11 +12,15 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from extractor.outcome import ItemOutcome
 from extractor.work import LoadedStudy, StudyTask, load_study
 from store_schema import open_store
+
+if TYPE_CHECKING:
+    from extractor.baselines import SliceEncoder
+    from extractor.segmenter import Segmenter
 
 MAX_DEATHS = 2
 """A study whose process dies this often is given up: it is the likely cause."""
@@ -29,6 +33,16 @@ written."""
 
 
 @dataclass(frozen=True)
+class BaselineSpec:
+    """An encoder of single slices, to be loaded from the same weights everywhere."""
+
+    name: str
+    weights: str | None
+    """None for the published ones."""
+    sha256: str
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
     """What a worker process needs to open: addresses, not objects, so that no credential travels."""
 
@@ -38,6 +52,10 @@ class WorkerSpec:
     weights_sha256: str
     device: str
     precision: str
+    baselines: tuple[BaselineSpec, ...] = ()
+    """Encoders beside the segmentation network."""
+    segmenter: bool = True
+    """Whether anything is made by the segmentation network."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +102,34 @@ def worker(spec: WorkerSpec) -> Load:
 def _opened(spec: WorkerSpec) -> Load:
     import torch  # noqa: PLC0415 - a process that only plans needs no torch
 
-    from extractor.segmenter import load_segmenter  # noqa: PLC0415
-
     torch.set_num_threads(1)
-    segmenter = load_segmenter(
+    encoders = [_encoder(spec, baseline) for baseline in spec.baselines]
+    segmenter = _segmenter(spec) if spec.segmenter else None
+    return functools.partial(load_study, segmenter=segmenter, store=open_store(spec.store_url), encoders=encoders)
+
+
+def _segmenter(spec: WorkerSpec) -> Segmenter:
+    from extractor.segmenter import load_segmenter  # noqa: PLC0415 - see `_opened`
+
+    return load_segmenter(
         spec.model,
         spec.weights,
         device=spec.device,
         precision=spec.precision,
         expected_sha256=spec.weights_sha256,
     )
-    return functools.partial(load_study, segmenter=segmenter, store=open_store(spec.store_url))
+
+
+def _encoder(spec: WorkerSpec, baseline: BaselineSpec) -> SliceEncoder:
+    from extractor.baselines import load_encoder  # noqa: PLC0415 - see `_opened`
+
+    return load_encoder(
+        baseline.name,
+        baseline.weights,
+        device=spec.device,
+        precision=spec.precision,
+        expected_sha256=baseline.sha256,
+    )
 
 
 def reason_of(error: BaseException) -> str:

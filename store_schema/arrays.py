@@ -22,7 +22,7 @@ from zarr.errors import ChunkNotFoundError
 from zarr.storage import MemoryStore
 
 from store_schema.errors import ObjectAlteredError, ObjectMissingError, StoreError
-from store_schema.records import Json
+from store_schema.records import Json, Layout
 
 ZSTD_LEVEL = 1
 """Noise-like floats hardly compress; a higher level costs time and gains nothing."""
@@ -48,12 +48,23 @@ ARRAYS: Mapping[str, ArraySpec] = {
 }
 
 
+def dtype_in(layout: Layout, name: str) -> str:
+    """The dtype of an array in the entries of a view of this layout."""
+    return layout.dtype if name == "memory" and layout.dtype is not None else ARRAYS[name].dtype
+
+
+def dtypes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """What an array of this shape may be stored as: of a vector, float16 has neither the range nor the digits in every case."""
+    vector = name == "memory" and len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1
+    return (ARRAYS[name].dtype, "float32") if vector else (ARRAYS[name].dtype,)
+
+
 @dataclass(frozen=True)
 class Entry:
     """What one entry holds, before it is stored."""
 
     arrays: Mapping[str, np.ndarray]
-    """By name, of the dtypes in `ARRAYS`; `memory` is required, and a vector view has it as 1 × F × 1 × 1."""
+    """By name, of the dtypes in `ARRAYS`; `memory` is required, and a vector view has it as 1 × F × 1 × 1, float16 or float32."""
     attributes: Mapping[str, Json]
     """Geometry, boxes, slices, valid layers; never a path or provenance."""
 
@@ -91,12 +102,14 @@ def _staged_array(name: str, values: np.ndarray) -> dict[str, bytes]:
     """The objects of one array. A single chunk is compressed here, as Zarr does it; its metadata Zarr itself has written, once."""
     if ARRAYS[name].sharded:
         objects: dict[str, Any] = {}
-        _create(zarr.create_group(MemoryStore(objects), zarr_format=3), name, values.shape)[...] = values
+        _create(zarr.create_group(MemoryStore(objects), zarr_format=3), name, values.shape, values.dtype.name)[...] = (
+            values
+        )
         return {path: buffer.to_bytes() for path, buffer in objects.items() if path != "zarr.json"}
     chunk = "/".join([name, "c", *["0"] * values.ndim])
-    plain = np.ascontiguousarray(values, dtype=np.dtype(ARRAYS[name].dtype).newbyteorder("<"))
+    plain = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     return {
-        f"{name}/zarr.json": _array_metadata(name, values.shape),
+        f"{name}/zarr.json": _array_metadata(name, values.shape, values.dtype.name),
         chunk: bytes(Zstd(level=ZSTD_LEVEL).encode(plain)),
     }
 
@@ -109,9 +122,9 @@ def _group_metadata(attributes: str) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _array_metadata(name: str, shape: tuple[int, ...]) -> bytes:
+def _array_metadata(name: str, shape: tuple[int, ...], dtype: str) -> bytes:
     objects: dict[str, Any] = {}
-    _create(zarr.create_group(MemoryStore(objects), zarr_format=3), name, shape)
+    _create(zarr.create_group(MemoryStore(objects), zarr_format=3), name, shape, dtype)
     return bytes(objects[f"{name}/zarr.json"].to_bytes())
 
 
@@ -129,7 +142,11 @@ def check_entry(entry: Entry) -> None:
         spec = ARRAYS.get(name)
         if spec is None:
             raise StoreError(f"'{name}' is not an array of an entry: expected {', '.join(ARRAYS)}.")
-        if str(values.dtype) != spec.dtype or values.ndim != len(spec.dimensions) or not values.size:
+        if (
+            str(values.dtype) not in dtypes(name, values.shape)
+            or values.ndim != len(spec.dimensions)
+            or not values.size
+        ):
             raise StoreError(
                 f"array '{name}' must be {spec.dtype} with axes {spec.dimensions}, got {values.dtype} of shape {values.shape}."
             )
@@ -165,14 +182,14 @@ def _as_json(attributes: Mapping[str, Json]) -> dict[str, Json]:
     return values
 
 
-def _create(group: zarr.Group, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
     spec = ARRAYS[name]
     chunks = tuple(map(min, MASK_CHUNK_ZYX, shape)) if spec.sharded else shape
     shard = tuple(math.ceil(size / chunk) * chunk for size, chunk in zip(shape, chunks, strict=True))
     return group.create_array(
         name,
         shape=shape,
-        dtype=spec.dtype,
+        dtype=dtype,
         chunks=chunks,
         shards=shard if spec.sharded else None,
         compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()] if spec.sharded else ZstdCodec(level=ZSTD_LEVEL),
@@ -221,10 +238,12 @@ def _plain(metadata: Json, name: str) -> _Plain | None:
     spec, shape = ARRAYS.get(name), metadata.get("shape")
     if spec is None or spec.sharded:
         return None
+    dtype = metadata.get("data_type")
+    if dtype not in dtypes(name, tuple(shape or ())):
+        return None
     expected = {
         "zarr_format": 3,
         "node_type": "array",
-        "data_type": spec.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
     }
@@ -234,7 +253,7 @@ def _plain(metadata: Json, name: str) -> _Plain | None:
     )
     if endian != "little" or any(metadata.get(key) != value for key, value in expected.items()):
         return None
-    return _Plain(np.dtype(spec.dtype).newbyteorder("<"), tuple(shape))
+    return _Plain(np.dtype(dtype).newbyteorder("<"), tuple(shape))
 
 
 def decode(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from store_schema.arrays import ARRAYS
+from store_schema.arrays import dtype_in
 from store_schema.commits import commit_path, parse_commit
 from store_schema.disk_cache import DiskCache
 from store_schema.errors import EngramError, ObjectAlteredError, StoreError
@@ -82,7 +82,7 @@ class BulkReader:
         if pack is not None:
             return pack.load(keys, hold_bytes=self.memory_bytes)
         if not keys:
-            return np.empty((0, *self._shapes[name]), ARRAYS[name].dtype)
+            return np.empty((0, *self._shapes[name]), dtype_in(self.snapshot.view.layout, name))
         reader = (
             self
             if self.arrays == (name,)

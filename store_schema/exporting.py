@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store_schema.arrays import ARRAYS
+from store_schema.arrays import ARRAYS, dtype_in
 from store_schema.bulk import BulkReader
 from store_schema.errors import NotCommittedError, StoreError, UsageError
 from store_schema.records import Json
 from store_schema.snapshot import Snapshot, SnapshotRow
+from store_schema.vectors import with_nan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,22 +96,23 @@ def _schema(snapshot: Snapshot, array: str, shape: Sequence[int]) -> pa.Schema:
     fields = [(name, pa.string()) for name in ("patient", "modality", "roi")]
     fields += [("number", pa.int32()), ("commit_sha256", pa.string())]
     fields += [("valid_layers", pa.list_(pa.bool_()))] if array == "memory" else []
-    value = pa.from_numpy_dtype(np.dtype(ARRAYS[array].dtype))
+    layout = snapshot.view.layout
+    value = pa.from_numpy_dtype(np.dtype(dtype_in(layout, array)))
     told = {
         "store": snapshot.content.header.store_id,
         "view": snapshot.view_id,
         "snapshot": snapshot.id,
         "array": array,
-        "dtype": ARRAYS[array].dtype,
+        "dtype": dtype_in(layout, array),
         "shape": list(shape),
         "axes": list(ARRAYS[array].dimensions),
-    }
+    } | ({"features": list(layout.features)} if layout.features and array == "memory" else {})
     return pa.schema([*fields, (array, pa.list_(value, math.prod(shape)))], metadata={"engram": json.dumps(told)})
 
 
 def _columns(snapshot: Snapshot, array: str, shape: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The table some rows at a time; mean maps come from the snapshot's pack, where there is one."""
-    row_bytes = math.prod(shape) * np.dtype(ARRAYS[array].dtype).itemsize
+    row_bytes = math.prod(shape) * np.dtype(dtype_in(snapshot.view.layout, array)).itemsize
     count = max(1, min(GROUP_ROWS, GROUP_BYTES // row_bytes))
     reader = BulkReader(snapshot, (array,))
     for rows in batched(snapshot.rows, count):
@@ -120,7 +122,7 @@ def _columns(snapshot: Snapshot, array: str, shape: Sequence[int]) -> Iterator[d
             # A pack has no attributes, and which layers are valid is part of what a memory means.
             entries = list(reader.read(keys))
             columns["valid_layers"] = [_valid_layers(entry.attributes.get("valid_layers")) for entry in entries]
-            values = np.stack([entry.arrays[array] for entry in entries])
+            values = with_nan(snapshot.view.layout, np.stack([entry.arrays[array] for entry in entries]))
         else:
             values = reader.stack(array, keys)
         if values.shape[1:] != tuple(shape):

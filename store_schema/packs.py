@@ -21,7 +21,7 @@ from pydantic import Field
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from store_schema.arrays import ARRAYS, ZSTD_LEVEL
+from store_schema.arrays import ARRAYS, ZSTD_LEVEL, dtype_in, dtypes
 from store_schema.commits import FRESH_S, create_or_read
 from store_schema.errors import (
     BackendError,
@@ -99,10 +99,12 @@ class Pack:
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:
-        """The array's Zarr metadata, checked to be of the one form that is decoded here."""
+        """The array's Zarr metadata, checked to be of the one form that is decoded here, in a dtype that it may have."""
         metadata: dict[str, Any] = json.loads(self._object(f"{self.record.kind}/zarr.json"))
         held: dict[str, Any] = {}
-        _create_array(zarr.create_group(MemoryStore(held), zarr_format=3), self.record.kind, tuple(metadata["shape"]))
+        shape, kind = tuple(metadata["shape"]), self.record.kind
+        dtype = next((one for one in dtypes(kind, shape[1:]) if one == metadata["data_type"]), ARRAYS[kind].dtype)
+        _create_array(zarr.create_group(MemoryStore(held), zarr_format=3), kind, shape, dtype)
         expected = json.loads(held[f"{self.record.kind}/zarr.json"].to_bytes())
         told = {key: metadata.get(key) for key in DECIDING}
         if told != {key: expected.get(key) for key in DECIDING} or metadata["shape"][0] != len(self.snapshot):
@@ -132,7 +134,7 @@ class Pack:
         rows = {row.key: i for i, row in enumerate(self.snapshot.rows)}
         wanted = range(len(rows)) if keys is None else [_row_of(rows, key, self.snapshot) for key in keys]
         shape = self._metadata["shape"]
-        values = np.empty((len(wanted), *shape[1:]), ARRAYS[self.record.kind].dtype)
+        values = np.empty((len(wanted), *shape[1:]), self._metadata["data_type"])
         places: dict[int, list[tuple[int, int]]] = {}
         for place, row in enumerate(wanted):
             places.setdefault(row // SHARD_ENTRIES, []).append((row % SHARD_ENTRIES, place))
@@ -282,7 +284,8 @@ def _staged(snapshot: Snapshot, kind: str, told: Told | None) -> Iterator[tuple[
         zarr_format=3,
         attributes={"snapshot": snapshot.id, "view": snapshot.view_id, "kind": kind},
     )
-    array = _create_array(group, kind, (len(snapshot), *(shape if kind == "memory" else shape[2:])))
+    dtype = dtype_in(snapshot.view.layout, kind)
+    array = _create_array(group, kind, (len(snapshot), *(shape if kind == "memory" else shape[2:])), dtype)
     _write_coordinates(group, snapshot)
     done = 0
     for shard, values in enumerate(_shards(snapshot, kind, array.shape[1:])):
@@ -303,16 +306,18 @@ def _staged(snapshot: Snapshot, kind: str, told: Told | None) -> Iterator[tuple[
 
 def _shards(snapshot: Snapshot, kind: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """The entries in the snapshot's order, as many as one object holds at a time."""
+    dtype = np.dtype(dtype_in(snapshot.view.layout, kind))
 
     def read(key: EntryKey) -> np.ndarray:
         values = np.asarray(snapshot.read(key, arrays=[kind]).arrays[kind])
-        if values.shape != shape:
+        if (values.shape, values.dtype) != (shape, dtype):
             raise StoreError(
-                f"{key} has a {kind} of shape {values.shape}, its view declares {shape}: it cannot be packed."
+                f"{key} has a {kind} of {values.dtype} and shape {values.shape}, its view declares {dtype} and {shape}: it cannot "
+                "be packed."
             )
         return values
 
-    size = math.prod(shape) * np.dtype(ARRAYS[kind].dtype).itemsize
+    size = math.prod(shape) * dtype.itemsize
     parallel = snapshot.location.parallel
     read_all = _bounded(read, snapshot.keys, parallel=parallel, size_bytes=size, limit=MEMORY_BYTES)
     yield from (np.stack(values) for values in batched(read_all, SHARD_ENTRIES))
@@ -325,11 +330,11 @@ def _bounded[A](
     return each(read, items, parallel=parallel, weigh=lambda _: COPIES * size_bytes, limit=limit)
 
 
-def _create_array(group: zarr.Group, kind: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+def _create_array(group: zarr.Group, kind: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
     return group.create_array(
         kind,
         shape=shape,
-        dtype=ARRAYS[kind].dtype,
+        dtype=dtype,
         chunks=(1, *shape[1:]),
         shards=(SHARD_ENTRIES, *shape[1:]),
         compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],

@@ -6,7 +6,16 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from store_schema.errors import ObjectAlteredError, SchemaError
 from store_schema.keys import MAX_VIEW_ID_LENGTH, EntryKey, check_id
@@ -131,6 +140,26 @@ class Layout(Record):
     name: str
     shape: tuple[int, ...]
     """Memory layer, channel, row, column."""
+    dtype: Literal["float32"] | None = None
+    """Of `memory`; None means float16. Vectors of measured features need the range and the digits."""
+    features: tuple[str, ...] | None = None
+    """Name of each channel, where channels have names."""
+    missing: float | None = None
+    """Value that stands for "not known" and is never a feature's: read through `store_schema.vectors`, which gives NaN for it."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Json]:
+        """Members that a layout does not have are not written: specifications that are older than they keep their ids."""
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        vector = len(self.shape) == 4 and (self.shape[0], *self.shape[2:]) == (1, 1, 1)
+        if not vector and (self.dtype, self.features, self.missing) != (None, None, None):
+            raise ValueError(f"only vectors, 1 × F × 1 × 1, have a dtype, features or a missing value: {self.shape}")
+        if self.features is not None and (len(self.features), len(set(self.features))) != (self.shape[1],) * 2:
+            raise ValueError(f"{len(self.features)} feature names for {self.shape[1]} channels, each its own")
+        return self
 
 
 class ViewSpec(Record):

@@ -11,7 +11,7 @@ from functools import partial
 from threading import BoundedSemaphore
 from typing import Any
 
-from store_schema.arrays import Entry, check_entry, content_sha256, decode
+from store_schema.arrays import Entry, check_entry, content_sha256, decode, dtype_in
 from store_schema.commits import Numbered, commit_path, numbers_in, read_record
 from store_schema.errors import ObjectAlteredError, SchemaError, StoreError
 from store_schema.findings import Finding, tried
@@ -331,10 +331,12 @@ def _check_arrays(check: _Check, commit: CommitRecord, entry: Entry) -> None:
     except StoreError as error:
         raise SchemaError(f"the entry must not be stored so: {error}") from error
     view, _ = tried(commit.view, partial(check.store.view, commit.view))
-    shape = entry.arrays["memory"].shape
+    memory = entry.arrays["memory"]
     # A view that cannot be read is a finding of its own.
-    if view is not None and shape != view.layout.shape:
-        raise SchemaError(f"memory has shape {shape}, the view declares {view.layout.shape}")
+    if view is not None and memory.shape != view.layout.shape:
+        raise SchemaError(f"memory has shape {memory.shape}, the view declares {view.layout.shape}")
+    if view is not None and memory.dtype.name != dtype_in(view.layout, "memory"):
+        raise SchemaError(f"memory is {memory.dtype}, the view declares {dtype_in(view.layout, 'memory')}")
 
 
 def _check_view(check: _Check, view: str) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from store_schema.arrays import Entry, StagedEntry, stage
+from store_schema.arrays import Entry, StagedEntry, dtype_in, stage
 from store_schema.commits import FRESH_S, Numbered, append_commit, current_record, settled
 from store_schema.errors import BackendError, EntryWithdrawnError, StoreError, UsageError
 from store_schema.keys import EntryKey
@@ -148,10 +148,11 @@ class Writer:
 
 
 def _check_layout(staged: StagedEntry, view: ViewSpec, key: EntryKey) -> None:
-    """One view has one layout: every memory in it has the same shape."""
-    shape = tuple(staged.metadata["memory"]["shape"])
-    if shape != view.layout.shape:
+    """One view has one layout: every memory in it has the same shape and dtype."""
+    memory = staged.metadata["memory"]
+    shape, dtype = tuple(memory["shape"]), dtype_in(view.layout, "memory")
+    if shape != view.layout.shape or memory["data_type"] != dtype:
         raise StoreError(
             f"{key} was not written: its memory has shape {shape}, view {view.view_id} declares {view.layout.shape} "
-            "(memory layer, channel, row, column)."
+            f"(memory layer, channel, row, column), and is {memory['data_type']}, expected {dtype}."
         )
