@@ -192,7 +192,7 @@ def measure_table(
     ids = _Ids()
     rows = read_study_table(studies, config, ids)
     for number, row in enumerate(rows, start=1):
-        _measure_row(row, ids.parts[row.patient], config, held, failed, measure)
+        _measure_row(row, ids.parts[row.patient], config, held=held, failed=failed, measure=measure)
         if len(held) > before:
             write_features(held, out)
         console.print(f"[{number}/{len(rows)}] {row.patient}", markup=False)
@@ -208,6 +208,7 @@ def _measure_row(
     row: StudyRow,
     who: tuple[str, str],
     config: ExtractConfig,
+    *,
     held: dict[Key, Features],
     failed: dict[str, str],
     measure: Measure,

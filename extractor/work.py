@@ -222,7 +222,7 @@ def _embedded(opened: _Open) -> Iterator[Write]:
 def _segmented(this: _Pass, segmenter: Segmenter, items: Sequence[_Item]) -> Iterator[Write]:
     started, alone = time.perf_counter(), segmenter.batches.alone
     streams = _streams(this, items, alone=alone)
-    regions = this.regions(items if alone else _items(this))
+    regions = this.regions(item for item in (items if alone else _items(this)) if isinstance(item.product, Baseline))
     hiera = HieraPass(_baselines(items), regions, whole=not alone)
     if not streams and not hiera.tap.slices:
         return

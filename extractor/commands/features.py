@@ -117,8 +117,9 @@ def radiomics(*, studies: str, out: Path, config_path: str | None) -> None:
     CT in Hounsfield units and PET in SUV, both on the CT grid, resampled by mirp to 2 mm; bins of 25 HU and 0.25 SUV; shape, first
     order, GLCM, GLRLM, GLSZM and NGTDM features as the IBSI defines them. Needs `pip install engram[extractor,radiomics]`.
 
-    The table holds patients as the study table names them; `import-features --pseudonymise` makes codes of them. A rerun resumes: rows that the table holds already are not measured again; delete it to begin anew. One bad study never
-    stops the rest; the exit status is 1 when one failed.
+    The table holds patients as the study table names them; `import-features --pseudonymise` makes codes of them. A rerun
+    resumes: rows that the table holds already are not measured again; delete it to begin anew. One bad study never stops the
+    rest; the exit status is 1 when one failed.
 
     \b
       extractor radiomics studies.csv --out radiomics.csv --config extract.yaml

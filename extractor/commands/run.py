@@ -66,6 +66,9 @@ def run(
     Paths are relative to the table; they, the table and the settings may also be addresses: s3://…, gs://…, az://…, https://…, with
     the usual credentials of the environment. A presigned address is recorded without its query.
 
+    `baselines: [resnet50, vit, hiera, hiera-last2]` in the settings makes views of encoders without prompt or memory beside the
+    memories, from the same slices; with `layouts: []` they are made alone.
+
     A rerun resumes: what is committed is not made again. One bad study never stops the rest; the exit status is 0 when
     everything is committed, 1 when something failed, 2 when the call was wrong. Withdrawn entries are listed and left alone.
 

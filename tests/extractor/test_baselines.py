@@ -162,7 +162,7 @@ def test_the_published_name_is_fetched_and_a_file_that_is_not_there_names_the_re
     assert load_encoder("resnet50", None, fetch=fetch).trained
     assert load_encoder("resnet50", "IMAGENET1K_V2", fetch=fetch).trained
     assert asked == ["IMAGENET1K_V2"] * 2
-    with pytest.raises(WeightsError, match="cannot be read.*download https://download.pytorch.org"):
+    with pytest.raises(WeightsError, match=r"cannot be read.*download https://download\.pytorch\.org"):
         load_encoder("resnet50", str(tmp_path / "absent.pth"))
     with pytest.raises(ConfigError, match="use one of resnet50, vit"):
         load_encoder("vgg", None)
@@ -173,7 +173,7 @@ def test_the_published_name_is_fetched_and_a_file_that_is_not_there_names_the_re
 
 def test_a_vector_is_the_mean_of_the_slices_that_count():
     vectors = [RNG.normal(size=7).astype(np.float32) for _ in range(5)]
-    np.testing.assert_allclose(mean_vector(vectors)[0, :, 0, 0], np.mean(vectors, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(mean_vector(vectors)[0, :, 0, 0], np.mean(vectors, axis=0, dtype=float), rtol=1e-6)
     assert Baseline("resnet50").counted((9, 7, 5, 3)) == (9, 7, 5, 3)
     assert Baseline("resnet50-box-last2").counted((9, 7, 5, 3)) == (5, 3)
     assert Baseline("resnet50-last2").counted((9,)) == (9,)

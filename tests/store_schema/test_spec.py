@@ -11,6 +11,7 @@ import store_schema
 from store_schema.arrays import ARRAYS
 from store_schema.keys import ID_PATTERN
 from store_schema.testing import digest_of, example_entry, example_view
+from store_schema.vectors import MISSING
 
 SPEC = (Path(store_schema.__file__).parent / "SPEC.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", SPEC, flags=re.DOTALL)
@@ -27,7 +28,7 @@ def folder_with_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("folder_with_a_store")
 def test_the_ways_to_read_work_as_printed_and_agree() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     names: dict[str, object] = {}
     found = []
     for block in BLOCKS:
@@ -35,9 +36,9 @@ def test_the_ways_to_read_work_as_printed_and_agree() -> None:
         found.append(names.get("memory"))
     memory = example_entry().arrays["memory"]
     assert np.array_equal(names["entry"].arrays["memory"], memory)
-    assert np.array_equal(found[2], memory)
-    assert isinstance(found[3], xr.DataArray)
-    assert np.array_equal(found[3].values, memory)
+    assert np.array_equal(found[3], memory)
+    assert isinstance(found[4], xr.DataArray)
+    assert np.array_equal(found[4].values, memory)
     assert np.array_equal(names["mask"], example_entry().arrays["mask"])
     assert np.array_equal(*[names["mean_maps"][names["key"]], example_entry().arrays["mean_map"]])
 
@@ -47,6 +48,10 @@ def test_table_of_arrays_is_that_of_the_code() -> None:
     assert {name: (dtype, tuple(axes.strip().split(", "))) for name, dtype, axes in rows} == {
         name: (spec.dtype, spec.dimensions) for name, spec in ARRAYS.items()
     }
+
+
+def test_the_value_that_stands_for_not_known_is_that_of_the_code() -> None:
+    assert f"`missing`, {MISSING!r} " in SPEC.replace("\n", " ")
 
 
 def test_pattern_of_ids_is_that_of_the_code() -> None:
