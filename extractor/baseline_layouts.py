@@ -108,7 +108,7 @@ def channel_mean(one: MemoryMap) -> MemoryMap:
 
 
 class HieraBuilder:
-    """Takes the encoder's map of each kept slice of a region, from superior to inferior, and keeps no more than is stored."""
+    """Takes the encoder's map of each kept slice of a region, in any order, and keeps no more than it must."""
 
     def __init__(self, baseline: Baseline, slices: Sequence[int]) -> None:
         self.slices = frozenset(baseline.counted(slices))

@@ -75,7 +75,11 @@ class FeatureTap:
     slices: frozenset[int]
     """z indices."""
     take: Callable[[int, Float32[np.ndarray, "channel row column"]], None]
-    """Called once a slice, from superior to inferior, with z and what the encoder made of it."""
+    """Called once a slice, in any order, with z and what the encoder made of it."""
+
+    def give(self, z: int, features: SliceFeatures) -> None:
+        """Hands on the top level of a slice."""
+        self.take(z, features.maps()[-1][0].float().cpu().numpy())
 
 
 Observer = Callable[[str, int, BFloat16[Tensor, "1 64 row column"], Float32[Tensor, "1 1 row column"]], None]
@@ -218,21 +222,23 @@ def _visits(ways: Sequence[_Way], encoder: _Encoder, on_slice: SliceDone | None,
     """Every slice of a track downwards, from superior to inferior; then those above key slices upwards."""
     down = _by_slice([(way, way.down.ranks) for way in ways])
     up = _by_slice([(way, way.up.ranks[1:]) for way in ways])
-    done, total = 0, len(down) + len(up)
+    done, total, left = 0, len(down) + len(up), set(tap.slices)
     for upwards, keepers in ((False, down), (True, up)):
         if upwards:
             for way in ways:
                 way.up.follow(way.down)
-        order = sorted(keepers if upwards else keepers.keys() | tap.slices, reverse=not upwards)
+        order = sorted(keepers, reverse=not upwards)
         for z, features in encoder.features(order, again=frozenset() if upwards else frozenset(up)):
-            if not upwards and z in tap.slices:
-                tap.take(z, features.maps()[-1][0].float().cpu().numpy())
-            if z not in keepers:
-                continue
+            if z in left:
+                left.remove(z)
+                tap.give(z, features)
             yield _Visit(keepers[z], upwards, features)
             done += 1
             if on_slice is not None:
                 on_slice(done, total)
+    # In batches of their own: what is tapped must not decide with what a stream's slices are encoded.
+    for z, features in encoder.features(sorted(left, reverse=True), again=frozenset()):
+        tap.give(z, features)
 
 
 def _by_slice(ways: Sequence[tuple[_Way, Sequence[int]]]) -> dict[int, list[_Way]]:

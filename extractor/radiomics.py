@@ -178,15 +178,26 @@ class _Ids(PlainIds):
 
 
 def measure_table(
-    studies: Place, out: Path, config: ExtractConfig, *, measure: Measure, console: Console
+    studies: Place,
+    out: Path,
+    config: ExtractConfig,
+    *,
+    measure: Measure,
+    console: Console,
+    resume: bool = False,
 ) -> RadiomicsReport:
     """Measures what the table at `out` does not hold yet, and writes it anew after each study.
 
     Raises
     ------
     UsageError
-        If the study table is wrong, or `out` holds another table.
+        If the study table is wrong, or `out` exists and is not to be resumed, or holds another table.
     """
+    if out.exists() and not resume:
+        raise UsageError(
+            f"{out} exists. Its rows do not say of which images and settings they are: give --resume if nothing changed since they "
+            "were measured, else delete it or give another --out."
+        )
     held = read_features(out) if out.exists() else {}
     before, failed = len(held), dict[str, str]()
     ids = _Ids()

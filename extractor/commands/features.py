@@ -111,15 +111,16 @@ def import_features(
 @click.argument("studies", type=_TABLE)
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Feature table to write.")
 @click.option("--config", "config_path", type=_TABLE, help="Settings in YAML, the same as for `extractor run`.")
-def radiomics(*, studies: str, out: Path, config_path: str | None) -> None:
+@click.option("--resume", is_flag=True, help="Add to the table what it lacks; images and settings must be the same.")
+def radiomics(*, studies: str, out: Path, config_path: str | None, resume: bool) -> None:
     r"""Measure radiomics features of every study of a table with mirp, for `extractor import-features`.
 
     CT in Hounsfield units and PET in SUV, both on the CT grid, resampled by mirp to 2 mm; bins of 25 HU and 0.25 SUV; shape, first
     order, GLCM, GLRLM, GLSZM and NGTDM features as the IBSI defines them. Needs `pip install engram[extractor,radiomics]`.
 
-    The table holds patients as the study table names them; `import-features --pseudonymise` makes codes of them. A rerun
-    resumes: rows that the table holds already are not measured again; delete it to begin anew. One bad study never stops the
-    rest; the exit status is 1 when one failed.
+    The table holds patients as the study table names them; `import-features --pseudonymise` makes codes of them. With
+    --resume rows that it holds already are not measured again. One bad study never stops the rest; the exit status is 1 when one
+    failed.
 
     \b
       extractor radiomics studies.csv --out radiomics.csv --config extract.yaml
@@ -129,7 +130,8 @@ def radiomics(*, studies: str, out: Path, config_path: str | None) -> None:
     from extractor.radiomics import SETTINGS, measure_table, mirp_measure  # noqa: PLC0415
 
     measure = mirp_measure()
-    report = measure_table(studies, out, load_config(config_path), measure=measure, console=error_console())
+    config = load_config(config_path)
+    report = measure_table(studies, out, config, measure=measure, console=error_console(), resume=resume)
     printed = result_console()
     printed.print(
         f"{report.measured} entries measured, {report.held} were in {out} already, {len(report.failed)} failed"

@@ -1,5 +1,6 @@
 """Baseline encoders against torchvision, timm and sam2 themselves, loaded from files in the published layout."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from extractor.baseline_layouts import Baseline, HieraBuilder, last_maps, mean_v
 from extractor.baseline_pass import HieraPass, Region, slice_vectors
 from extractor.baseline_weights import PUBLISHED, fetch_published
 from extractor.baselines import SliceEncoder, cut, load_encoder, network_input
+from extractor.batching import BatchSizes
 from extractor.config import EncoderFacts, ExtractConfig, views_of
 from extractor.memory import FeatureTap, Stream, embed_volume
 from extractor.segmenter import load_segmenter
@@ -240,7 +242,27 @@ def test_a_tap_costs_no_second_pass_of_the_image_encoder(mini):
     embed_volume(mini, VOLUME, [Stream("a", (6, 4, 2), BOXES)], layouts=("paper",), tap=tap)
     hook.remove()
     assert encoded == [1] * 4  # slices 6, 5, 4, 2, each once
-    assert taken == [(z, (128, 8, 8)) for z in (6, 5, 2)]
+    assert taken == [(z, (128, 8, 8)) for z in (6, 2, 5)]
+
+
+def test_a_tap_is_given_each_slice_once_where_a_stream_comes_by_twice(mini):
+    taken = []
+    tap = FeatureTap(frozenset(range(7)), lambda z, _: taken.append(z))
+    stream = Stream("a", (6, 4, 2), BOXES, mode="key_slice", key=1)
+    tapped = embed_volume(mini, VOLUME, [stream], layouts=("paper",), tap=tap)["a"].layouts["paper"]
+    assert sorted(taken) == list(range(7))
+    alone = embed_volume(mini, VOLUME, [stream], layouts=("paper",))["a"].layouts["paper"]
+    np.testing.assert_array_equal(tapped.memory, alone.memory)
+
+
+def test_tapped_slices_share_no_batch_with_those_of_streams():
+    sizes = []
+    batched = replace(load_segmenter("mini", "random:0"), batches=BatchSizes(slices=2, streams=2))
+    hook = batched.network.image_encoder.register_forward_hook(lambda _, images, __: sizes.append(len(images[0])))
+    tap = FeatureTap(frozenset(range(7)), lambda *_: None)
+    embed_volume(batched, VOLUME, [Stream("a", (6, 4, 2), BOXES)], layouts=("paper",), tap=tap)
+    hook.remove()
+    assert sizes == [2, 1, 2, 2]  # of the stream 6 and 4, then 2; then what is only tapped
 
 
 class GreyEncoder(SliceEncoder):

@@ -63,7 +63,7 @@ def test_images_are_measured_in_their_units_on_the_ct_grid_and_one_bad_study_sto
     assert pet["flat"] == ""
 
 
-def test_a_rerun_measures_what_is_lacking_and_adds_to_the_table(table, tmp_path):
+def test_a_resumed_run_measures_what_is_lacking_and_adds_to_the_table(table, tmp_path):
     out = tmp_path / "f.csv"
 
     def pet_alone(image, mask, modality):
@@ -80,7 +80,9 @@ def test_a_rerun_measures_what_is_lacking_and_adds_to_the_table(table, tmp_path)
         asked.append(modality)
         return units(image, mask, modality)
 
-    second = measure_table(table, out, CONFIG, measure=counted, console=QUIET)
+    with pytest.raises(UsageError, match="--resume"):
+        measure_table(table, out, CONFIG, measure=counted, console=QUIET)
+    second = measure_table(table, out, CONFIG, measure=counted, console=QUIET, resume=True)
     assert (second.measured, second.held, asked) == (1, 1, ["CT"])
     assert rows(out)[0] == before[0]
 
@@ -98,12 +100,11 @@ def test_what_a_region_raises_in_the_measuring_is_its_failure(table, tmp_path):
 def test_another_file_is_not_written_over(table, tmp_path):
     (tmp_path / "f.csv").write_text("colour\nred\n")
     with pytest.raises(TableError, match="Give another --out"):
-        measure_table(table, tmp_path / "f.csv", CONFIG, measure=units, console=QUIET)
+        measure_table(table, tmp_path / "f.csv", CONFIG, measure=units, console=QUIET, resume=True)
 
 
 def test_the_table_goes_into_a_store_as_it_is(table, tmp_path):
     measure_table(table, tmp_path / "f.csv", CONFIG, measure=units, console=QUIET)
-    (tmp_path / "f.csv").write_text((tmp_path / "f.csv").read_text())
     call = ["import-features", str(tmp_path / "f.csv"), "--store", str(tmp_path / "store"), "--name", "radiomics"]
     settings = [part for key, value in SETTINGS.items() for part in ("--setting", f"{key}={value}")]
     told = CliRunner().invoke(main, [*call, *settings])

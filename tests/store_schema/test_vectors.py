@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import zarr
 from pydantic import ValidationError
 
-from store_schema import Entry, EntryKey, Layout, create_store
+from store_schema import Entry, EntryKey, Layout, SnapshotStore, create_store
 from store_schema.arrays import stage
 from store_schema.errors import StoreError
 from store_schema.exporting import export_embeddings
@@ -36,6 +37,8 @@ def test_a_float32_vector_comes_back_to_the_last_bit_and_verifies(store):
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, VALUES)
     assert store.verify().ok
+    group = zarr.open_group(SnapshotStore(store.snapshot(store.make_snapshot(VIEW.view_id))), mode="r")
+    np.testing.assert_array_equal(group[f"{KEY}/memory"][...], VALUES)
 
 
 def test_a_missing_feature_is_read_as_nan_never_as_a_number(store):
