@@ -18,6 +18,7 @@
         ├── NotCommittedError       no commit lists this view, entry, snapshot or run
         ├── ObjectMissingError      a commit lists an object that is not there
         ├── ObjectAlteredError      an object is there and its bytes are not those committed
+        │   └── ObjectTruncatedError    … since it ends too soon
         ├── AlreadyExistsError      a create-only name is taken by other content
         ├── EntryWithdrawnError     the entry was withdrawn and must not be used
         ├── SchemaError             the store, or a record in it, is of another schema
@@ -97,6 +98,10 @@ class ObjectMissingError(StoreError):
 
 class ObjectAlteredError(StoreError):
     """An object is there and its bytes are not those that were committed."""
+
+
+class ObjectTruncatedError(ObjectAlteredError):
+    """An object is there and is shorter than what was committed."""
 
 
 class AlreadyExistsError(StoreError):

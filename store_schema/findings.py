@@ -12,13 +12,15 @@ from store_schema.errors import (
     NotCommittedError,
     ObjectAlteredError,
     ObjectMissingError,
+    ObjectTruncatedError,
     SchemaError,
 )
 
-Kind = Literal["missing", "altered", "chain", "record", "twin", "withdrawn", "unknown", "unreadable"]
+Kind = Literal["missing", "altered", "truncated", "chain", "record", "twin", "withdrawn", "unknown", "unreadable"]
 KINDS: Mapping[type[EngramError], Kind] = {
     ObjectMissingError: "missing",
     ObjectAlteredError: "altered",
+    ObjectTruncatedError: "truncated",
     SchemaError: "record",
     InvalidKeyError: "record",
     NotCommittedError: "record",
@@ -30,9 +32,9 @@ class Finding:
     """One thing that is wrong."""
 
     kind: Kind
-    """`missing` or `altered` object (`altered` also where it was cut), broken commit `chain`, malformed `record`, ids that differ
-    by case alone (`twin`), data of an entry that was `withdrawn`, a path `unknown` to the layout, or an object that the backend
-    could not give (`unreadable`)."""
+    """`missing`, `altered` or `truncated` object (shorter than recorded), broken commit `chain`, malformed `record`, ids that
+    differ by case alone (`twin`), data of an entry that was `withdrawn`, a path `unknown` to the layout, or an object that the
+    backend could not give (`unreadable`)."""
     path: str
     detail: str
 

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 
 from store_schema.arrays import decode
-from store_schema.errors import NotCommittedError, ObjectAlteredError
+from store_schema.errors import NotCommittedError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
-from store_schema.records import CommitRecord, Json, sha256
+from store_schema.records import CommitRecord, Json, check_object
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,8 @@ def checked(data: bytes, commit: CommitRecord, path: str, *, where: str) -> byte
 
     Raises
     ------
-    ObjectAlteredError
-        If they are others.
+    ObjectAlteredError, ObjectTruncatedError
+        If they are others, or fewer.
     """
-    expected = commit.objects[path]
-    if len(data) != expected.size_bytes or sha256(data) != expected.sha256:
-        raise ObjectAlteredError(
-            f"{where} has {len(data)} bytes with sha256 {sha256(data)[:16]}: commit {commit.number} "
-            f"lists {expected.size_bytes} bytes with {expected.sha256[:16]}. Run `store-schema verify`, then restore or "
-            "extract it again."
-        )
-    return data
+    todo = "Run `store-schema verify`, then restore or extract it again."
+    return check_object(data, commit.objects[path], where=where, listed_by=f"commit {commit.number}", todo=todo)

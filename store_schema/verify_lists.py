@@ -16,7 +16,7 @@ from store_schema.keys import EntryKey
 from store_schema.location import PROBES, Location
 from store_schema.packs import PackRecord, record_path
 from store_schema.parallel import each
-from store_schema.records import parse_record, sha256, unseal
+from store_schema.records import check_object, parse_record, sha256, unseal
 from store_schema.scan import PACK_NAME, Attempt, PackFolder, pack_folders
 from store_schema.snapshot import MARKERS, SUFFIX, SnapshotList, SnapshotRow, list_snapshots, read_list, snapshot_path
 from store_schema.views import read_view
@@ -181,13 +181,9 @@ def _check_pack(
 
 
 def _read_packed(location: Location, place: str, record: PackRecord, path: str) -> bytes:
+    todo = "Delete the pack and make it again with `store-schema pack`."
     data, expected = location.get(f"{place}/{path}"), record.objects[path]
-    if len(data) != expected.size_bytes or sha256(data) != expected.sha256:
-        raise ObjectAlteredError(
-            f"has {len(data)} bytes with sha256 {sha256(data)[:16]}: the pack's record lists {expected.size_bytes} bytes with "
-            f"{expected.sha256[:16]}. Delete the pack and make it again with `store-schema pack`"
-        )
-    return data
+    return check_object(data, expected, where=path, listed_by="the pack's record", todo=todo)
 
 
 def _check_pack_rows(read: Callable[[str], bytes], record: PackRecord, content: SnapshotList) -> None:

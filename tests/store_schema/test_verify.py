@@ -179,8 +179,13 @@ def test_truncated_object_is_named_with_both_sizes(store: Store, view: str, keys
     data = store.location.get(path)
     store.location.put(path, data[:10])
     (finding,) = store.verify().findings
-    assert (finding.kind, finding.path) == ("altered", path)
-    assert re.search(rf"has 10 bytes .* lists {len(data)} bytes", finding.detail)
+    assert (finding.kind, finding.path) == ("truncated", path)
+    assert re.search(rf"has 10 bytes .*, it was cut: commit 0 lists {len(data)} bytes", finding.detail)
+    store.location.put(path, b"")
+    assert _found(store) == [("truncated", path)]
+    for changed in (data + b"\0", data[:-1] + bytes([data[-1] ^ 1])):
+        store.location.put(path, changed)
+        assert _found(store) == [("altered", path)]
 
 
 # Withdrawn entries
@@ -309,9 +314,9 @@ def test_damaged_missing_and_truncated_objects_of_a_pack_are_found(store: Store,
     for path in sorted(pack.record.objects):
         place = f"{pack.folder}/{path}"
         whole = store.location.get(place)
-        for damaged in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:]):
+        for kind, damaged in (("truncated", whole[:-1]), ("altered", bytes([whole[0] ^ 1]) + whole[1:])):
             store.location.put(place, damaged)
-            assert _found(store) == [("altered", place)]
+            assert _found(store) == [(kind, place)]
         store.location.delete(place)
         assert _found(store) == [("missing", place)]
         store.location.put(place, whole)
