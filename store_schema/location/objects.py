@@ -110,11 +110,12 @@ class ObjectLocation(Location):
 
     def _listed(self, client: ObjectStore, obs: Any, prefix: str) -> list[ObjectInfo]:
         below = check_path(prefix) if prefix else None
-        return [
+        found = [
             ObjectInfo(str(one["path"]), int(one["size"]), one["last_modified"].astimezone(UTC))
             for page in obs.list(client, below, chunk_size=1000)
             for one in page
         ]
+        return _without_folders(found, prefix)
 
     def children(self, prefix: str) -> list[str]:
         """See `Location.children`."""
@@ -122,7 +123,7 @@ class ObjectLocation(Location):
         below = check_path(prefix) if prefix else None
         page = self._tried("list", prefix, lambda client, obs: obs.list_with_delimiter(client, below))
         paths = [str(one["path"]) for one in page["objects"]] + [str(folder) for folder in page["common_prefixes"]]
-        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.strip("/") != prefix})
 
     def size_bytes(self, path: str) -> int | None:
         """See `Location.size_bytes`."""
@@ -207,6 +208,18 @@ class ObjectLocation(Location):
     def _failed(self, action: str, path: str, error: Exception) -> BackendError:
         text = redact(str(error)).split("\n", maxsplit=1)[0]
         return BackendError(f"could not {action} {self.url}/{path}: {text[:400]} ({_remedy(text)}).")
+
+
+def _without_folders(found: list[ObjectInfo], prefix: str) -> list[ObjectInfo]:
+    """The objects of a listing without the empty ones by which consoles and mounts mark folders: `data/`, told as `data`."""
+    empty = {one.path for one in found if not one.size_bytes}
+    folders = {prefix} & empty
+    for one in found if empty else []:
+        folder = one.path
+        while folder := folder.rpartition("/")[0]:
+            if folder in empty:
+                folders.add(folder)
+    return [one for one in found if one.path not in folders]
 
 
 def _passing(error: Exception) -> bool:

@@ -3,16 +3,21 @@
 import multiprocessing
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import s3fs
 
 from store_schema import create_store, open_store
+from store_schema.copying import copy_store
 from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, UsageError
 from store_schema.location import Location, open_location
-from store_schema.testing import StoreContract
+from store_schema.testing import StoreContract, digest_of, example_entry, example_view
+from store_schema.testing.base import KEY
+from store_schema.usage import usage
+from store_schema.withdraw import withdraw
 
 STRIDE = 41
 """Every so manyth byte is changed here; memory and folder change every one."""
@@ -185,3 +190,44 @@ def test_lost_race_is_told_as_such(location: Location) -> None:
     with pytest.raises(AlreadyExistsError):
         location.create("x", b"2")
     assert location.get("x") == b"1"
+
+
+@pytest.fixture
+def mark(s3_url: str) -> Callable[[str], None]:
+    """Makes a folder as consoles and mounts do: an empty object whose name ends in a slash."""
+    from botocore.session import Session  # noqa: PLC0415 - no other client here writes such names
+
+    bucket, _, root = s3_url.removeprefix("s3://").partition("/")
+    client = Session().create_client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    return lambda folder: client.put_object(Bucket=bucket, Key=f"{root}/{folder}".rstrip("/") + "/", Body=b"")
+
+
+def test_folder_made_in_a_console_is_no_object(location: Location, mark: Callable[[str], None]) -> None:
+    location.put("a/b/x", b"1")
+    location.put("a/empty", b"")
+    for folder in ("", "a", "a/b"):
+        mark(folder)
+    assert location.paths("") == location.paths("a") == ["a/b/x", "a/empty"]
+    assert location.paths("a/b") == ["a/b/x"]
+    assert (location.children(""), location.children("a"), location.children("a/b")) == (["a"], ["b", "empty"], ["x"])
+
+
+def test_store_below_folders_made_in_a_console_is_sound_and_cared_for(s3_url: str, mark: Callable[[str], None]) -> None:
+    mark("")
+    store = create_store(s3_url)
+    assert copy_store(create_store(f"memory://{uuid4().hex}"), f"{s3_url}/copy").ok
+    for path in open_location(f"{s3_url}/copy").paths(""):
+        open_location(f"{s3_url}/copy").delete(path)
+    view = store.put_view(example_view())
+    store.publish(view, KEY, example_entry(), input_sha256=digest_of("x"))
+    store.put_run("run-1", "record.json", KEY.patient.encode())
+    for folder in ("data", f"data/{view}", f"data/{view}/{KEY.patient}", f"commits/{view}/{KEY}", "views", "runs"):
+        mark(folder)
+    mark("runs/empty")
+    assert store.verify().findings == ()
+    report = usage(store)
+    assert report.objects == len(store.location.paths(""))
+    assert sum(row.objects for row in report.rows if row.kind == "data") == 9
+    assert store.keys(view) == [KEY]
+    done = withdraw(store, patients=[KEY.patient], reason="test")
+    assert (done.ok, done.objects, done.mentions) == (True, 9, ("runs/run-1/record.json",))
