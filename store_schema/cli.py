@@ -11,6 +11,7 @@ import click
 from store_schema.commands.backends import doctor, init
 from store_schema.commands.care import du, gc, verify, withdraw
 from store_schema.commands.moving import copy, export
+from store_schema.commands.patients import pseudonym
 from store_schema.commands.snapshots import diff, pack, snapshot
 from store_schema.console import EngramGroup
 from store_schema.errors import EntryWithdrawnError
@@ -111,6 +112,7 @@ main.add_command(pack)
 main.add_command(verify)
 main.add_command(gc)
 main.add_command(withdraw)
+main.add_command(pseudonym)
 main.add_command(copy)
 main.add_command(export)
 main.add_command(du)

@@ -9,7 +9,6 @@ the highest number is the current record for everybody.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -18,13 +17,14 @@ from store_schema.errors import (
     AlreadyExistsError,
     BackendError,
     EntryWithdrawnError,
+    ObjectAlteredError,
     ObjectMissingError,
     SchemaError,
     StoreError,
 )
 from store_schema.keys import EntryKey
 from store_schema.location import Location
-from store_schema.records import CommitRecord, TombstoneRecord, parse_record, unseal
+from store_schema.records import SCHEMA, CommitRecord, TombstoneRecord, members, parse_record, schema_of, unseal
 
 COMMIT_NAME = re.compile(r"([0-9]{6})\.json", re.ASCII)
 State = Literal["new", "done", "superseded", "stale", "withdrawn"]
@@ -38,6 +38,10 @@ GRACE_DAYS = 7.0
 """Age, by the server's clock, below which `gc` leaves an attempt alone."""
 FRESH_S = GRACE_DAYS / 2 * 24 * 3600
 """Age of an attempt, by its writer's clock, above which the writer commits it no more: it starts another one."""
+
+
+UNKNOWN_INPUT = "0" * 64
+"""Stands in a tombstone for the input of a commit that is damaged."""
 
 
 def commit_path(view: str, key: EntryKey, number: int) -> str:
@@ -76,7 +80,7 @@ def parse_numbered(data: bytes, *, path: str) -> Numbered:
     """A record from its bytes, checked against the digest in them; it must name the place it lies in."""
     body = unseal(data, where=path)
     record: Numbered
-    if b'"withdrawn":true' in body and "withdrawn" in json.loads(body):
+    if b'"withdrawn":true' in body and "withdrawn" in members(body):
         record = parse_record(TombstoneRecord, body, where=path)
     else:
         record = parse_record(CommitRecord, body, where=path)
@@ -228,31 +232,61 @@ def append_commit(
 
 
 def append_tombstone(location: Location, draft: TombstoneRecord) -> TombstoneRecord:
-    """Ends the series of an entry; gives the tombstone that is there where somebody was faster.
+    """Ends the series of an entry, also behind a damaged record; gives the tombstone that is there already.
+
+    A damaged record keeps its number: its input stands as unknown in the tombstone, where no input decides anything any more.
 
     Raises
     ------
+    SchemaError
+        If the last record is sound and of another schema: what ends its series is not known here.
     BackendError
         If the race was lost too often in a row, or the tombstone could not be created.
     """
-    current = current_record(location, draft.view, draft.key)
     for _ in range(MAX_TRIES):
-        if isinstance(current, TombstoneRecord):
-            return current
-        tombstone = numbered(draft, after=current)
+        last = current_number(location, draft.view, draft.key)
+        found = () if last is None else _inputs_until(location, draft.view, draft.key, last)
+        if isinstance(found, TombstoneRecord):
+            return found
+        tombstone = draft.model_copy(update={"number": len(found), "earlier_inputs": found})
         path = commit_path(tombstone.view, tombstone.key, tombstone.number)
-        taken = create_or_read(location, path, tombstone.to_bytes())
-        if taken is None:
+        if create_or_read(location, path, tombstone.to_bytes()) is None:
             return tombstone
-        current = parse_numbered(taken, path=path)
     raise BackendError(f"{draft.view}/{draft.key}: {MAX_TRIES} inputs were committed meanwhile; run it again.")
 
 
-def numbered[R: (CommitRecord, TombstoneRecord)](draft: R, *, after: Numbered | None) -> R:
-    """The record as it follows another one: its number and the inputs before it."""
+def _inputs_until(location: Location, view: str, key: EntryKey, last: int) -> TombstoneRecord | tuple[str, ...]:
+    """The inputs of all records up to the last, unknown where nothing sound tells them; or the tombstone that the last one is."""
+    for number in range(last, -1, -1):
+        record = _sound(location, view, key, number)
+        if record is None:
+            continue
+        if isinstance(record, TombstoneRecord) and number == last:
+            return record
+        own = record.input_sha256 if isinstance(record, CommitRecord) else UNKNOWN_INPUT
+        return (*record.earlier_inputs, own, *[UNKNOWN_INPUT] * (last - number))
+    return (UNKNOWN_INPUT,) * (last + 1)
+
+
+def _sound(location: Location, view: str, key: EntryKey, number: int) -> Numbered | None:
+    """A record; None where it is damaged, gone, or another entry's."""
+    path = commit_path(view, key, number)
+    data = read_or_none(location, path) or b""
+    try:
+        return parse_numbered(data, path=path)
+    except ObjectAlteredError:
+        return None
+    except SchemaError:
+        if schema_of(unseal(data, where=path)) != SCHEMA:
+            raise
+        return None
+
+
+def numbered(draft: CommitRecord, *, after: Numbered | None) -> CommitRecord:
+    """The commit as it follows another one: its number and the inputs before it."""
     if after is None:
         return draft.model_copy(update={"number": 0, "earlier_inputs": ()})
-    commit: CommitRecord = _committed(after)
+    commit = _committed(after)
     earlier = (*commit.earlier_inputs, commit.input_sha256)
     return draft.model_copy(update={"number": commit.number + 1, "earlier_inputs": earlier})
 
@@ -277,6 +311,14 @@ def create_or_read(location: Location, path: str, data: bytes) -> bytes | None:
         if failures == MAX_FAILURES:
             raise refusal
     raise BackendError(f"{path} could be neither created nor read in {MAX_TRIES} tries; run it again.")
+
+
+def read_or_none(location: Location, path: str) -> bytes | None:
+    """An object; None where it is not there."""
+    try:
+        return location.get(path)
+    except ObjectMissingError:
+        return None
 
 
 def _refused(location: Location, path: str, data: bytes) -> StoreError | None:

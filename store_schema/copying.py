@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from store_schema.commits import create_or_read
+from store_schema.commits import create_or_read, read_or_none
 from store_schema.doctor import examine
 from store_schema.errors import BackendError, StoreError, UsageError
 from store_schema.keys import EntryKey
 from store_schema.location import PROBES, Location, open_location
 from store_schema.replica_entries import EntryCopier
-from store_schema.replica_lists import copy_packs, copy_runs, copy_snapshot, copy_view, read_or_none
+from store_schema.replica_lists import copy_packs, copy_runs, copy_snapshot, copy_view
 from store_schema.replica_report import CopyReport, EntryCount, Told
 from store_schema.replica_views import ViewCopy
 from store_schema.snapshot import SnapshotList, list_snapshots, read_list, resolve_id
@@ -173,7 +173,8 @@ class _Copy:
         gone = withdrawn(source, content.header.view)
         if any(row.key in gone for row in content.rows):
             return
-        for pack in copy_packs(source, target, snapshot_id, dry_run=self.copier.dry_run):
+        how = {"verify_existing": self.copier.verify_existing, "dry_run": self.copier.dry_run}
+        for pack in copy_packs(source, target, snapshot_id, **how):
             report.packs.append(pack.folder)
             report.objects += pack.objects
             report.size_bytes += pack.size_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from store_schema.errors import ObjectAlteredError, SchemaError
+from store_schema.errors import ObjectAlteredError, ObjectTruncatedError, SchemaError
 from store_schema.keys import MAX_VIEW_ID_LENGTH, EntryKey, check_id
 
 SCHEMA: Literal[1] = 1
@@ -90,6 +91,20 @@ def parse_record[R: Record](kind: type[R], data: bytes, *, where: str) -> R:
             f"{where} is not a {kind.__name__} of schema {SCHEMA}: {place}: {first['msg']} ({error.error_count()} problem(s)). "
             "It was written by another version, or altered."
         ) from error
+
+
+def members(body: bytes) -> Mapping[str, Json]:
+    """The members of a JSON object; none where the bytes are anything else."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def schema_of(body: bytes) -> Json:
+    """What a record calls its schema; None where it does not say."""
+    return members(body).get("schema")
 
 
 class StoreRecord(Record):
@@ -219,6 +234,30 @@ class ObjectRecord(Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+def check_object(data: bytes, expected: ObjectRecord, *, where: str, listed_by: str, todo: str) -> bytes:
+    """The bytes themselves, if they are those that a record lists.
+
+    Parameters
+    ----------
+    where, listed_by, todo
+        For the error: the object, the record that lists it, and what to do.
+
+    Raises
+    ------
+    ObjectTruncatedError
+        If they are fewer.
+    ObjectAlteredError
+        If they are others.
+    """
+    if len(data) == expected.size_bytes and sha256(data) == expected.sha256:
+        return data
+    cut = len(data) < expected.size_bytes
+    raise (ObjectTruncatedError if cut else ObjectAlteredError)(
+        f"{where} has {len(data)} bytes with sha256 {sha256(data)[:16]}{', it was cut' if cut else ''}: {listed_by} lists "
+        f"{expected.size_bytes} bytes with {expected.sha256[:16]}. {todo}"
+    )
+
+
 class SealedRecord(Record):
     """A record whose bytes end in their own digest, so that an altered one is known without asking another object."""
 
@@ -267,7 +306,7 @@ class CommitRecord(EntryRecord):
     content_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     objects: dict[str, ObjectRecord]
     """By path relative to the attempt's folder."""
-    arrays: dict[str, Json]
+    arrays: dict[str, dict[str, Json]]
     """Zarr v3 metadata by array name, so that a reader needs no zarr.json."""
     attributes: dict[str, Json]
     """Attributes of the group: geometry, boxes, slices, valid layers."""

@@ -6,6 +6,7 @@ where the records themselves differ, somebody has published into the copy, and n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -15,15 +16,16 @@ from store_schema.commits import (
     commit_path,
     create_or_read,
     current_number,
+    current_record,
     numbers_in,
     parse_numbered,
     read_record,
 )
-from store_schema.errors import InvalidKeyError, ObjectAlteredError, SchemaError, StoreError
+from store_schema.errors import InvalidKeyError, SchemaError, StoreError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
 from store_schema.parallel import each
-from store_schema.records import CommitRecord, ObjectRecord, TombstoneRecord, sha256
+from store_schema.records import CommitRecord, ObjectRecord, TombstoneRecord, check_object, sha256
 
 MEMORY_BYTES = 256 * 2**20
 """Of objects on their way at once; one that is larger goes alone."""
@@ -172,6 +174,9 @@ class EntryCopier:
         try:
             return self._carry_out(plan)
         except StoreError as error:
+            # The first error says more than one that clearing up after it meets.
+            with contextlib.suppress(StoreError):
+                self._erase_if_ended(plan.series)
             later = self._ended_meanwhile(plan)
             return Copied(plan.series, problem=error) if later is None else self._carried_out(later)
 
@@ -184,7 +189,19 @@ class EntryCopier:
             if not known:
                 self._create(plan.series.path(number), record)
                 done = replace(done, commits=done.commits + 1)
+        if done.repaired:
+            self._erase_if_ended(plan.series)
         return done
+
+    def _erase_if_ended(self, series: Series) -> None:
+        """Erases the data at the target of an entry that was withdrawn there while data was written to it.
+
+        Whoever withdrew may have looked before it was there; who ends an entry later erases what is there by then.
+        """
+        if self.dry_run or not isinstance(current_record(self.target, series.view, series.key), TombstoneRecord):
+            return
+        for path in self.target.paths(f"data/{series}"):
+            self.target.delete(path)
 
     def _copy_objects(self, plan: _Plan, commit: CommitRecord, done: Copied, *, known: bool) -> Copied:
         """The data of one commit; of one that the target has, what is missing or wrong there."""
@@ -236,13 +253,8 @@ def fetched(source: Location, place: str, expected: ObjectRecord) -> bytes:
     ObjectMissingError, ObjectAlteredError
         If it is not there, or is not the one that was recorded.
     """
-    data = source.get(place)
-    if len(data) != expected.size_bytes or sha256(data) != expected.sha256:
-        raise ObjectAlteredError(
-            f"{source.url}/{place} has {len(data)} bytes with sha256 {sha256(data)[:16]}: {expected.size_bytes} bytes with "
-            f"{expected.sha256[:16]} were committed. Restore it, then copy again."
-        )
-    return data
+    todo = "Restore it, then copy again."
+    return check_object(source.get(place), expected, where=f"{source.url}/{place}", listed_by="its record", todo=todo)
 
 
 def _length(location: Location, view: str, key: EntryKey) -> int:

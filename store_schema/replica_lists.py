@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from store_schema.commits import create_or_read
+from store_schema.commits import create_or_read, read_or_none
 from store_schema.errors import ObjectMissingError, SchemaError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
 from store_schema.packs import KINDS, PackRecord, pack_folder, record_path
 from store_schema.parallel import each
-from store_schema.records import ObjectRecord, parse_record, unseal
+from store_schema.records import ObjectRecord, parse_record, sha256, unseal
 from store_schema.replica_entries import MEMORY_BYTES, fetched
 from store_schema.snapshot import MARKERS, SnapshotList, parse_list, snapshot_path
 from store_schema.views import read_view, view_path
@@ -38,14 +38,6 @@ def copy_record(source: Location, target: Location, path: str, *, dry_run: bool 
             "empty place."
         )
     return there is None
-
-
-def read_or_none(location: Location, path: str) -> bytes | None:
-    """An object; None where it is not there."""
-    try:
-        return location.get(path)
-    except ObjectMissingError:
-        return None
 
 
 def copy_view(source: Location, target: Location, view: str, *, dry_run: bool = False) -> None:
@@ -110,19 +102,28 @@ class CopiedPack:
     size_bytes: int
 
 
-def copy_packs(source: Location, target: Location, snapshot_id: str, *, dry_run: bool = False) -> list[CopiedPack]:
+def copy_packs(
+    source: Location, target: Location, snapshot_id: str, *, verify_existing: bool = False, dry_run: bool = False
+) -> list[CopiedPack]:
     """Copies the packs of a snapshot; where the target has made one of its own, that stays.
+
+    Parameters
+    ----------
+    verify_existing
+        Read and check also what the target has already, instead of its size alone.
 
     Raises
     ------
     ObjectMissingError, ObjectAlteredError, SchemaError
         If a pack is damaged at the source.
     """
-    found = (_copy_pack(source, target, snapshot_id, kind, dry_run=dry_run) for kind in KINDS)
-    return [one for one in found if one is not None]
+    copy = partial(_copy_pack, source, target, snapshot_id, verify_existing=verify_existing, dry_run=dry_run)
+    return [one for one in map(copy, KINDS) if one is not None]
 
 
-def _copy_pack(source: Location, target: Location, snapshot_id: str, kind: str, *, dry_run: bool) -> CopiedPack | None:
+def _copy_pack(
+    source: Location, target: Location, snapshot_id: str, kind: str, *, verify_existing: bool, dry_run: bool
+) -> CopiedPack | None:
     path = record_path(snapshot_id, kind)
     data = read_or_none(source, path)
     if data is None:
@@ -132,16 +133,29 @@ def _copy_pack(source: Location, target: Location, snapshot_id: str, kind: str, 
     folder = f"{pack_folder(snapshot_id, kind)}/{record.attempt}"
     if there not in {None, data}:
         return CopiedPack(pack_folder(snapshot_id, kind), 0, 0)
-    present = {one.path: one.size_bytes for one in target.objects(folder)} if there is not None else {}
-    wanted = {
-        f"{folder}/{name}": one
-        for name, one in record.objects.items()
-        if present.get(f"{folder}/{name}") != one.size_bytes
-    }
+    wanted = {f"{folder}/{name}": one for name, one in record.objects.items()}
+    for path in [] if there is None else _right(target, folder, wanted, read=verify_existing):
+        del wanted[path]
     if not dry_run:
         _copy_objects(source, target, wanted)
         create_or_read(target, path, data)
     return CopiedPack(pack_folder(snapshot_id, kind), len(wanted), sum(one.size_bytes for one in wanted.values()))
+
+
+def _right(target: Location, folder: str, wanted: Mapping[str, ObjectRecord], *, read: bool) -> list[str]:
+    """Paths of the objects that the target has as they were recorded, by their sizes, or by their bytes."""
+    present = {one.path: one.size_bytes for one in target.objects(folder)}
+    sized = [path for path, one in wanted.items() if present.get(path) == one.size_bytes]
+    if not read:
+        return sized
+    digests = each(
+        lambda path: sha256(target.get(path)),
+        sized,
+        parallel=target.parallel,
+        weigh=lambda path: wanted[path].size_bytes,
+        limit=MEMORY_BYTES,
+    )
+    return [path for path, digest in zip(sized, digests, strict=True) if digest == wanted[path].sha256]
 
 
 def _copy_objects(source: Location, target: Location, wanted: Mapping[str, ObjectRecord]) -> None:

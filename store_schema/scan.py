@@ -6,7 +6,6 @@ before commits, so that an attempt that is committed meanwhile is never taken fo
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from store_schema.commits import numbers_in, read_record
-from store_schema.errors import InvalidKeyError
+from store_schema.errors import InvalidKeyError, ObjectMissingError, SchemaError
 from store_schema.keys import EntryKey
 from store_schema.location import Location, ObjectInfo
-from store_schema.records import CommitRecord, TombstoneRecord, check_view_id, unseal
+from store_schema.records import CommitRecord, TombstoneRecord, check_view_id, members, unseal
 
 ATTEMPT_DEPTH = 6
 """Segments of an attempt's folder: data, view, patient, modality, ROI, attempt."""
@@ -66,7 +65,7 @@ class EntryFolder:
 
 @dataclass(frozen=True)
 class Series:
-    """The records of an entry, read."""
+    """The records of an entry, read; of one that was withdrawn the tombstone alone."""
 
     commits: tuple[CommitRecord, ...]
     tombstone: TombstoneRecord | None
@@ -125,17 +124,23 @@ def attempts(objects: Iterable[ObjectInfo], *, depth: int = ATTEMPT_DEPTH) -> li
 
 
 def read_series(location: Location, view: str, key: EntryKey, numbers: Iterable[int]) -> Series:
-    """The records of an entry.
+    """The records of an entry: its commits, or the tombstone alone that ends them.
 
     Raises
     ------
     ObjectMissingError, ObjectAlteredError, SchemaError
-        If one of them is not there or is damaged.
+        If one of them is not there, also by a gap in the numbers, or is damaged; of an ended entry the tombstone alone counts.
     """
-    records = [read_record(location, view, key, number) for number in numbers]
-    tombstones = [record for record in records if isinstance(record, TombstoneRecord)]
-    commits = tuple(record for record in records if isinstance(record, CommitRecord))
-    return Series(commits, tombstones[0] if tombstones else None)
+    ordered = sorted(numbers)
+    if not ordered:
+        return Series((), None)
+    last = read_record(location, view, key, ordered[-1])
+    if isinstance(last, TombstoneRecord):
+        return Series((), last)
+    if len(ordered) <= last.number:
+        raise ObjectMissingError(f"commits/{view}/{key} has commit {last.number} and not all of those before it.")
+    records = [*(read_record(location, view, key, number) for number in ordered[:-1]), last]
+    return Series(tuple(record for record in records if isinstance(record, CommitRecord)), None)
 
 
 @dataclass(frozen=True)
@@ -169,8 +174,15 @@ def named_by_pack(location: Location, folder: str) -> frozenset[str]:
 
     Raises
     ------
-    ObjectAlteredError
-        If a record is damaged.
+    ObjectAlteredError, SchemaError
+        If a record is damaged, or is none of a pack.
     """
     paths = [f"{folder}/{name}" for name in location.children(folder) if numbers_in([name])]
-    return frozenset(f"{folder}/{json.loads(unseal(location.get(path), where=path))['attempt']}" for path in paths)
+    return frozenset(f"{folder}/{_attempt_of(location.get(path), path)}" for path in paths)
+
+
+def _attempt_of(record: bytes, path: str) -> str:
+    attempt = members(unseal(record, where=path)).get("attempt")
+    if not isinstance(attempt, str):
+        raise SchemaError(f"{path} names no attempt: it is no record of a pack of this schema.")
+    return attempt

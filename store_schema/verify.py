@@ -12,7 +12,7 @@ from threading import BoundedSemaphore
 from typing import Any
 
 from store_schema.arrays import Entry, check_entry, content_sha256, decode, dtype_in
-from store_schema.commits import Numbered, commit_path, numbers_in, read_record
+from store_schema.commits import UNKNOWN_INPUT, Numbered, commit_path, numbers_in, read_record
 from store_schema.errors import ObjectAlteredError, SchemaError, StoreError
 from store_schema.findings import Finding, tried
 from store_schema.keys import EntryKey
@@ -246,9 +246,10 @@ def _check_entry(check: _Check, entry: EntryFolder, key: EntryKey) -> _Checked:
         findings.append(_unfinished(f"withdrawn/{entry.view}", f"names {key}, which no tombstone ends"))
     commits = [record for record in records if isinstance(record, CommitRecord)]
     findings += [finding for commit in commits for finding in _check_commit(check, commit)]
-    # A commit that cannot be read names an attempt that nobody knows: then none is called an orphan.
+    # A commit that is gone or cannot be read names an attempt that nobody knows: then none is called an orphan.
     named = {commit.folder for commit in commits}
-    orphans = [one for one in entry.attempts if one.path not in named] if len(commits) == len(entry.numbers) else []
+    whole = [commit.number for commit in commits] == list(range(entry.numbers[-1] + 1))
+    orphans = [one for one in entry.attempts if one.path not in named] if whole else []
     return _Checked(
         key,
         commits=len(commits),
@@ -288,10 +289,16 @@ def _check_chain(path: str, numbers: Sequence[int], records: Sequence[Numbered])
         yield Finding("chain", path, f"numbers are {list(numbers)[:20]}: expected 0, 1, 2 … without gaps")
     inputs = {record.number: record.input_sha256 for record in records if isinstance(record, CommitRecord)}
     for record in records:
-        if any(inputs.get(number, digest) != digest for number, digest in enumerate(record.earlier_inputs)):
+        ends = isinstance(record, TombstoneRecord)
+        told = enumerate(record.earlier_inputs)
+        if any(
+            inputs.get(number, digest) != digest for number, digest in told if not (ends and digest == UNKNOWN_INPUT)
+        ):
             yield Finding("chain", path, f"commit {record.number} does not list the inputs of those before it")
-        if isinstance(record, TombstoneRecord) and record.number != numbers[-1]:
-            yield Finding("chain", path, f"commit {numbers[-1]} follows the tombstone {record.number}")
+        # A second tombstone may follow: the first one was damaged when the entry was withdrawn again.
+        later = [number for number in inputs if number > record.number]
+        if ends and later:
+            yield Finding("chain", path, f"commit {max(later)} follows the tombstone {record.number}")
 
 
 def _check_commit(check: _Check, commit: CommitRecord) -> list[Finding]:

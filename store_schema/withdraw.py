@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from store_schema.commits import append_tombstone, read_commit
+from store_schema.commits import append_tombstone, read_or_none, read_record
 from store_schema.errors import (
     NotCommittedError,
     ObjectAlteredError,
@@ -27,7 +27,7 @@ from store_schema.errors import (
 from store_schema.keys import EntryKey, check_id
 from store_schema.location import Location, ObjectInfo
 from store_schema.parallel import each
-from store_schema.records import MAX_REASON_LENGTH, Sha256, TombstoneRecord, check_view_id
+from store_schema.records import MAX_REASON_LENGTH, CommitRecord, Sha256, TombstoneRecord, check_view_id, sha256
 from store_schema.scan import PACK_NAME, patients, scan, views
 from store_schema.snapshot import list_snapshots, read_list
 from store_schema.store import Store
@@ -69,7 +69,7 @@ class WithdrawReport:
     mentions: tuple[str, ...]
     """Records of runs whose text has a patient's id: not erased."""
     problems: tuple[str, ...]
-    """Entries that could not be withdrawn because a record of theirs is damaged."""
+    """What could not be done, or not in full, because a record is damaged or of another version."""
 
     @property
     def ok(self) -> bool:
@@ -134,7 +134,7 @@ def withdraw(
         size_bytes=sum(one.size_bytes for one in found.objects),
         packs=found.packs,
         snapshots=found.snapshots,
-        mentions=tuple(_mentions(store.location, {place.key.patient for place in places})),
+        mentions=tuple(_mentions(store.location, {*named.patients, *(place.key.patient for place in places)})),
         problems=tuple(problems),
     )
 
@@ -242,13 +242,21 @@ def _draft(store: Store, place: Place, reason: str) -> TombstoneRecord:
 def _end(location: Location, drafts: Sequence[TombstoneRecord]) -> tuple[list[Place], list[str]]:
     """Writes the tombstones, then the lists; gives the entries that are ended now, and what went wrong."""
     ends = list(each(partial(_end_one, location), drafts, parallel=location.parallel))
+    problems = [text for end in ends for text in end.problems]
     erased: dict[str, dict[EntryKey, frozenset[Sha256]]] = defaultdict(dict)
     for end in ends:
         if end.digests is not None:
             erased[end.place.view][end.place.key] = end.digests
     for view, entries in erased.items():
-        add_withdrawn(location, view, entries)
-    return [end.place for end in ends if end.digests is not None], [text for end in ends for text in end.problems]
+        try:
+            add_withdrawn(location, view, entries)
+        except DAMAGED as error:
+            # Whoever reads by key meets the tombstone, whoever reads by snapshot the damaged list: the data can go.
+            problems.append(
+                f"{view}: the data is erased, but the list of withdrawn entries is damaged and could not be continued: local "
+                f"caches may keep objects, and no snapshot of the view opens. Restore the list and run again: {error}"
+            )
+    return [end.place for end in ends if end.digests is not None], problems
 
 
 @dataclass(frozen=True)
@@ -265,16 +273,33 @@ def _end_one(location: Location, draft: TombstoneRecord) -> _End:
     place = Place(draft.view, draft.key)
     try:
         last = append_tombstone(location, draft).number
-    except DAMAGED as error:
-        return _End(place, None, (f"{place} was not withdrawn, restore its last commit and run again: {error}",))
-    digests: set[Sha256] = set()
+    except SchemaError as error:
+        return _End(
+            place, None, (f"{place} was NOT withdrawn, do it with the version that wrote its last record: {error}",)
+        )
+    commits: list[CommitRecord] = []
     problems: list[str] = []
     for number in range(last):
         try:
-            digests |= {one.sha256 for one in read_commit(location, place.view, place.key, number).objects.values()}
+            record = read_record(location, place.view, place.key, number)
         except DAMAGED as error:
-            problems.append(f"{place} is withdrawn, but local caches may keep objects of commit {number}: {error}")
+            problems.append(
+                f"{place} is withdrawn, but local caches may keep objects of commit {number}, those of them that the store itself "
+                f"had lost: {error}"
+            )
+            continue
+        commits += [record] if isinstance(record, CommitRecord) else []
+    digests = {one.sha256 for commit in commits for one in commit.objects.values()}
+    if problems:
+        digests |= _digests_beside(location, place, commits)
     return _End(place, frozenset(digests), tuple(problems))
+
+
+def _digests_beside(location: Location, place: Place, commits: Iterable[CommitRecord]) -> set[Sha256]:
+    """Of what lies there and no sound commit lists: what a damaged commit listed is among it."""
+    listed = tuple(f"{commit.folder}/" for commit in commits)
+    paths = [path for path in location.paths(f"data/{place}") if not path.startswith(listed)]
+    return set(each(lambda path: sha256(location.get(path)), paths, parallel=location.parallel))
 
 
 def _erase(location: Location, found: _Found) -> None:
@@ -295,5 +320,5 @@ def _mentions(location: Location, patients: Iterable[str]) -> list[str]:
     words = b"|".join(re.escape(patient).encode() for patient in sorted(patients))
     pattern = re.compile(rb"(?<![A-Za-z0-9])(?:" + words + rb")(?![A-Za-z0-9])")
     paths = location.paths("runs")
-    hits = each(lambda path: pattern.search(location.get(path)) is not None, paths, parallel=location.parallel)
+    hits = each(lambda path: pattern.search(read_or_none(location, path) or b""), paths, parallel=location.parallel)
     return [path for path, hit in zip(paths, hits, strict=True) if hit]

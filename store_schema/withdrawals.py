@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from store_schema.commits import MAX_TRIES, create_or_read, highest_number
-from store_schema.errors import BackendError, SchemaError
+from store_schema.errors import BackendError, ObjectAlteredError, ObjectMissingError, SchemaError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
 from store_schema.records import Sha256, WithdrawnRecord, parse_record, unseal
@@ -30,6 +30,14 @@ def withdrawn(location: Location, view_id: str) -> Mapping[EntryKey, frozenset[S
     if current is None:
         return {}
     return {EntryKey.parse(text): frozenset(digests) for text, digests in current.entries.items()}
+
+
+def listed(location: Location, view_id: str) -> Collection[EntryKey] | None:
+    """Keys of the withdrawn entries of a view; None where the list is damaged, so that each entry's own records must be asked."""
+    try:
+        return withdrawn(location, view_id).keys()
+    except (ObjectMissingError, ObjectAlteredError, SchemaError):
+        return None
 
 
 def read_withdrawn(location: Location, view_id: str) -> WithdrawnRecord | None:

@@ -50,6 +50,10 @@ def _echo_json(values: dict[str, Any]) -> None:
 def verify(url: str, views: tuple[str, ...], snapshot_id: str | None, json_path: Path | None) -> None:
     r"""Read every committed object and check size, digest and content; exit status 1 if anything is wrong.
 
+    Each line starts with what is wrong: missing, truncated (shorter than recorded), altered (other bytes), chain (commits that
+    do not follow each other), record (malformed, or where it does not belong), twin, withdrawn, unknown, or unreadable (the
+    backend did not give it: try again).
+
     Also checks snapshots, packs, ids that differ by case alone, data that a withdrawal left, and names that no store has.
     Attempts that no commit names are counted as orphans: a writer died, nobody can see them, nothing is wrong.
 
@@ -102,7 +106,8 @@ def _verified(report: VerifyReport) -> str:
 def gc(url: str, grace_days: float | None, yes: bool, as_json: bool) -> None:
     r"""Remove what dead writers left: attempts that no commit or pack names, unfinished files, probes.
 
-    Shows what it would remove; --yes removes it. Committed data, superseded or not, stays. Age is taken by the server's clock.
+    Shows what it would remove; --yes removes it. Committed data, superseded or not, stays. Age is taken by the server's clock,
+    which writing a probe tells: who may only read is shown what would go by the clock of this machine, and told so.
 
     \b
       store-schema gc ./store
@@ -132,6 +137,11 @@ def _echo_collected(report: GcReport) -> None:
     click.echo(
         f"{'would remove' if report.dry_run else 'removed'} {_size(report)}, older than {report.grace_days:g} days"
     )
+    if report.clock == "machine":
+        click.echo(
+            "the server's clock cannot be asked without the right to write: ages are by this machine's clock, assumed to be right",
+            err=True,
+        )
     if report.dry_run and report.objects:
         click.echo("nothing was removed: run it again with --yes", err=True)
 

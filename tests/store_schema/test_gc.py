@@ -14,7 +14,7 @@ from store_schema.errors import ConfigError
 from store_schema.gc import MINIMUM_GRACE_DAYS, GcReport, collect_garbage
 from store_schema.location import PROBES
 from store_schema.records import canonical_json, seal
-from store_schema.testing import LaterLocation, digest_of, example_entry
+from store_schema.testing import LaterLocation, WrappedLocation, digest_of, example_entry
 from store_schema.withdraw import withdraw
 
 NEW = EntryKey("new", "CT", "skeleton")
@@ -155,3 +155,78 @@ def test_progress_counts_to_the_number_of_patients(store: Store, view: str) -> N
     seen = []
     collect_garbage(store, on_patient=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_entry_that_lost_a_commit_between_two_keeps_everything(store: Store, view: str, keys) -> None:
+    """The attempt that the lost commit named is no orphan: the commit may come back from a copy."""
+    for text in "xy":
+        store.publish(view, keys[0], example_entry(), input_sha256=digest_of(text))
+    path = commit_path(view, keys[0], 1)
+    lost = store.location.get(path)
+    store.location.delete(path)
+    report = _collect(_later(store))
+    assert (report.attempts, report.ok) == ((), False)
+    assert "has commit 2 and not all of those before it" in report.problems[0]
+    assert store.verify().orphans == ()
+    store.location.create(path, lost)
+    assert store.verify().ok
+
+
+def test_data_of_a_withdrawn_entry_is_removed_though_a_commit_of_it_is_damaged(store: Store, view: str, keys) -> None:
+    withdraw(store, keys=[keys[0]], reason="test")
+    orphan = _orphan(store, view, keys[0])
+    store.location.put(commit_path(view, keys[0], 0), b"{}")
+    assert _collect(store).attempts == (orphan,)
+
+
+def test_entry_with_as_many_attempts_as_commits_is_not_read(store: Store, view: str, keys) -> None:
+    """A large store in good order is looked through by listing alone."""
+    store.publish(view, keys[1], example_entry(), input_sha256=digest_of("x"))
+    orphan = _orphan(store, view, keys[0])
+    read = []
+
+    class Counting(LaterLocation):
+        def get(self, path):
+            read.append(path)
+            return super().get(path)
+
+    location = Counting(store.location)
+    location.days = 8
+    assert _collect(dataclasses.replace(store, location=location)).attempts == (orphan,)
+    assert read == [commit_path(view, keys[0], 0)] * 2
+
+
+def test_attempt_that_a_resumed_copy_writes_to_again_stays(store: Store, view: str) -> None:
+    """A copy that was cut off long ago goes on, under the attempt's old name, right after gc has looked at the commits."""
+    commit = store.publish(view, NEW, example_entry(), input_sha256=digest_of("x")).commit
+    path = commit_path(view, NEW, 0)
+    record = store.location.get(path)
+    store.location.delete(path)
+    old = time.time() - timedelta(days=30).total_seconds()
+    for one in store.location.paths(commit.folder):
+        os.utime(Path(store.url, one), (old, old))
+
+    class Resuming(WrappedLocation):
+        """The copy puts the first object again and commits, between the second look and the removal."""
+
+        def children(self, prefix):
+            found = super().children(prefix)
+            if prefix == f"commits/{view}/{NEW}":
+                first = f"{commit.folder}/zarr.json"
+                self.inner.put(first, self.inner.get(first))
+                self.inner.create(path, record)
+            return found
+
+    assert _collect(dataclasses.replace(store, location=Resuming(store.location))).attempts == ()
+    assert store.verify().ok
+    assert store.read(view, NEW).commit == commit
+
+
+@pytest.mark.parametrize("record", [b"{}", b'{"attempt":7}', b"[]", b"nothing"])
+def test_sealed_record_of_a_pack_that_names_no_attempt_is_told(store: Store, view: str, record: bytes) -> None:
+    folder = f"packs/{'0' * 64}-mean_map"
+    store.location.put(f"{folder}/{ATTEMPT}/mean_map/c/0", b"x")
+    store.location.put(f"{folder}/000000.json", seal(record))
+    report = _collect(_later(store))
+    assert (report.packs, report.ok) == ((), False)
+    assert report.problems[0].startswith(f"{folder}: nothing was removed, its record is damaged")

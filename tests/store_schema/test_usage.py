@@ -1,11 +1,12 @@
 """Counting: every object once, by what commits say of it."""
 
+import dataclasses
 import json
 
 from store_schema import Store
 from store_schema.commits import commit_path
 from store_schema.location import TEMPORARY
-from store_schema.testing import digest_of, example_entry, example_view
+from store_schema.testing import WrappedLocation, digest_of, example_entry, example_view
 from store_schema.usage import usage
 from store_schema.withdraw import withdraw
 
@@ -48,8 +49,31 @@ def test_data_that_a_withdrawal_left_is_counted_as_withdrawn(store: Store, view:
 
 
 def test_data_of_an_entry_with_a_damaged_commit_is_unknown(store: Store, view: str, keys) -> None:
+    store.location.put(f"data/{view}/{keys[0]}/{ATTEMPT}/zarr.json", b"x")
     store.location.put(commit_path(view, keys[0], 0), b"{}")
-    assert (_rows(store)["data", view, "unknown"], _rows(store)["data", view, "live"]) == (9, 18)
+    assert (_rows(store)["data", view, "unknown"], _rows(store)["data", view, "live"]) == (10, 18)
+
+
+def test_data_of_an_entry_that_lost_a_commit_between_two_is_unknown(store: Store, view: str, keys) -> None:
+    for text in "xy":
+        store.publish(view, keys[0], example_entry(), input_sha256=digest_of(text))
+    store.location.delete(commit_path(view, keys[0], 1))
+    assert (_rows(store)["data", view, "unknown"], _rows(store)["data", view, "live"]) == (27, 18)
+
+
+def test_entry_with_one_commit_and_one_attempt_is_counted_without_reading_it(store: Store, view: str, keys) -> None:
+    """A large store is counted by listing it."""
+    read = []
+
+    class Counting(WrappedLocation):
+        def get(self, path: str) -> bytes:
+            read.append(path)
+            return super().get(path)
+
+    store.publish(view, keys[1], example_entry(), input_sha256=digest_of("x"))
+    counted = usage(dataclasses.replace(store, location=Counting(store.location)))
+    assert counted == usage(store)
+    assert sorted(read) == [commit_path(view, keys[1], number) for number in (0, 1)]
 
 
 def test_strays_are_counted_and_unfinished_files_are_not(store: Store, view: str) -> None:

@@ -18,7 +18,7 @@ from store_schema.errors import (
     ObjectAlteredError,
     UsageError,
 )
-from store_schema.records import TombstoneRecord, canonical_json, seal, sha256
+from store_schema.records import TombstoneRecord, canonical_json, seal, sha256, unseal
 from store_schema.testing import BlindLocation, WrappedLocation, digest_of, example_entry, example_view
 from store_schema.withdraw import WithdrawReport, withdraw
 from store_schema.withdrawals import read_withdrawn, withdrawn, withdrawn_path
@@ -196,21 +196,95 @@ def test_damaged_earlier_commit_does_not_keep_an_entry_from_being_withdrawn() ->
     store.location.put(commit_path(view, KEY, 0), b"{}")
     report = _withdraw(store, patients=["P1"])
     assert [problem.split(":")[0] for problem in report.problems] == [
-        f"{view}/{KEY} is withdrawn, but local caches may keep objects of commit 0"
+        f"{view}/{KEY} is withdrawn, but local caches may keep objects of commit 0, those of them that the store itself had lost"
     ]
     assert store.location.paths("data") == []
     assert set(withdrawn(store.location, view)) == {KEY}
 
 
-def test_damaged_last_commit_keeps_that_entry_alone_from_being_withdrawn() -> None:
+DAMAGES = {
+    "emptied": lambda data: b"",
+    "cut": lambda data: data[:-9],
+    "changed": lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+    "another place's": lambda data: seal(unseal(data, where="").replace(b'"modality":"PET"', b'"modality":"CT"')),
+    "sealed and no record": lambda data: seal(b'{"schema":1,"withdrawn":true}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damaged", [[1], [0, 1], [0]])
+def test_damaged_commits_do_not_keep_an_entry_from_being_withdrawn(damage, damaged: list[int]) -> None:
+    """Consent does not wait for a backup: the series ends, the data goes, and what could not be done is said."""
     other = dataclasses.replace(KEY, roi="spine")
     store, (view,) = _store(KEY, other)
-    store.location.put(commit_path(view, KEY, 0), b"{}")
+    second = store.publish(view, KEY, example_entry(1), input_sha256=digest_of("b")).commit
+    whole = {number: store.location.get(commit_path(view, KEY, number)) for number in damaged}
+    for number, data in whole.items():
+        store.location.put(commit_path(view, KEY, number), damage(data))
     report = _withdraw(store, patients=["P1"])
-    assert not report.ok
-    assert report.problems[0].startswith(f"{view}/{KEY} was not withdrawn, restore its last commit")
-    assert set(withdrawn(store.location, view)) == {other}
-    assert {path.split("/")[4] for path in store.location.paths("data")} == {"skeleton"}
+    assert [problem.split(", those of them")[0] for problem in report.problems] == [
+        f"{view}/{KEY} is withdrawn, but local caches may keep objects of commit {number}" for number in damaged
+    ]
+    assert store.location.paths("data") == []
+    assert set(withdrawn(store.location, view)) == {KEY, other}
+    assert {one.sha256 for one in second.objects.values()} <= withdrawn(store.location, view)[KEY]
+    for _ in range(2):
+        with pytest.raises(EntryWithdrawnError):
+            store.read(view, KEY)
+        with pytest.raises(EntryWithdrawnError):
+            store.publish(view, KEY, example_entry(2), input_sha256=digest_of("c"))
+        # Restored later, they are a sound series again.
+        for number, data in whole.items():
+            store.location.put(commit_path(view, KEY, number), data)
+    assert store.verify().findings == ()
+    assert _withdraw(store, patients=["P1"]).ok
+
+
+def test_damaged_tombstone_is_followed_by_another_one() -> None:
+    store, (view,) = _store(KEY)
+    _withdraw(store, patients=["P1"])
+    whole = store.location.get(commit_path(view, KEY, 1))
+    store.location.put(commit_path(view, KEY, 1), whole[:-1])
+    _withdraw(store, patients=["P1"])
+    assert isinstance(read_record(store.location, view, KEY, 2), TombstoneRecord)
+    store.location.put(commit_path(view, KEY, 1), whole)
+    assert store.verify().findings == ()
+
+
+def test_record_of_a_later_schema_is_left_to_the_version_that_wrote_it() -> None:
+    store, (view,) = _store(KEY)
+    path = commit_path(view, KEY, 0)
+    body = unseal(store.location.get(path), where=path)
+    store.location.put(path, seal(body.replace(b'"schema":1', b'"schema":2')))
+    report = _withdraw(store, patients=["P1"])
+    assert report.problems[0].startswith(f"{view}/{KEY} was NOT withdrawn, do it with the version that wrote")
+    assert (report.ok, store.location.children(f"commits/{view}/{KEY}")) == (False, ["000000.json"])
+    assert store.location.paths("data") != []
+
+
+def test_damaged_list_keeps_no_data_from_being_erased() -> None:
+    other = dataclasses.replace(KEY, patient="P2")
+    store, (view,) = _store(KEY, other)
+    snapshot = store.make_snapshot(view)
+    _withdraw(store, patients=["P2"])
+    whole = store.location.get(withdrawn_path(view, 0))
+    store.location.put(withdrawn_path(view, 0), whole[:-1])
+    report = _withdraw(store, patients=["P1"])
+    assert report.problems[0].startswith(f"{view}: the data is erased, but the list of withdrawn entries is damaged")
+    assert store.location.paths("data") == []
+    with pytest.raises(EntryWithdrawnError):
+        store.read(view, KEY)
+    with pytest.raises(ObjectAlteredError):
+        store.snapshot(snapshot)
+    store.location.put(withdrawn_path(view, 0), whole)
+    assert _withdraw(store, patients=["P1"]).ok
+    assert set(withdrawn(store.location, view)) == {KEY, other}
+
+
+def test_records_that_name_the_patient_of_a_study_are_listed() -> None:
+    store, _ = _store(EntryKey("P1.a", "PET", "spine"))
+    store.put_run("run-1", "finish.json", b'["P1"]')
+    assert _withdraw(store, patients=["P1"]).mentions == ("runs/run-1/finish.json",)
 
 
 # The list
