@@ -34,7 +34,6 @@ from store_schema.testing.doubles import (
 )
 from store_schema.zarr_store import SnapshotStore
 
-
 DAMAGE = {"deleted": "missing", "emptied": "truncated", "truncated": "truncated", "extended": "altered"}
 """What `verify` calls each damage to an object."""
 

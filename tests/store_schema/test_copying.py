@@ -542,3 +542,42 @@ def test_many_threads_copy_the_same(small: Store) -> None:
     assert tree(target) == tree(small.location)
     assert [where[:2] for where in seen] == [(i, ENTRIES) for i in range(1, ENTRIES + 1)]
     assert 0 < seen[-1][2] < report.size_bytes
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_entry_that_is_withdrawn_at_the_target_while_data_is_written_there_leaves_none(first: bool) -> None:
+    """Before its first record is there, and where lost data of a record that is there is put back."""
+    store = create_store(in_memory().url)
+    view = store.put_view(example_view())
+    commit = store.publish(view, key(0), example_entry(), input_sha256=digest_of("a")).commit
+    target = replica_of(store)
+    if not first:
+        copy_store(store, target)
+        target.delete(f"{commit.folder}/preview/zarr.json")
+
+    class Meanwhile(WrappedLocation):
+        """Somebody withdraws the entry right before its last object is put: what they found by then is erased."""
+
+        acts = iter([lambda: withdraw(open_store(target.url), keys=[key(0)], reason="consent")])
+
+        def put(self, path: str, data: bytes) -> None:
+            if path.endswith("preview/zarr.json"):
+                for act in self.acts:
+                    act()
+            self.inner.put(path, data)
+
+    copy_store(store, Meanwhile(target))
+    assert target.paths("data") == []
+    assert open_store(target.url).verify().findings == ()
+    assert store.read(view, key(0)).commit == commit
+
+
+def test_changed_object_of_a_pack_is_mended_where_what_is_there_is_read(small: Store) -> None:
+    target = in_memory()
+    copy_store(small, target, runs=True)
+    packed = next(path for path in target.paths("packs") if "/mean_map/c/" in path)
+    data = target.get(packed)
+    target.put(packed, data[:-1] + bytes([data[-1] ^ 1]))
+    assert copy_store(small, target).objects == 0
+    assert copy_store(small, target, verify_existing=True).objects == 1
+    assert tree(target) == tree(small.location)
