@@ -313,6 +313,31 @@ def create_or_read(location: Location, path: str, data: bytes) -> bytes | None:
     raise BackendError(f"{path} could be neither created nor read in {MAX_TRIES} tries; run it again.")
 
 
+def create_first(location: Location, path: str, data: bytes) -> None:
+    """Creates the record that makes a place a store, or finds it there; tries with it the one thing that all rests on.
+
+    `init` tries much more, and not every writer calls it.
+
+    Raises
+    ------
+    BackendError
+        If the place lets a name be created twice: writers would overwrite each other's commits there.
+    """
+    if create_or_read(location, path, data) is not None:
+        return
+    try:
+        location.create(path, data)
+    except AlreadyExistsError:
+        return
+    # Where it cannot be deleted either, that is the lesser news.
+    with contextlib.suppress(BackendError):
+        location.delete(path)
+    raise BackendError(
+        f"{location.url} was not made a store: it lets a name be created twice, so that writers would overwrite each other. "
+        f"`store-schema doctor {location.url}` tells what is wrong and what to use."
+    )
+
+
 def read_or_none(location: Location, path: str) -> bytes | None:
     """An object; None where it is not there."""
     try:

@@ -14,6 +14,7 @@ from store_schema.errors import (
     ObjectMissingError,
     ObjectTruncatedError,
     SchemaError,
+    StoreError,
 )
 
 Kind = Literal["missing", "altered", "truncated", "chain", "record", "twin", "withdrawn", "unknown", "unreadable"]
@@ -24,7 +25,9 @@ KINDS: Mapping[type[EngramError], Kind] = {
     SchemaError: "record",
     InvalidKeyError: "record",
     NotCommittedError: "record",
+    StoreError: "record",
 }
+"""By the very class: a path that leads out of the store is a plain StoreError, what a backend could not give is none of these."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from store_schema.arrays import decode
-from store_schema.errors import NotCommittedError
+from store_schema.errors import NotCommittedError, SchemaError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
 from store_schema.records import CommitRecord, Json, check_object
@@ -52,7 +52,27 @@ def read_entry(
 
 def _read_array(location: Location, commit: CommitRecord, name: str, fetch: Fetch) -> np.ndarray:
     where = f"{location.url}/{commit.folder}"
-    return decode(commit.arrays[name], name, partial(fetch, commit), commit.objects, where=where)
+    return decoded(commit.arrays[name], name, partial(fetch, commit), commit.objects, where=where)
+
+
+def decoded(
+    metadata: Mapping[str, Json], name: str, fetch: Callable[[str], bytes], objects: Mapping[str, object], *, where: str
+) -> np.ndarray:
+    """One array of a record that anybody may have written; see `store_schema.arrays.decode`.
+
+    Raises
+    ------
+    ObjectMissingError, ObjectAlteredError
+        If a chunk is not listed, or does not decode as the metadata says.
+    SchemaError
+        If the metadata is none of a Zarr array.
+    """
+    try:
+        return decode(metadata, name, fetch, objects, where=where)
+    except (TypeError, AttributeError) as error:
+        raise SchemaError(
+            f"{where}: the metadata of '{name}' is none of a Zarr v3 array ({error}): the record was written by another program."
+        ) from error
 
 
 def read_object(location: Location, commit: CommitRecord, path: str) -> bytes:

@@ -333,9 +333,9 @@ class Store(RunRecords):
 
 
 def create_store(url: str | os.PathLike[str]) -> Store:
-    """Makes a place a store, or opens the store that is there already."""
+    """Makes a place a store, or opens the store that is there already; see `commits.create_first` for what is refused."""
     location = open_location(url)
-    commits.create_or_read(location, ROOT_RECORD, StoreRecord(store_id=uuid.uuid4().hex).to_bytes())
+    commits.create_first(location, ROOT_RECORD, StoreRecord(store_id=uuid.uuid4().hex).to_bytes())
     return Store(location, _root_record(location))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +10,14 @@ from functools import partial
 from threading import BoundedSemaphore
 from typing import Any
 
-from store_schema.arrays import Entry, check_entry, content_sha256, decode, dtype_in
+from store_schema.arrays import Entry, check_entry, content_sha256, dtype_in
 from store_schema.commits import UNKNOWN_INPUT, Numbered, commit_path, numbers_in, read_record
 from store_schema.errors import ObjectAlteredError, SchemaError, StoreError
 from store_schema.findings import Finding, tried
 from store_schema.keys import EntryKey
 from store_schema.parallel import each
-from store_schema.reader import read_object
-from store_schema.records import CommitRecord, TombstoneRecord
+from store_schema.reader import decoded, read_object
+from store_schema.records import CommitRecord, TombstoneRecord, members
 from store_schema.scan import Attempt, EntryFolder, patients, scan
 from store_schema.snapshot import Snapshot, list_snapshots
 from store_schema.store import Store
@@ -317,15 +316,15 @@ def _check_commit(check: _Check, commit: CommitRecord) -> list[Finding]:
 def _check_content(check: _Check, commit: CommitRecord, held: Mapping[str, bytes]) -> None:
     """The arrays decode to the content the commit names, are an entry's, and the copies of metadata are the objects' own."""
     arrays = {
-        name: decode(metadata, name, held.__getitem__, commit.objects, where=commit.folder)
+        name: decoded(metadata, name, held.__getitem__, commit.objects, where=commit.folder)
         for name, metadata in commit.arrays.items()
     }
     found = content_sha256(arrays)
     if found != commit.content_sha256:
         raise ObjectAlteredError(f"arrays decode to content {found[:16]}, the commit says {commit.content_sha256[:16]}")
-    group = json.loads(held.get("zarr.json", b"{}"))
+    group = members(held.get("zarr.json", b""))
     if group.get("attributes") != commit.attributes or any(
-        json.loads(held.get(f"{name}/zarr.json", b"null")) != metadata for name, metadata in commit.arrays.items()
+        members(held.get(f"{name}/zarr.json", b"")) != metadata for name, metadata in commit.arrays.items()
     ):
         raise SchemaError("attributes or array metadata in the commit are not those in the attempt's zarr.json")
     _check_arrays(check, commit, Entry(arrays, commit.attributes))

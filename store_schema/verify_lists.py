@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from store_schema.arrays import decode
 from store_schema.commits import commit_path
-from store_schema.errors import ObjectAlteredError, SchemaError
+from store_schema.errors import ObjectAlteredError, ObjectMissingError, SchemaError
 from store_schema.findings import Finding, tried
 from store_schema.keys import EntryKey
 from store_schema.location import PROBES, Location
 from store_schema.packs import PackRecord, record_path
 from store_schema.parallel import each
-from store_schema.records import check_object, parse_record, sha256, unseal
+from store_schema.reader import decoded
+from store_schema.records import check_object, members, parse_record, sha256, unseal
 from store_schema.scan import PACK_NAME, Attempt, PackFolder, pack_folders
 from store_schema.snapshot import MARKERS, SUFFIX, SnapshotList, SnapshotRow, list_snapshots, read_list, snapshot_path
 from store_schema.views import read_view
@@ -182,8 +181,10 @@ def _check_pack(
 
 def _read_packed(location: Location, place: str, record: PackRecord, path: str) -> bytes:
     todo = "Delete the pack and make it again with `store-schema pack`."
-    data, expected = location.get(f"{place}/{path}"), record.objects[path]
-    return check_object(data, expected, where=path, listed_by="the pack's record", todo=todo)
+    expected = record.objects.get(path)
+    if expected is None:
+        raise ObjectMissingError(f"{path} is not among the objects of the pack's record. {todo}")
+    return check_object(location.get(f"{place}/{path}"), expected, where=path, listed_by="the pack's record", todo=todo)
 
 
 def _check_pack_rows(read: Callable[[str], bytes], record: PackRecord, content: SnapshotList) -> None:
@@ -195,10 +196,11 @@ def _check_pack_rows(read: Callable[[str], bytes], record: PackRecord, content: 
         "number": [row.number for row in content.rows],
     }
     for name, expected in columns.items():
-        metadata = json.loads(read(f"{name}/zarr.json"))
-        found = decode(metadata, name, read, record.objects, where=name).tolist()
+        metadata = members(read(f"{name}/zarr.json"))
+        found = decoded(metadata, name, read, record.objects, where=name).tolist()
         if found != expected:
             raise SchemaError(f"its {name} coordinates are not the rows of snapshot {record.snapshot[:16]}…")
-    shape = json.loads(read(f"{record.kind}/zarr.json"))["shape"]
-    if record.rows != len(content.rows) or shape[0] != record.rows:
-        raise SchemaError(f"it has {shape[0]} entries, its record says {record.rows}, its snapshot {len(content.rows)}")
+    shape = members(read(f"{record.kind}/zarr.json")).get("shape")
+    entries = shape[0] if isinstance(shape, list) and shape else None
+    if record.rows != len(content.rows) or entries != record.rows:
+        raise SchemaError(f"it has {entries} entries, its record says {record.rows}, its snapshot {len(content.rows)}")

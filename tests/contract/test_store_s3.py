@@ -1,5 +1,7 @@
 """The store's promises on a real S3 server, and what a client of another make sees there."""
 
+import dataclasses
+import json
 import multiprocessing
 import os
 import pickle
@@ -9,10 +11,13 @@ from uuid import uuid4
 
 import pytest
 import s3fs
+from click.testing import CliRunner
 
 from store_schema import create_store, open_store
+from store_schema.cli import main
 from store_schema.copying import copy_store
 from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, UsageError
+from store_schema.gc import collect_garbage
 from store_schema.location import Location, open_location
 from store_schema.testing import StoreContract, digest_of, example_entry, example_view
 from store_schema.testing.base import KEY
@@ -231,3 +236,39 @@ def test_store_below_folders_made_in_a_console_is_sound_and_cared_for(s3_url: st
     assert store.keys(view) == [KEY]
     done = withdraw(store, patients=[KEY.patient], reason="test")
     assert (done.ok, done.objects, done.mentions) == (True, 9, ("runs/run-1/record.json",))
+
+
+@pytest.fixture
+def public(s3_server: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets anybody read a bucket, and makes this process somebody who has no keys."""
+
+    def open_to_all(bucket: str) -> None:
+        actions = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"]}
+        policy = {"Statement": [actions | {"Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]}]}
+        _files().call_s3("put_bucket_policy", Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17"} | policy))
+        for name in s3_server.environment:
+            if "KEY" in name or "TOKEN" in name:
+                monkeypatch.delenv(name)
+        for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+            monkeypatch.setenv(name, str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    return open_to_all
+
+
+def test_reader_without_the_right_to_write_is_shown_what_gc_would_remove(
+    s3_server: Any, public: Callable[[str], None]
+) -> None:
+    bucket = f"engram-public-{uuid4().hex[:8]}"
+    _files().mkdir(bucket)
+    store = create_store(f"s3://{bucket}/store")
+    store.publish(store.put_view(example_view()), KEY, example_entry(), input_sha256=digest_of("x"))
+    mine = collect_garbage(store)
+    public(bucket)
+    theirs = open_store(f"s3://{bucket}/store")
+    assert collect_garbage(theirs) == dataclasses.replace(mine, clock="machine")
+    assert theirs.location.paths(".engram-probe") == []
+    with pytest.raises(BackendError, match="check the credentials and their rights"):
+        collect_garbage(theirs, dry_run=False)
+    shown = CliRunner().invoke(main, ["gc", f"s3://{bucket}/store"])
+    assert (shown.exit_code, "ages are by this machine's clock" in shown.stderr) == (0, True)

@@ -1,6 +1,10 @@
 """Any damage to any object of an entry is found when it is read and when it is verified, and never becomes data."""
 
+import copy
+import json
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -8,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store_schema import Entry, EntryKey, Snapshot, SnapshotStore, Store, create_store
+from store_schema import BulkReader, Entry, EntryKey, Snapshot, SnapshotStore, Store, create_store
 from store_schema.commits import commit_path
-from store_schema.errors import ObjectAlteredError, ObjectMissingError
+from store_schema.errors import EngramError, ObjectAlteredError, ObjectMissingError, SchemaError
+from store_schema.gc import collect_garbage
 from store_schema.location import Location
-from store_schema.records import CommitRecord
+from store_schema.records import CommitRecord, canonical_json, seal, unseal
 from store_schema.testing import digest_of, entries, example_entry, example_view
+from store_schema.usage import usage
 
 KEY = EntryKey("P1", "CT", "skeleton")
 REFUSALS = (ObjectMissingError, ObjectAlteredError)
@@ -26,10 +32,14 @@ def _store(entry: Entry) -> tuple[Store, CommitRecord, Snapshot]:
     return store, commit, store.snapshot(store.make_snapshot(view))
 
 
-def _check_found(store: Store, commit: CommitRecord, snapshot: Snapshot, paths: list[str], entry: Entry) -> None:
-    """Whoever reads a damaged object gets an error, whoever does not need it the values that were written."""
-    assert sorted(finding.path for finding in store.verify().findings) == sorted(f"{commit.folder}/{p}" for p in paths)
-    served = SnapshotStore(snapshot)
+def _check_found(store: Store, commit: CommitRecord, snapshot: Snapshot, paths: list[str], entry: Entry) -> set[str]:
+    """Whoever reads a damaged object gets an error, whoever does not need it what was written; gives what it is called."""
+    findings = store.verify().findings
+    assert sorted(finding.path for finding in findings) == sorted(f"{commit.folder}/{p}" for p in paths)
+    served, bulk = SnapshotStore(snapshot), BulkReader(snapshot, tuple(entry.arrays))
+    if any("/c/" in path for path in paths):
+        with pytest.raises(REFUSALS):
+            list(bulk.read())
     for path in paths:
         with pytest.raises(REFUSALS):
             served.read(f"{KEY}/{path}")
@@ -39,9 +49,12 @@ def _check_found(store: Store, commit: CommitRecord, snapshot: Snapshot, paths: 
                 store.read(commit.view, KEY, arrays=[name])
             with pytest.raises(REFUSALS):
                 snapshot.read(KEY, arrays=[name])
+            with pytest.raises(REFUSALS):
+                BulkReader(snapshot).stack(name, [KEY])
         else:
             # Metadata is read from the commit: a damaged zarr.json changes no value.
             assert store.read(commit.view, KEY, arrays=[name]).arrays[name].tobytes() == values.tobytes()
+    return {finding.kind for finding in findings}
 
 
 def _flipped(data: bytes, draw: Callable[[st.SearchStrategy[int]], int]) -> bytes:
@@ -56,7 +69,7 @@ def test_any_changed_byte_of_any_object_is_found(entry: Entry, data: st.DataObje
     path = data.draw(st.sampled_from(sorted(commit.objects)))
     place = f"{commit.folder}/{path}"
     store.location.put(place, _flipped(store.location.get(place), data.draw))
-    _check_found(store, commit, snapshot, [path], entry)
+    assert _check_found(store, commit, snapshot, [path], entry) == {"altered"}
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,7 +80,7 @@ def test_any_truncation_of_any_object_is_found(entry: Entry, data: st.DataObject
     place = f"{commit.folder}/{path}"
     whole = store.location.get(place)
     store.location.put(place, whole[: data.draw(st.integers(0, len(whole) - 1))])
-    _check_found(store, commit, snapshot, [path], entry)
+    assert _check_found(store, commit, snapshot, [path], entry) == {"truncated"}
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,7 +90,7 @@ def test_any_deletion_of_objects_is_found(entry: Entry, data: st.DataObject) -> 
     paths = data.draw(st.lists(st.sampled_from(sorted(commit.objects)), unique=True, min_size=1))
     for path in paths:
         store.location.delete(f"{commit.folder}/{path}")
-    _check_found(store, commit, snapshot, paths, entry)
+    assert _check_found(store, commit, snapshot, paths, entry) == {"missing"}
 
 
 @settings(max_examples=100, deadline=None)
@@ -108,6 +121,73 @@ def _swap(location: Location, first: str, second: str) -> None:
     one, two = location.get(first), location.get(second)
     location.put(first, two)
     location.put(second, one)
+
+
+@settings(max_examples=40, deadline=None)
+@given(entry=entries(), seed=st.integers(0, 9), data=st.data())
+def test_any_swap_between_two_commits_of_an_entry_is_found(entry: Entry, seed: int, data: st.DataObject) -> None:
+    """Of their objects, and of the commits themselves: an earlier content never passes for the current one."""
+    store, old, _ = _store(entry)
+    new = store.publish(old.view, KEY, example_entry(seed), input_sha256=digest_of("y")).commit
+    path = data.draw(st.sampled_from(sorted({*old.objects} & {*new.objects})))
+    _swap(store.location, f"{old.folder}/{path}", f"{new.folder}/{path}")
+    found = {finding.path for finding in store.verify().findings}
+    differ = old.objects[path] != new.objects[path]
+    assert found == ({f"{old.folder}/{path}", f"{new.folder}/{path}"} if differ else set())
+    _swap(store.location, commit_path(old.view, KEY, 0), commit_path(old.view, KEY, 1))
+    with pytest.raises(SchemaError, match="another place"):
+        store.read(old.view, KEY)
+    assert {commit_path(old.view, KEY, number) for number in (0, 1)} <= {one.path for one in store.verify().findings}
+
+
+JUNK = (None, True, 0, -1, 3.5, 10**30, "", "x", "../x", "0" * 64, [], {}, [[]], {"a": None}, ["bytes", "zstd"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_sealed_commit_of_any_content_is_read_as_it_says_or_refused(data: st.DataObject) -> None:
+    """Another program may seal what it likes: no reader and no tool breaks, and no other value is read."""
+    entry = example_entry()
+    store, commit, _ = _store(entry)
+    path = commit_path(commit.view, KEY, 0)
+    record = json.loads(unseal(store.location.get(path), where=path))
+    for _ in range(data.draw(st.integers(1, 2))):
+        _change_one(record, data)
+    store.location.put(path, seal(canonical_json(record)))
+    for act in (store.verify, partial(collect_garbage, store), partial(usage, store)):
+        assert act() is not None
+    try:
+        read = store.read(commit.view, KEY).arrays
+    except EngramError:
+        assert not store.verify().ok
+        return
+    if store.verify().ok:
+        assert {name: read[name].tobytes() for name in read} == {n: v.tobytes() for n, v in entry.arrays.items()}
+
+
+def _junk(data: st.DataObject) -> Any:
+    """Anything, in a copy that may be changed again."""
+    return copy.deepcopy(data.draw(st.sampled_from(JUNK)))
+
+
+def _change_one(record: dict[str, Any], data: st.DataObject) -> None:
+    """Puts anything in one place of a record, or takes that away, or adds to it; its address stays."""
+    node: Any = record
+    key: Any = data.draw(st.sampled_from(sorted({*record} - {"view", "patient", "modality", "roi", "number"})))
+    while isinstance(node[key], dict | list) and node[key] and data.draw(st.integers(0, 3)):
+        node = node[key]
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+    match data.draw(st.sampled_from(["put", "put", "take", "add"])):
+        case "put":
+            node[key] = _junk(data)
+        case "take":
+            del node[key]
+        case _ if isinstance(node, dict):
+            node[data.draw(st.sampled_from(["x", "../../y", "memory/c/0", "a//b", ""]))] = data.draw(
+                st.sampled_from(JUNK)
+            )
+        case _:
+            node.append(_junk(data))
 
 
 def test_every_changed_byte_of_a_commit_is_found() -> None:

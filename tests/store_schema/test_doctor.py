@@ -183,6 +183,9 @@ def test_server_that_ignores_conditions_is_no_place_for_a_store(
     assert "✗ second create refused" in done.output
     assert "ignores `If-None-Match: *`" in done.output
     assert not any(path.endswith("engram.json") for path in objects)
+    # A program that makes its store by itself, as `extractor run` does, must not do what `init` refuses.
+    with pytest.raises(BackendError, match="lets a name be created twice"):
+        open_store("s3://bucket/store", create=True)
 
 
 def test_stores_made_by_two_at_once_are_one(serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,11 +196,14 @@ def test_stores_made_by_two_at_once_are_one(serve: Callable[[Any], str], monkeyp
         objects: ClassVar[dict[str, bytes]] = {}
 
         def do_PUT(self) -> None:
-            if self.path in clashes:
+            if self.path in clashes and self.path not in self.objects:
                 super().do_PUT()
                 return
-            clashes.append(self.path)
             self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path in self.objects:
+                self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+                return
+            clashes.append(self.path)
             self._answer(409, b"<Error><Code>ConditionalRequestConflict</Code></Error>")
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", serve(Clashing))
