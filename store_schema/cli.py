@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,14 @@ from store_schema.commands.moving import copy, export
 from store_schema.commands.patients import pseudonym
 from store_schema.commands.snapshots import diff, pack, snapshot
 from store_schema.console import EngramGroup
-from store_schema.errors import EntryWithdrawnError
+from store_schema.errors import (
+    EntryWithdrawnError,
+    InvalidKeyError,
+    NotCommittedError,
+    ObjectAlteredError,
+    ObjectMissingError,
+    SchemaError,
+)
 from store_schema.keys import EntryKey
 
 if TYPE_CHECKING:
@@ -68,17 +76,31 @@ def ls(url: str, view: str | None) -> None:
 
 def _overview(store: Store) -> Iterator[str]:
     for view_id in store.view_ids():
-        note = "" if store.view(view_id).encoder.trained else "  UNTRAINED: random weights"
-        yield f"view      {view_id}  {len(store.keys(view_id))} entries{note}"
+        yield f"view      {view_id}  {_told(partial(_view, store, view_id))}"
     for snapshot_id in store.snapshot_ids():
-        try:
-            pinned = store.snapshot(snapshot_id)
-        except EntryWithdrawnError:
-            yield f"snapshot  {snapshot_id}  names withdrawn entries: refuses to open"
-            continue
-        yield f"snapshot  {snapshot_id}  {len(pinned)} entries of {pinned.view_id}"
+        yield f"snapshot  {snapshot_id}  {_told(partial(_snapshot, store, snapshot_id))}"
     for run_id in store.run_ids():
         yield f"run       {run_id}  {', '.join(store.run_names(run_id))}"
+
+
+def _view(store: Store, view_id: str) -> str:
+    note = "" if store.view(view_id).encoder.trained else "  UNTRAINED: random weights"
+    return f"{len(store.keys(view_id))} entries{note}"
+
+
+def _snapshot(store: Store, snapshot_id: str) -> str:
+    pinned = store.snapshot(snapshot_id)
+    return f"{len(pinned)} entries of {pinned.view_id}"
+
+
+def _told(tell: Callable[[], str]) -> str:
+    """What there is to say of one thing; one that is damaged hides no other."""
+    try:
+        return tell()
+    except EntryWithdrawnError:
+        return "names withdrawn entries: refuses to open"
+    except (NotCommittedError, ObjectAlteredError, ObjectMissingError, SchemaError, InvalidKeyError) as error:
+        return f"DAMAGED ({type(error).__name__}): `store-schema verify` tells"
 
 
 @main.command()

@@ -31,6 +31,8 @@ _ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,
 REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S = 120, 10
 _DENIED = "(code: AccessDenied)"
 """A deletion that is not allowed is told so within an answer of status 200."""
+_ODD_NAME = "object with invalid path"
+"""A name such as `data//x` stands in a listing, which the client then refuses as a whole."""
 
 _forked_after_use = False
 _used = False
@@ -229,7 +231,7 @@ def _passing(error: Exception) -> bool:
     text = str(error)
     if isinstance(error, OSError):
         return True
-    if _DENIED in text:
+    if _DENIED in text or _ODD_NAME in text:
         return False
     if "status code: 4" in text:
         # S3 says RequestTimeout, with status 400, where the body of a request came too slowly.
@@ -249,6 +251,8 @@ def _remedy(text: str) -> str:
     ):  # fmt: skip
         if f"status code: {mark}" in text:
             return remedy
+    if _ODD_NAME in text:
+        return "another program wrote an object of that name, which no store has: remove it with the server's own tools"
     if "lacked valid authentication" in text:
         return "check the credentials, or log in again"
     if _DENIED in text:

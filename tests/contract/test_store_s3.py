@@ -207,6 +207,17 @@ def mark(s3_url: str) -> Callable[[str], None]:
     return lambda folder: client.put_object(Bucket=bucket, Key=f"{root}/{folder}".rstrip("/") + "/", Body=b"")
 
 
+def test_name_that_no_store_has_is_told_at_once_with_what_to_do(
+    location: Location, mark: Callable[[str], None]
+) -> None:
+    """A client that refuses a whole listing for one name must not be asked six times, nor the network be blamed."""
+    location.put("commits/x", b"1")
+    mark("data//odd")
+    with pytest.raises(BackendError, match=r"data//odd.*remove it with the server's own tools"):
+        location.paths("data")
+    assert location.paths("commits") == ["commits/x"]
+
+
 def test_folder_made_in_a_console_is_no_object(location: Location, mark: Callable[[str], None]) -> None:
     location.put("a/b/x", b"1")
     location.put("a/empty", b"")

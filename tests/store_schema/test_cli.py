@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from store_schema import Snapshot, Store, open_store
 from store_schema.cli import main
+from store_schema.snapshot import snapshot_path
 from store_schema.testing import example_view
 
 
@@ -123,3 +124,16 @@ print(sorted({"zarr", "numpy", "numcodecs", "xarray", "rich.progress", "torch"} 
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.endswith("\n[]\n")
+
+
+def test_ls_names_what_is_damaged_and_lists_the_rest(store: Store, view: str, snapshot: Snapshot) -> None:
+    other = store.put_view(example_view(name="other"))
+    store.location.put(f"views/{view}.json", b"{}")
+    store.location.put(snapshot_path(snapshot.id), b"cut")
+    store.location.put("views/odd..name.json", b"{}")
+    store.put_run("run-1", "record.json", b"{}")
+    lines = _run("ls", store.url).stdout.splitlines()
+    assert f"view      {view}  DAMAGED (SchemaError): `store-schema verify` tells" in lines
+    assert f"view      {other}  0 entries  UNTRAINED: random weights" in lines
+    assert f"snapshot  {snapshot.id}  DAMAGED (ObjectAlteredError): `store-schema verify` tells" in lines
+    assert "run       run-1  record.json" in lines
