@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -581,3 +583,25 @@ def test_changed_object_of_a_pack_is_mended_where_what_is_there_is_read(small: S
     assert copy_store(small, target).objects == 0
     assert copy_store(small, target, verify_existing=True).objects == 1
     assert tree(target) == tree(small.location)
+
+
+def test_copies_at_once_beside_a_writer_and_a_withdrawal_are_one_whole_replica(tmp_path: Path) -> None:
+    store = create_store(in_memory().url)
+    view = store.put_view(example_view())
+    for i in range(6):
+        store.publish(view, key(i), example_entry(i), input_sha256=digest_of(str(i)))
+    store.make_snapshot(view)
+
+    def write() -> None:
+        for i in range(4, 9):
+            store.publish(view, key(i), example_entry(i + 1), input_sha256=digest_of(f"later {i}"))
+        store.make_snapshot(view)
+
+    acts = [*[partial(copy_store, store, str(tmp_path / "copy"))] * 3, write]
+    acts.append(partial(withdraw, store, patients=["P1", "P3"], reason="consent"))
+    with ThreadPoolExecutor(len(acts)) as pool:
+        done = [future.result() for future in [pool.submit(act) for act in acts]]
+    assert all(report.ok for report in done[:3])
+    assert open_store(tmp_path / "copy").verify().findings == ()
+    assert copy_store(store, str(tmp_path / "copy")).ok
+    assert tree(tmp_path / "copy") == tree(store.location)
