@@ -70,7 +70,7 @@ def test_copy_with_a_damaged_object_names_it_and_fails(
     assert done.exit_code == 1
     first, last = done.stdout.splitlines()
     assert first.startswith(
-        f"problem    {view}/{keys[1]}: not copied, ObjectAlteredError: {store.url}/{path} has 7 bytes"
+        f"problem    {view}/{keys[1]}: not copied, ObjectTruncatedError: {store.url}/{path} has 7 bytes"
     )
     assert "which has 2 entries" in last
     assert not open_store(tmp_path / "copy").location.paths(f"commits/{view}/{keys[1]}")
