@@ -29,6 +29,7 @@ BASELINE_RECIPE = 1
 
 LayoutName = Literal["paper", "raw", "pooled", "thirds"]
 Modality = Literal["PET", "CT"]
+LabelSetName = Literal["totalsegmentator", "totalsegmentator_v1", "moose_2", "moose_3", "moose_all_bones_v1"]
 Range = tuple[float, float]
 
 
@@ -84,8 +85,10 @@ class ExtractConfig(BaseModel):
     rois: tuple[str, ...] | None = None
     """Mask columns of the study table to use; null takes every mask column."""
     derive: tuple[Literal["spine_dilated", "skeleton"], ...] = ()
-    """Regions derived from the `label_map` column."""
-    label_set: Literal["totalsegmentator"] = "totalsegmentator"
+    """Regions derived from the label map columns."""
+    label_set: LabelSetName = "totalsegmentator"
+    """What made the label maps: TotalSegmentator 2 or 1 and MOOSE's all_bones have one file (column `label_map`); MOOSE 2 (2.2–2.6.2)
+    and 3 (2.6.3 and later) have `label_map_vertebrae`, and for `skeleton` also `label_map_ribs` and `label_map_peripheral_bones`."""
     closing_mm: float = Field(default=10.0, ge=0)
     dilation_mm: float = Field(default=10.0, ge=0)
     pet_units: Literal["suv"] | None = None

@@ -60,5 +60,8 @@ def _attributes(subject: Subject, region: Region, valid: Sequence[bool]) -> dict
         "boxes_xyxy": region.boxes.astype(int).tolist(),
         "valid_layers": [bool(one) for one in valid],
         "outside_share": float(prepared.outside_share[subject.roi]) if subject.modality == "PET" else 0.0,
-        "warnings": ["one kept slice: a single valid memory"] if len(region.slices) == 1 else [],
+        "warnings": [
+            *prepared.notes.get(subject.roi, ()),
+            *(["one kept slice: a single valid memory"] if len(region.slices) == 1 else []),
+        ],
     }

@@ -52,9 +52,11 @@ def _moved(files: StudyFiles, local: Mapping[str, str]) -> StudyFiles:
     def moved(place: str | None) -> str | None:
         return None if place is None else local.get(place, place)
 
-    masks = {roi: local.get(place, place) for roi, place in files.masks.items()}
-    ct = local.get(files.ct, files.ct)
-    return replace(files, ct=ct, pet=moved(files.pet), label_map=moved(files.label_map), masks=masks)
+    masks, parts = (
+        {name: local.get(place, place) for name, place in named.items()} for named in (files.masks, files.label_parts)
+    )
+    ct, label_map = local.get(files.ct, files.ct), moved(files.label_map)
+    return replace(files, ct=ct, pet=moved(files.pet), label_map=label_map, label_parts=parts, masks=masks)
 
 
 def _told(error: Exception, local: Mapping[str, str]) -> Exception:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from extractor.intensity import PET_OUTSIDE_SUV, to_uint8
+from extractor.label_sets import WHOLE, column, parts_needed
 from extractor.reading import read_ct, read_pet
-from extractor.regions import derive_regions
+from extractor.regions import Derived, derive
 from extractor.volumes import (
     Grid,
     Labels,
@@ -36,11 +37,18 @@ class StudyFiles:
     masks: Mapping[str, str]
     """Mask file by ROI."""
     label_map: str | None = None
+    label_parts: Mapping[str, str] = field(default_factory=dict)
+    """Label map file by part, where the label set comes in several: vertebrae, ribs, peripheral_bones."""
+
+    @property
+    def label_maps(self) -> dict[str, str]:
+        """Label map file by part; `WHOLE` for one that holds every bone."""
+        return ({} if self.label_map is None else {WHOLE: self.label_map}) | dict(self.label_parts)
 
     @property
     def places(self) -> list[str]:
         """Every file of the study, each once."""
-        named = (self.ct, self.pet, self.label_map, *self.masks.values())
+        named = (self.ct, self.pet, *self.label_maps.values(), *self.masks.values())
         return list(dict.fromkeys(place for place in named if place is not None))
 
 
@@ -75,6 +83,10 @@ class PreparedStudy:
     """Digest of decoded voxels and geometry before resampling, by role: CT, PET, mask:ROI, label_map."""
     outside_share: Mapping[str, float] = field(default_factory=dict)
     """Share of each ROI's voxels outside the PET's field of view, 0–1; empty without a PET."""
+    outside_ct_share: Mapping[str, float] = field(default_factory=dict)
+    """Share of each ROI's own voxels outside the CT, 0–1: they are lost."""
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a person should know of a ROI, such as vertebrae that its label map has not."""
 
 
 def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
@@ -94,12 +106,15 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
     """
     grey, digest, orientation, grid = _ct(files, rules)
     images, digests, orientations = {"CT": grey}, {"CT": digest}, {"CT": orientation}
-    masks = _masks(files, rules, grid, digests)
+    regions = _masks(files, rules, grid, digests)
+    masks = {roi: region.mask_zyx for roi, region in regions.items()}
     shares: dict[str, float] = {}
     if "PET" in rules.modalities:
         images["PET"], digests["PET"], orientations["PET"], shares = _pet(files, rules, grid, masks)
     wanted = {name: images[name] for name in rules.modalities}
-    return PreparedStudy(wanted, masks, grid, orientations, digests, shares)
+    outside_ct = {roi: region.outside_share for roi, region in regions.items()}
+    notes = {roi: region.notes for roi, region in regions.items() if region.notes}
+    return PreparedStudy(wanted, masks, grid, orientations, digests, shares, outside_ct, notes)
 
 
 def _ct(files: StudyFiles, rules: PrepareRules) -> tuple[UInt8[np.ndarray, "z y x"], str, str, Grid]:
@@ -141,32 +156,53 @@ def _outside_shares(
     return shares
 
 
-def _masks(
-    files: StudyFiles, rules: PrepareRules, grid: Grid, digests: dict[str, str]
-) -> dict[str, UInt8[np.ndarray, "z y x"]]:
+@dataclass(frozen=True)
+class _Region:
+    """A region on the CT's grid."""
+
+    mask_zyx: UInt8[np.ndarray, "z y x"]
+    outside_share: float
+    notes: tuple[str, ...] = ()
+
+
+def _masks(files: StudyFiles, rules: PrepareRules, grid: Grid, digests: dict[str, str]) -> dict[str, _Region]:
     """Every region on the CT grid; fills in the digests of their sources."""
-    masks: dict[str, UInt8[np.ndarray, "z y x"]] = {}
-    limit = rules.max_outside_share
+    regions: dict[str, _Region] = {}
     for roi, path in files.masks.items():
         labels = read_labels(path)
         digests[f"mask:{roi}"] = decoded_sha256(labels)
-        masks[roi] = _on_grid(_binary(labels, path), grid, path, limit)
+        regions[roi] = _on_grid(_binary(labels, path), grid, path, rules.max_outside_share)
     if rules.derive:
-        if files.label_map is None:
-            raise MaskError(
-                f"patient '{files.patient}' has no label map, and {list(rules.derive)} are to be derived from one."
-            )
-        label_map = read_labels(files.label_map)
-        digests["label_map"] = decoded_sha256(label_map)
-        regions = derive_regions(
-            label_map,
+        derived = _derived(files, rules, digests)
+        path = next(iter(files.label_maps.values()))
+        for roi, region in derived.regions.items():
+            placed = _on_grid(region, grid, path, rules.max_outside_share)
+            regions[roi] = replace(placed, notes=derived.notes[roi])
+    return regions
+
+
+def _derived(files: StudyFiles, rules: PrepareRules, digests: dict[str, str]) -> Derived:
+    """The derived regions on the label map's grid; an error names the files."""
+    places = {part: files.label_maps.get(part) for part in parts_needed(rules.label_set, rules.derive)}
+    absent = [column(part) for part, place in places.items() if place is None]
+    if absent:
+        raise MaskError(
+            f"patient '{files.patient}' has no {', '.join(absent)}, and {list(rules.derive)} of the {rules.label_set} label set "
+            "are to be derived from such a label map."
+        )
+    maps = {part: read_labels(place) for part, place in places.items() if place is not None}
+    digests |= {column(part): decoded_sha256(labels) for part, labels in maps.items()}
+    try:
+        return derive(
+            maps,
             label_set=rules.label_set,
             closing_mm=rules.closing_mm,
             dilation_mm=rules.dilation_mm,
             wanted=rules.derive,
         )
-        masks |= {roi: _on_grid(region, grid, files.label_map, limit) for roi, region in regions.items()}
-    return masks
+    except StudyError as error:
+        shown = ", ".join(place for place in places.values() if place is not None)
+        raise type(error)(f"{shown}: {error}") from error
 
 
 def _binary(labels: Labels, path: str) -> Labels:
@@ -183,7 +219,7 @@ def _binary(labels: Labels, path: str) -> Labels:
     return Labels((labels.array_zyx != 0).astype(np.uint16), labels.grid, labels.original_orientation)
 
 
-def _on_grid(labels: Labels, grid: Grid, path: str, limit: float) -> UInt8[np.ndarray, "z y x"]:
+def _on_grid(labels: Labels, grid: Grid, path: str, limit: float) -> _Region:
     """A region on the CT's grid; one of which more than `limit` lies outside it would be another region there."""
     mask = resample_nearest(labels, grid).array_zyx.astype(np.uint8)
     if not mask.any():
@@ -194,4 +230,4 @@ def _on_grid(labels: Labels, grid: Grid, path: str, limit: float) -> UInt8[np.nd
             f"{outside:.1%} of a region of {path} lies outside the CT: at most {limit:.0%} is accepted. Check that both are of "
             "one study, or crop the mask."
         )
-    return mask
+    return _Region(mask, outside)

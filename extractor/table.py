@@ -1,7 +1,8 @@
 """Reads and checks the study table: which files belong to which patient; opens no image.
 
-A row is one study. Columns: `patient`, `ct`, `pet`, optionally `study` and `label_map`, and one column per ROI mask, named
-after the ROI. `ct` and `pet` name an image file, or a folder with one DICOM series. Paths are relative to the table's folder or
+A row is one study. Columns: `patient`, `ct`, `pet`, optionally `study` and label maps, and one column per ROI mask, named
+after the ROI. A label map that holds every bone is `label_map`; a label set that comes in several files has `label_map_vertebrae`,
+`label_map_ribs` and `label_map_peripheral_bones`. `ct` and `pet` name an image file, or a folder with one DICOM series. Paths are relative to the table's folder or
 address unless they are absolute or addresses themselves.
 """
 
@@ -17,6 +18,7 @@ import pandas as pd
 
 from extractor.config import ExtractConfig
 from extractor.image_files import IMAGE_SUFFIXES
+from extractor.label_sets import LABEL_SETS, PARTS, WHOLE, column, parts_needed
 from extractor.reading import is_series
 from extractor.study import StudyFiles
 from store_schema import check_id
@@ -24,7 +26,7 @@ from store_schema.errors import InvalidKeyError, TableError, UsageError
 from store_schema.files import Place, is_remote, local_file, name_of, record_name, resolve, without_secret
 from store_schema.pseudonyms import PlainIds
 
-RESERVED = ("patient", "study", "ct", "pet", "label_map")
+RESERVED = ("patient", "study", "ct", "pet", "label_map", *(column(part) for part in PARTS))
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class StudyRow:
 
     @property
     def paths(self) -> dict[str, str]:
-        """Every file of the study by its role: CT, PET, label_map, mask:ROI."""
-        named = {"CT": self.files.ct, "PET": self.files.pet, "label_map": self.files.label_map}
+        """Every file of the study by its role: CT, PET, label_map (or label_map_PART), mask:ROI."""
+        named = {"CT": self.files.ct, "PET": self.files.pet}
+        named |= {column(part): path for part, path in self.files.label_maps.items()}
         masks = {f"mask:{roi}": path for roi, path in self.files.masks.items()}
         return {role: path for role, path in (named | masks).items() if path is not None}
 
@@ -172,11 +175,13 @@ def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[st
         "patient",
         "ct",
         *(["pet"] if "PET" in config.modalities else []),
-        *(["label_map"] if config.derive else []),
+        *(column(part) for part in parts_needed(config.label_set, config.derive)),
     ]
     missing = [name for name in needed if name not in frame.columns]
     if missing:
-        raise TableError(f"{path} lacks the column(s) {missing}: it has {list(frame.columns)}.")
+        raise TableError(
+            f"{path} lacks the column(s) {missing}: it has {list(frame.columns)}.{_other_set(frame, config, missing)}"
+        )
     if not (*rois, *config.derive):
         raise TableError(
             f"{path} has no ROI: add a column per mask, or a label_map column with 'derive: [spine_dilated]' in the settings."
@@ -186,23 +191,38 @@ def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[st
         raise TableError(f"{path}: {sorted(clash)} is both a mask column and a derived region: keep one of the two.")
 
 
+def _other_set(frame: pd.DataFrame, config: ExtractConfig, missing: Iterable[str]) -> str:
+    """What to do where the label maps of the table are not those of the declared set."""
+    if not any(name.startswith(column(WHOLE)) for name in missing):
+        return ""
+    fitting = [
+        name
+        for name in LABEL_SETS
+        if {column(part) for part in parts_needed(name, config.derive)} <= set(frame.columns)
+    ]
+    return f" 'label_set: {config.label_set}' needs them; these columns fit: {', '.join(fitting) or 'no set'}."
+
+
 def _row(
     line: int, record: Mapping[str, str], rois: Iterable[str], config: ExtractConfig, *, table: str, ids: PlainIds
 ) -> StudyRow:
     """One checked row; a mask column left empty means that the study has no such ROI."""
     patient = _key(line, record, table, ids)
-    for column in ("ct", *(["pet"] if "PET" in config.modalities else [])):
-        if not record[column]:
-            raise TableError(f"{table}, line {line}: patient '{patient}' has no {column} file.")
+    for name in ("ct", *(["pet"] if "PET" in config.modalities else [])):
+        if not record[name]:
+            raise TableError(f"{table}, line {line}: patient '{patient}' has no {name} file.")
     masks = {roi: resolve(record[roi], table) for roi in rois if record[roi]}
     if not masks and not config.derive:
         raise TableError(f"{table}, line {line}: patient '{patient}' has no mask: fill at least one of {list(rois)}.")
+    needed = parts_needed(config.label_set, config.derive)
+    maps = {part: resolve(record[column(part)], table) for part in needed if record[column(part)]}
     files = StudyFiles(
         patient=patient,
         ct=resolve(record["ct"], table),
         pet=resolve(record["pet"], table) if "PET" in config.modalities else None,
         masks=masks,
-        label_map=resolve(record["label_map"], table) if config.derive and record["label_map"] else None,
+        label_map=maps.pop(WHOLE, None),
+        label_parts=maps,
     )
     return StudyRow(line, patient, files, {place: ids.source(place) for place in files.places})
 

@@ -218,7 +218,7 @@ class Source(Record):
     """A file that an entry was made from: its fingerprint, not its content."""
 
     role: str
-    """CT, PET, label_map, mask:ROI."""
+    """CT, PET, label_map or label_map_PART, mask:ROI."""
     path: str
     size_bytes: int
     mtime_ns: int | None = None

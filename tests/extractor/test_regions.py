@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from extractor.regions import LABEL_SETS, closed_mm, derive_regions, dilated_mm
+from extractor.label_sets import LABEL_SETS, WHOLE
+from extractor.morphology import closed_mm, dilated_mm
+from extractor.regions import derive_regions
 from extractor.volumes import Grid, Labels, read_labels
 from store_schema.errors import MaskError
 
@@ -78,8 +80,9 @@ def test_spacings_in_single_and_double_precision_give_one_region(spacing_mm):
 
 
 def test_totalsegmentators_labels_are_those_of_its_second_version():
-    assert set(LABEL_SETS["totalsegmentator"]["vertebrae"]) == {*range(25, 51)}
-    assert set(LABEL_SETS["totalsegmentator"]["skeleton"]) == {*range(25, 51), *range(69, 79), *range(91, 117)}
+    file = LABEL_SETS["totalsegmentator"][WHOLE]
+    assert set(file.spine) == {*range(25, 51)}
+    assert set(file.bones) == {*range(25, 51), *range(69, 79), *range(91, 117)}
 
 
 def test_a_label_map_without_vertebrae_is_refused():
