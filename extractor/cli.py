@@ -9,7 +9,9 @@ import click
 
 from extractor.commands.features import import_features, radiomics
 from extractor.commands.phantom import phantom
+from extractor.commands.regions import regions
 from extractor.commands.run import run
+from extractor.commands.segment import segment
 from store_schema.console import EngramGroup
 
 
@@ -30,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (run, import_features, radiomics, phantom):
+for command in (run, regions, segment, import_features, radiomics, phantom):
     main.add_command(command)

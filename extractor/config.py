@@ -87,8 +87,9 @@ class ExtractConfig(BaseModel):
     derive: tuple[Literal["spine_dilated", "skeleton"], ...] = ()
     """Regions derived from the label map columns."""
     label_set: LabelSetName = "totalsegmentator"
-    """What made the label maps: TotalSegmentator 2 or 1 and MOOSE's all_bones have one file (column `label_map`); MOOSE 2 (2.2–2.6.2)
-    and 3 (2.6.3 and later) have `label_map_vertebrae`, and for `skeleton` also `label_map_ribs` and `label_map_peripheral_bones`."""
+    """What made the label maps. TotalSegmentator 2 or 1, and MOOSE's all_bones: one file, in the column `label_map`. MOOSE 2
+    (2.2 to 2.6.2) and 3 (from 2.6.3): `label_map_vertebrae`, for `skeleton` also `label_map_ribs` and
+    `label_map_peripheral_bones`."""
     closing_mm: float = Field(default=10.0, ge=0)
     dilation_mm: float = Field(default=10.0, ge=0)
     pet_units: Literal["suv"] | None = None

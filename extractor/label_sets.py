@@ -6,9 +6,9 @@ The numbers were read in the packages themselves:
   agree on every number used here, but for the names of some ribs in 2.0.5.
 - `totalsegmentator_v1`: TotalSegmentator 1.5.7, the same file, `class_map["total"]`; 2.18.0 has it as `total_v1`.
 - `moose_2`: moosez 2.4.11, `moosez/constants.py`, `ORGAN_INDICES`; the same in 2.2.39, 2.3.0, 2.4.0 and 2.6.0 to 2.6.2.
-- `moose_3`: moosez 2.6.4, the same table, and 2.6.3, in which the models were trained anew and the numbers moved; moosez 3.0.0 loads
-  the same weights, and moosez 3.2.2 gives the same numbers in its README. From 3.0 on the numbers themselves are in the weights:
-  moosez 3.1 and later write them beside a label map, and `extractor segment` compares.
+- `moose_3`: moosez 2.6.4, the same table, and 2.6.3, in which the models were trained anew and the numbers moved; moosez 3.0.0
+  loads the same weights, and moosez 3.2.2 gives the same numbers in its README. From 3.0 on the numbers themselves are in the
+  weights: moosez 3.0.31 and later write them beside a label map, and `extractor segment` compares.
 - `moose_all_bones_v1`: the model `clin_ct_all_bones_v1`, moosez 2.2.39 to 2.6.4, `ORGAN_INDICES`; 3.2.2 loads the same weights.
 
 The `clin_ct_bones` of moosez 2.0 and 2.1 is in no set: those packages say nowhere what its labels are.
@@ -64,7 +64,7 @@ LabelSet = Mapping[str, LabelFile]
 """The files of a set by part; `WHOLE` where one file holds every bone."""
 
 
-def column(part: str) -> str:
+def map_column(part: str) -> str:
     """Column of the study table, and role of the file: `label_map`, or `label_map_vertebrae` for a part."""
     return f"label_map_{part}" if part else "label_map"
 

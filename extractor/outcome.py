@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -54,6 +54,22 @@ class ItemOutcome:
     """Wall time of the item's own share: embedding of its stream and writing of its entry."""
 
 
+class StudyLike(Protocol):
+    """A study that was worked on as a whole."""
+
+    @property
+    def patient(self) -> str:
+        """Its id."""
+
+    @property
+    def state(self) -> str:
+        """What became of it: `failed`, or another word."""
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+
+
 def to_jsonl(records: Iterable[PlanItem | ItemOutcome]) -> bytes:
     """One JSON object a line, keys sorted."""
     return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records).encode()
@@ -81,7 +97,10 @@ def print_summary(outcomes: Sequence[ItemOutcome], console: Console) -> None:
     counts = Counter(outcome.result for outcome in outcomes)
     parts = [f"{counts[result]} {result}" for result in RESULTS if counts[result]]
     console.print("Items: " + (", ".join(parts) or "none"))
-    failures = {(o.patient, o.reason): None for o in outcomes if o.result == "failed"}
+    _print_failures({(o.patient, o.reason): None for o in outcomes if o.result == "failed"}, console)
+
+
+def _print_failures(failures: Collection[tuple[str, str]], console: Console) -> None:
     if not failures:
         return
     table = Table(title="Failed: nothing was written for these; mend the cause and run the same command again")
@@ -90,3 +109,10 @@ def print_summary(outcomes: Sequence[ItemOutcome], console: Console) -> None:
     for patient, reason in failures:
         table.add_row(patient, reason)
     console.print(table)
+
+
+def print_studies(studies: Sequence[StudyLike], console: Console) -> None:
+    """Counts by state, then each failed study with its reason."""
+    counts = Counter(study.state for study in studies)
+    console.print("Studies: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True)))
+    _print_failures([(study.patient, study.reason) for study in studies if study.state == "failed"], console)

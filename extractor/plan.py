@@ -13,7 +13,7 @@ from functools import partial
 
 from extractor.config import ExtractConfig
 from extractor.image_files import HEADER_BYTES, HEADER_SUFFIXES, may_name_voxels, voxel_file
-from extractor.label_sets import column
+from extractor.label_sets import map_column
 from extractor.outcome import PlanItem, State
 from extractor.table import StudyRow
 from store_schema import CommitRecord, EntryKey, Source, Store
@@ -63,7 +63,7 @@ def sources_of(row: StudyRow, modality: str, roi: str, *, look: Look = fingerpri
 
 
 def _roles(row: StudyRow, modality: str, roi: str) -> list[str]:
-    maps = (column(part) for part in row.files.label_maps)
+    maps = (map_column(part) for part in row.files.label_maps)
     regions = (f"mask:{roi}",) if roi in row.files.masks else maps
     return list(dict.fromkeys((modality, "CT", *regions)))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int
 
-from extractor.label_sets import LABEL_SETS, WHOLE, LabelFile, column, parts_needed
+from extractor.label_sets import LABEL_SETS, WHOLE, LabelFile, map_column, parts_needed
 from extractor.morphology import Mask, closed_mm, dilated_mm
 from extractor.volumes import Labels
 from store_schema.errors import GeometryError, MaskError
@@ -39,11 +39,11 @@ class _Bones:
 
     labels: Labels
     file: LabelFile
-    voxels: Int[np.ndarray, "label"]
+    voxels: Int[np.ndarray, " label"]
     """Number of voxels by label; 0 for what is no bone."""
-    centre_z: Float64[np.ndarray, "label"]
+    centre_z: Float64[np.ndarray, " label"]
     """Mean index; NaN where a label has no voxel. Rises towards superior."""
-    centre_x: Float64[np.ndarray, "label"]
+    centre_x: Float64[np.ndarray, " label"]
     """Rises towards the patient's left."""
 
     def present(self, labels: Iterable[int]) -> list[int]:
@@ -121,23 +121,23 @@ def check_label_map(labels: Labels, label_set: str, part: str = WHOLE) -> None:
     MaskError
         See `derive`.
     """
-    _bones(labels, LABEL_SETS[label_set][part], f"the {column(part)}", label_set)
+    _bones(labels, LABEL_SETS[label_set][part], f"the {map_column(part)}", label_set)
 
 
 def _fitting(parts: Mapping[str, Labels], label_set: str, wanted: Sequence[str]) -> dict[str, _Bones]:
     """Every label map that the regions need, checked."""
     needed = parts_needed(label_set, wanted)
-    absent = [column(part) for part in needed if part not in parts]
+    absent = [map_column(part) for part in needed if part not in parts]
     if absent:
         raise MaskError(
-            f"{list(wanted)} of the {label_set} label set need(s) {', '.join(absent)}: fill the column(s), or declare the "
+            f"{list(wanted)} of the {label_set} label set need(s) {', '.join(absent)}: fill the map_column(s), or declare the "
             f"'label_set' that the label map is of: {', '.join(LABEL_SETS)}."
         )
     found = {
-        part: _bones(parts[part], LABEL_SETS[label_set][part], f"the {column(part)}", label_set) for part in needed
+        part: _bones(parts[part], LABEL_SETS[label_set][part], f"the {map_column(part)}", label_set) for part in needed
     }
     for part in needed[1:]:
-        _check_pair(parts[needed[0]], parts[part], column(needed[0]), column(part))
+        _check_pair(parts[needed[0]], parts[part], map_column(needed[0]), map_column(part))
     return found
 
 
@@ -201,8 +201,8 @@ def _check_spine(bones: _Bones, name: str, label_set: str) -> None:
     volume_ml = float(bones.voxels[largest]) * voxel_ml
     if len(bones.file.spine) > 1 and volume_ml > MAX_VERTEBRA_ML:
         raise MaskError(
-            f"{name} gives label {largest} ({bones.file.bones[largest]} in the {label_set} label set) {volume_ml:.0f} ml, more than "
-            f"any vertebra has ({MAX_VERTEBRA_ML:.0f} ml): it is of another set. Known sets: {', '.join(LABEL_SETS)}."
+            f"{name} gives label {largest} ({bones.file.bones[largest]} in the {label_set} label set) {volume_ml:.0f} ml, more "
+            f"than any vertebra has ({MAX_VERTEBRA_ML:.0f} ml): it is of another set. Known sets: {', '.join(LABEL_SETS)}."
         )
     pairs = [(upper, lower) for place, upper in enumerate(spine) for lower in spine[place + 1 :]]
     share = _share(bones.voxels, pairs, bones.centre_z)
@@ -224,7 +224,7 @@ def _check_sides(bones: _Bones, name: str, label_set: str) -> None:
 
 
 def _share(
-    voxels: Int[np.ndarray, "label"], pairs: Sequence[tuple[int, int]], centres: Float64[np.ndarray, "label"]
+    voxels: Int[np.ndarray, " label"], pairs: Sequence[tuple[int, int]], centres: Float64[np.ndarray, " label"]
 ) -> float:
     """Share of pairs, by the smaller one's voxels, of which the first has the greater centre; 1 where there is no pair."""
     weights = [float(min(voxels[first], voxels[second])) for first, second in pairs]
@@ -242,5 +242,5 @@ def _missing_levels(bones: _Bones) -> tuple[str, ...]:
 
 
 def _empty_parts(found: Mapping[str, _Bones]) -> tuple[str, ...]:
-    empty = [column(part) for part, bones in found.items() if not bones.voxels.any()]
+    empty = [map_column(part) for part, bones in found.items() if not bones.voxels.any()]
     return (f"no bone in the {', '.join(empty)}",) if empty else ()

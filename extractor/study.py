@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from extractor.intensity import PET_OUTSIDE_SUV, to_uint8
-from extractor.label_sets import WHOLE, column, parts_needed
+from extractor.label_sets import WHOLE, map_column, parts_needed
 from extractor.reading import read_ct, read_pet
 from extractor.regions import Derived, derive
 from extractor.volumes import (
@@ -184,14 +184,14 @@ def _masks(files: StudyFiles, rules: PrepareRules, grid: Grid, digests: dict[str
 def _derived(files: StudyFiles, rules: PrepareRules, digests: dict[str, str]) -> Derived:
     """The derived regions on the label map's grid; an error names the files."""
     places = {part: files.label_maps.get(part) for part in parts_needed(rules.label_set, rules.derive)}
-    absent = [column(part) for part, place in places.items() if place is None]
+    absent = [map_column(part) for part, place in places.items() if place is None]
     if absent:
         raise MaskError(
             f"patient '{files.patient}' has no {', '.join(absent)}, and {list(rules.derive)} of the {rules.label_set} label set "
             "are to be derived from such a label map."
         )
     maps = {part: read_labels(place) for part, place in places.items() if place is not None}
-    digests |= {column(part): decoded_sha256(labels) for part, labels in maps.items()}
+    digests |= {map_column(part): decoded_sha256(labels) for part, labels in maps.items()}
     try:
         return derive(
             maps,

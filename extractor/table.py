@@ -1,16 +1,16 @@
 """Reads and checks the study table: which files belong to which patient; opens no image.
 
 A row is one study. Columns: `patient`, `ct`, `pet`, optionally `study` and label maps, and one column per ROI mask, named
-after the ROI. A label map that holds every bone is `label_map`; a label set that comes in several files has `label_map_vertebrae`,
-`label_map_ribs` and `label_map_peripheral_bones`. `ct` and `pet` name an image file, or a folder with one DICOM series. Paths are relative to the table's folder or
-address unless they are absolute or addresses themselves.
+after the ROI. `ct` and `pet` name an image file, or a folder with one DICOM series. A label map with every bone is `label_map`; a
+label set in several files has `label_map_vertebrae`, `label_map_ribs` and `label_map_peripheral_bones`. Paths are relative to the
+table's folder or address unless they are absolute or addresses themselves.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pandas as pd
 
 from extractor.config import ExtractConfig
 from extractor.image_files import IMAGE_SUFFIXES
-from extractor.label_sets import LABEL_SETS, PARTS, WHOLE, column, parts_needed
+from extractor.label_sets import LABEL_SETS, PARTS, WHOLE, map_column, parts_needed
 from extractor.reading import is_series
 from extractor.study import StudyFiles
 from store_schema import check_id
@@ -26,7 +26,7 @@ from store_schema.errors import InvalidKeyError, TableError, UsageError
 from store_schema.files import Place, is_remote, local_file, name_of, record_name, resolve, without_secret
 from store_schema.pseudonyms import PlainIds
 
-RESERVED = ("patient", "study", "ct", "pet", "label_map", *(column(part) for part in PARTS))
+RESERVED = ("patient", "study", "ct", "pet", "label_map", *(map_column(part) for part in PARTS))
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class StudyRow:
     def paths(self) -> dict[str, str]:
         """Every file of the study by its role: CT, PET, label_map (or label_map_PART), mask:ROI."""
         named = {"CT": self.files.ct, "PET": self.files.pet}
-        named |= {column(part): path for part, path in self.files.label_maps.items()}
+        named |= {map_column(part): path for part, path in self.files.label_maps.items()}
         masks = {f"mask:{roi}": path for roi, path in self.files.masks.items()}
         return {role: path for role, path in (named | masks).items() if path is not None}
 
@@ -65,13 +65,17 @@ class StudyRow:
         return None if self.files.pet is None or is_series(self.files.pet) else self.files.pet
 
 
-def read_study_table(table: Place, config: ExtractConfig, ids: PlainIds | None = None) -> list[StudyRow]:
+def read_study_table(
+    table: Place, config: ExtractConfig, ids: PlainIds | None = None, *, need_regions: bool = True
+) -> list[StudyRow]:
     """The studies of a CSV or Parquet table, in the table's order.
 
     Parameters
     ----------
     ids
         What patients are called; it takes note of every id and file of the table before anything is refused.
+    need_regions
+        Whether each study must have a mask, or a label map to derive one from; it need not where label maps are yet to be made.
 
     Raises
     ------
@@ -84,16 +88,33 @@ def read_study_table(table: Place, config: ExtractConfig, ids: PlainIds | None =
     frame = read_cells(path)
     _note(frame, path, ids)
     rois = _roi_columns(frame, config, path)
-    _check_columns(frame, config, rois, path)
+    _check_columns(frame, config, path)
+    if need_regions:
+        _check_regions(frame, config, rois, path)
     rows = [
         _row(line, {str(k): str(v) for k, v in record.items()}, rois, config, table=path, ids=ids)
         for line, record in enumerate(frame.to_dict("records"), start=2)
     ]
+    for row in rows if need_regions else ():
+        if not row.files.masks and not config.derive:
+            raise TableError(
+                f"{path}, line {row.line}: patient '{row.patient}' has no mask: fill at least one of {list(rois)}."
+            )
     if not rows:
         raise TableError(f"{path} has no studies: expected a line per study below the header.")
     _check_unique(rows, path)
     _check_twins(frame, path)
     return rows
+
+
+def with_columns(table: Place, more: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The table with these columns added or replaced, a cell a row, and its paths made absolute: for a table in another folder."""
+    path = without_secret(table)
+    frame = read_cells(path)
+    for name in frame.columns:
+        if name not in {"patient", "study"}:
+            frame[name] = [resolve(cell, path) if cell and not is_remote(cell) else cell for cell in frame[name]]
+    return frame.assign(**{name: list(cells) for name, cells in more.items()})
 
 
 def read_cells(path: str, *, kind: str = "study table") -> pd.DataFrame:
@@ -170,18 +191,21 @@ def _roi_columns(frame: pd.DataFrame, config: ExtractConfig, path: str) -> tuple
     return config.rois if config.rois is not None else tuple(others)
 
 
-def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[str], path: str) -> None:
+def _check_columns(frame: pd.DataFrame, config: ExtractConfig, path: str) -> None:
     needed = [
         "patient",
         "ct",
         *(["pet"] if "PET" in config.modalities else []),
-        *(column(part) for part in parts_needed(config.label_set, config.derive)),
+        *(map_column(part) for part in parts_needed(config.label_set, config.derive)),
     ]
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise TableError(
-            f"{path} lacks the column(s) {missing}: it has {list(frame.columns)}.{_other_set(frame, config, missing)}"
+            f"{path} lacks the map_column(s) {missing}: it has {list(frame.columns)}.{_other_set(frame, config, missing)}"
         )
+
+
+def _check_regions(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[str], path: str) -> None:
     if not (*rois, *config.derive):
         raise TableError(
             f"{path} has no ROI: add a column per mask, or a label_map column with 'derive: [spine_dilated]' in the settings."
@@ -193,12 +217,12 @@ def _check_columns(frame: pd.DataFrame, config: ExtractConfig, rois: Iterable[st
 
 def _other_set(frame: pd.DataFrame, config: ExtractConfig, missing: Iterable[str]) -> str:
     """What to do where the label maps of the table are not those of the declared set."""
-    if not any(name.startswith(column(WHOLE)) for name in missing):
+    if not any(name.startswith(map_column(WHOLE)) for name in missing):
         return ""
     fitting = [
         name
         for name in LABEL_SETS
-        if {column(part) for part in parts_needed(name, config.derive)} <= set(frame.columns)
+        if {map_column(part) for part in parts_needed(name, config.derive)} <= set(frame.columns)
     ]
     return f" 'label_set: {config.label_set}' needs them; these columns fit: {', '.join(fitting) or 'no set'}."
 
@@ -212,10 +236,8 @@ def _row(
         if not record[name]:
             raise TableError(f"{table}, line {line}: patient '{patient}' has no {name} file.")
     masks = {roi: resolve(record[roi], table) for roi in rois if record[roi]}
-    if not masks and not config.derive:
-        raise TableError(f"{table}, line {line}: patient '{patient}' has no mask: fill at least one of {list(rois)}.")
     needed = parts_needed(config.label_set, config.derive)
-    maps = {part: resolve(record[column(part)], table) for part in needed if record[column(part)]}
+    maps = {part: resolve(record[map_column(part)], table) for part in needed if record[map_column(part)]}
     files = StudyFiles(
         patient=patient,
         ct=resolve(record["ct"], table),
