@@ -51,7 +51,7 @@ def _coronal(
     pixel_mm: tuple[float, float],
 ) -> Rgb:
     """Maximum along y with the mask's outline and a tick at each kept slice."""
-    panel, scale = outlined(image_zyx.max(axis=1)[::-1], mask_zyx.any(axis=1)[::-1], pixel_mm)
+    panel, scale = _panel(image_zyx.max(axis=1)[::-1], mask_zyx.any(axis=1)[::-1], pixel_mm)
     rows = [min(PANEL_PX - 1, int((image_zyx.shape[0] - 1 - z + 0.5) * scale[0])) for z in slices]
     panel[rows, :5] = BOX_RGB
     return panel
@@ -65,7 +65,7 @@ def _axial(
     pixel_mm: tuple[float, float],
 ) -> Rgb:
     """One slice with the mask's outline and its box."""
-    panel, (row_scale, column_scale) = outlined(image_yx, mask_yx, pixel_mm)
+    panel, (row_scale, column_scale) = _panel(image_yx, mask_yx, pixel_mm)
     x0, y0, x1, y1 = (int(value) for value in box)
     top, bottom = int(y0 * row_scale), min(PANEL_PX - 1, int((y1 + 1) * row_scale))
     left, right = int(x0 * column_scale), min(panel.shape[1] - 1, int((x1 + 1) * column_scale))
@@ -74,18 +74,23 @@ def _axial(
     return panel
 
 
+def _panel(
+    grey: UInt8[np.ndarray, "row column"], mask: Bool[np.ndarray, "row column"], pixel_mm: tuple[float, float]
+) -> tuple[Rgb, tuple[float, float]]:
+    """Outlined picture of a panel's height, and picture pixels per voxel along rows and columns."""
+    height, width = grey.shape
+    aspect = width * pixel_mm[1] / (height * pixel_mm[0])
+    size = (max(16, min(2 * PANEL_PX, round(PANEL_PX * aspect))), PANEL_PX)
+    return outlined(grey, mask, size), (PANEL_PX / height, size[0] / width)
+
+
 def outlined(
     grey: UInt8[np.ndarray, "row column"],
     mask: Bool[np.ndarray, "row column"],
-    pixel_mm: tuple[float, float],
-    *,
-    height_px: int = PANEL_PX,
-) -> tuple[Rgb, tuple[float, float]]:
-    """Grey picture with the mask's outline, and picture pixels per voxel along rows and columns."""
-    height, width = grey.shape
-    aspect = width * pixel_mm[1] / (height * pixel_mm[0])
-    size = (max(16, min(2 * height_px, round(height_px * aspect))), height_px)
+    size: tuple[int, int],
+) -> Rgb:
+    """Grey picture of `size` (width, height) pixels with the mask's outline."""
     panel = np.array(Image.fromarray(np.ascontiguousarray(grey)).resize(size, Image.Resampling.BILINEAR).convert("RGB"))
     inside = np.array(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST), dtype=bool)
     panel[inside & ~ndimage.binary_erosion(inside)] = MASK_RGB
-    return panel, (height_px / height, size[0] / width)
+    return panel

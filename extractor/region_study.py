@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from extractor.preview import GAP_PX, Rgb, outlined
 from extractor.study import PreparedStudy, PrepareRules, StudyFiles, prepare_study
 from extractor.volumes import Grid, write_image
 
-HEIGHT_PX = 360
+HEIGHT_PX, WIDTH_PX = 640, 420
+"""Most that a panel of a picture takes; all panels of one show a millimetre by as many pixels."""
 FORMAT = 1
 """Raised when what is written of a study changes, so that a rerun makes it anew."""
 EDGES = (("feet", "head"), ("front", "back"), ("right", "left"))
@@ -112,9 +113,27 @@ def region_picture(ct_zyx: UInt8[np.ndarray, "z y x"], mask_zyx: UInt8[np.ndarra
         (ct_zyx[upright, :, x], mask[upright, :, x], (z_mm, y_mm)),
         (ct_zyx[z], mask[z], (y_mm, x_mm)),
     ]
-    gap = np.full((HEIGHT_PX, GAP_PX, 3), 255, np.uint8)
-    drawn = [outlined(grey, inside, pixel_mm, height_px=HEIGHT_PX)[0] for grey, inside, pixel_mm in panels]
-    return np.concatenate([part for panel in drawn for part in (panel, gap)][:-1], axis=1)
+    depth, height, width = np.multiply(mask.shape, (z_mm, y_mm, x_mm))
+    scale = min(HEIGHT_PX / depth, WIDTH_PX / max(height, width))
+    drawn = [outlined(grey, inside, _size(grey.shape, pixel_mm, scale)) for grey, inside, pixel_mm in panels]
+    return _beside(drawn)
+
+
+def _size(shape: tuple[int, ...], pixel_mm: tuple[float, float], scale: float) -> tuple[int, int]:
+    """Width and height in pixels at `scale` pixels per millimetre."""
+    rows, columns = (max(1, round(n * step_mm * scale)) for n, step_mm in zip(shape, pixel_mm, strict=True))
+    return columns, rows
+
+
+def _beside(panels: Sequence[Rgb]) -> Rgb:
+    """Panels in a row on white, at the height of the tallest."""
+    height = max(panel.shape[0] for panel in panels)
+    row = np.full((height, sum(panel.shape[1] + GAP_PX for panel in panels) - GAP_PX, 3), 255, np.uint8)
+    left = 0
+    for panel in panels:
+        row[: panel.shape[0], left : left + panel.shape[1]] = panel
+        left += panel.shape[1] + GAP_PX
+    return row
 
 
 def _middle(mask_zyx: np.ndarray) -> tuple[int, int, int]:

@@ -130,7 +130,7 @@ def _fitting(parts: Mapping[str, Labels], label_set: str, wanted: Sequence[str])
     absent = [map_column(part) for part in needed if part not in parts]
     if absent:
         raise MaskError(
-            f"{list(wanted)} of the {label_set} label set need(s) {', '.join(absent)}: fill the map_column(s), or declare the "
+            f"{list(wanted)} of the {label_set} label set need(s) {', '.join(absent)}: fill the column(s), or declare the "
             f"'label_set' that the label map is of: {', '.join(LABEL_SETS)}."
         )
     found = {

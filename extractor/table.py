@@ -201,7 +201,7 @@ def _check_columns(frame: pd.DataFrame, config: ExtractConfig, path: str) -> Non
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise TableError(
-            f"{path} lacks the map_column(s) {missing}: it has {list(frame.columns)}.{_other_set(frame, config, missing)}"
+            f"{path} lacks the column(s) {missing}: it has {list(frame.columns)}.{_other_set(frame, config, missing)}"
         )
 
 
