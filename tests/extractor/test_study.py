@@ -48,6 +48,47 @@ def test_everything_lies_on_the_ct_grid_as_grey_values(tmp_path, arrays):
     assert set(prepared.source_sha256) == {"CT", "PET", "mask:roi"}
 
 
+def with_moose(folder, files):
+    """The study with three label maps of MOOSE: a spine of four vertebrae, a rib and a humerus."""
+    blocks = {"vertebrae": {20: 8, 21: 6, 22: 4, 23: 2}, "ribs": {1: 5}, "peripheral_bones": {11: 3}}
+    for part, heights in blocks.items():
+        labels = np.zeros((10, 16, 16), np.uint16)
+        for label, z in heights.items():
+            labels[z - 1 : z + 1, 7:10, 7 if part == "vertebrae" else 1 : 10 if part == "vertebrae" else 2] = label
+        write_image(labels, CT, folder / f"{part}.nii.gz")
+    return replace(files, masks={}, label_parts={part: str(folder / f"{part}.nii.gz") for part in blocks})
+
+
+MOOSE = replace(RULES, derive=("spine_dilated", "skeleton"), label_set="moose_3", closing_mm=0.0, dilation_mm=2.0)
+
+
+def test_regions_of_several_label_maps_lie_on_the_ct_grid_and_each_is_a_source(tmp_path, arrays):
+    files = with_moose(tmp_path, written(tmp_path, arrays))
+    prepared = prepare_study(files, MOOSE)
+    parts = {f"label_map_{part}" for part in ("vertebrae", "ribs", "peripheral_bones")}
+    assert set(prepared.source_sha256) == {"CT", "PET"} | parts
+    spine, skeleton = prepared.masks_zyx["spine_dilated"], prepared.masks_zyx["skeleton"]
+    # Within 2 mm at 2 × 2 × 3 mm: one voxel more along x and y each, none along z.
+    assert spine[4, 8].tolist() == [0] * 6 + [1] * 5 + [0] * 5
+    assert spine[:, 8, 8].tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+    assert (skeleton.astype(int) - spine).sum() == 2 * 2 * 3
+    assert prepared.outside_ct_share == {"spine_dilated": 0.0, "skeleton": 0.0}
+
+
+def test_a_part_that_is_missing_is_refused_by_its_column(tmp_path, arrays):
+    files = with_moose(tmp_path, written(tmp_path, arrays))
+    without = replace(files, label_parts={p: path for p, path in files.label_parts.items() if p != "ribs"})
+    with pytest.raises(MaskError, match="'P1' has no label_map_ribs"):
+        prepare_study(without, MOOSE)
+
+
+def test_a_label_map_that_does_not_fit_is_refused_by_its_file(tmp_path, arrays):
+    files = with_moose(tmp_path, written(tmp_path, arrays))
+    wrong = replace(files, label_parts=dict(files.label_parts) | {"vertebrae": files.label_parts["ribs"]})
+    with pytest.raises(MaskError, match=r"ribs\.nii\.gz.*are one label map"):
+        prepare_study(wrong, MOOSE)
+
+
 def test_a_ct_only_study_needs_no_pet_and_no_units(tmp_path, arrays):
     files = replace(written(tmp_path, arrays), pet=None)
     prepared = prepare_study(files, PrepareRules(pet_units=None, modalities=("CT",)))

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from extractor.config import ExtractConfig
-from extractor.table import read_study_table
+from extractor.table import read_study_table, with_columns
 from store_schema.errors import InvalidKeyError, TableError
 from store_schema.pseudonyms import Pseudonyms
 
@@ -146,6 +146,46 @@ def test_an_empty_label_map_cell_is_no_label_map(tmp_path):
     config = ExtractConfig(pet_units="suv", derive=("spine_dilated",))
     (row,) = read_study_table(table(tmp_path, "patient,ct,pet,label_map\nP1,c.nii,p.nii,\n"), config)
     assert row.files.label_map is None
+
+
+PARTS = "patient,ct,pet,label_map_vertebrae,label_map_ribs,label_map_peripheral_bones\n"
+
+
+def test_a_label_set_in_several_files_has_a_column_each(tmp_path):
+    config = ExtractConfig(pet_units="suv", derive=("skeleton",), label_set="moose_3")
+    (row,) = read_study_table(table(tmp_path, PARTS + "P1,c.nii,p.nii,v.nii,r.nii,b.nii\n"), config)
+    files = {part: str(tmp_path / name) for part, name in (("vertebrae", "v.nii"), ("ribs", "r.nii"))}
+    assert row.files.label_maps == files | {"peripheral_bones": str(tmp_path / "b.nii")}
+    assert list(row.paths)[2:] == ["label_map_vertebrae", "label_map_ribs", "label_map_peripheral_bones"]
+    assert set(row.paths.values()) == set(row.files.places)
+
+
+def test_only_the_label_maps_that_the_regions_need_are_read(tmp_path):
+    config = ExtractConfig(pet_units="suv", derive=("spine_dilated",), label_set="moose_3")
+    (row,) = read_study_table(table(tmp_path, PARTS + "P1,c.nii,p.nii,v.nii,,\n"), config)
+    assert list(row.files.label_maps) == ["vertebrae"]
+
+
+def test_columns_of_another_label_set_are_refused_with_the_sets_that_fit(tmp_path):
+    config = ExtractConfig(pet_units="suv", derive=("skeleton",))
+    with pytest.raises(
+        TableError, match=r"lacks the column\(s\) \['label_map'\].*these columns fit: moose_2, moose_3\."
+    ):
+        read_study_table(table(tmp_path, PARTS + "P1,c.nii,p.nii,v.nii,r.nii,b.nii\n"), config)
+
+
+def test_a_table_for_another_folder_has_absolute_paths_and_the_new_columns(tmp_path):
+    text = "patient,study,ct,pet\nP1,a,c.nii,s3://bucket/p.nii\n"
+    frame = with_columns(table(tmp_path, text), {"label_map_ribs": ["P1.a/r.nii"]})
+    assert frame.to_dict("records") == [
+        {
+            "patient": "P1",
+            "study": "a",
+            "ct": str(tmp_path / "c.nii"),
+            "pet": "s3://bucket/p.nii",
+            "label_map_ribs": "P1.a/r.nii",
+        }
+    ]
 
 
 def test_a_roi_in_the_settings_must_be_a_column(tmp_path):
