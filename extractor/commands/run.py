@@ -62,7 +62,8 @@ def run(
     r"""Embed every study of a table and write a snapshot of exactly that table.
 
     STUDIES is a CSV or Parquet table with the columns patient, ct, pet, one column per ROI mask (named after the ROI), and
-    optionally study (several studies of a patient) and label_map (with `derive: [spine_dilated, skeleton]` in the settings).
+    optionally study (several studies of a patient) and label maps (with `derive: [spine_dilated, skeleton]` in the settings;
+    `extractor regions --help` names their columns, and shows the regions before a run).
     Paths are relative to the table; they, the table and the settings may also be addresses: s3://…, gs://…, az://…, https://…, with
     the usual credentials of the environment. A presigned address is recorded without its query.
 

@@ -95,6 +95,26 @@ def test_a_changed_file_is_compared_in_every_item_made_from_it_and_no_other(
     }
 
 
+def test_every_label_map_of_a_set_in_several_files_is_a_source_of_the_regions(store, view, tmp_path):
+    row, roles = row_in(tmp_path), ("label_map_vertebrae", "label_map_ribs")
+    parts = {role.removeprefix("label_map_"): str(tmp_path / f"{role}.nii.gz") for role in roles}
+    for path in parts.values():
+        Path(path).write_bytes(b"voxels")
+    row = replace(row, files=replace(row.files, label_map=None, label_parts=parts))
+    commit(store, view, row)
+    assert items(plan(store, view, row), "done") == ALL
+    os.utime(parts["ribs"], (1, 1))
+    changed = plan(store, view, row)
+    assert items(changed, "changed") == {("PET", "spine_dilated"), ("CT", "spine_dilated")}
+    assert {item.reason[:14] for item in changed if item.state == "changed"} == {"label_map_ribs"}
+
+
+def test_an_empty_label_map_cell_stops_no_plan(store, view, tmp_path):
+    row = row_in(tmp_path)
+    empty = replace(row, files=replace(row.files, label_map=None))
+    assert items(plan(store, view, empty), "new") == ALL
+
+
 @pytest.mark.parametrize(
     ("name", "header"),
     [

@@ -157,7 +157,7 @@ def on_another_grid(maps):
 
 def one_for_two(maps):
     maps["vertebrae"].array_zyx[maps["vertebrae"].array_zyx > 25] = 0
-    maps["ribs"] = maps["peripheral_bones"] = maps["vertebrae"]
+    maps["ribs"] = maps["vertebrae"]
 
 
 def label_beyond(maps):
