@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class BulkReader:
         """
         pack = self._pack(name)
         if pack is not None:
-            return pack.load(keys, hold_bytes=self.memory_bytes)
+            return pack.load(keys, hold_bytes=self.memory_bytes, parallel=self.parallel)
         if not keys:
             return np.empty((0, *self._shapes[name]), dtype_in(self.snapshot.view.layout, name))
         reader = (
@@ -111,7 +111,7 @@ class BulkReader:
             self._drop_withdrawn()
             found = open_pack(self.snapshot, name)
             # One that is not there may be written later: it is asked for again.
-            self._packs.update({} if found is None else {name: found})
+            self._packs.update({} if found is None else {name: replace(found, memory_bytes=self.memory_bytes)})
         return self._packs.get(name)
 
     def _entries(self, keys: Sequence[EntryKey]) -> Iterator[StoredEntry]:

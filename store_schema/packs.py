@@ -9,25 +9,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import batched
+from itertools import batched, chain
 from typing import Any, Literal
 
 import numpy as np
 import zarr
-from numcodecs import Zstd
 from pydantic import Field
-from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from store_schema.arrays import ARRAYS, ZSTD_LEVEL, dtype_in, dtypes
+from store_schema.arrays import ARRAYS, dtype_in
 from store_schema.commits import FRESH_S, create_or_read
 from store_schema.errors import (
     BackendError,
     EntryWithdrawnError,
     NotCommittedError,
-    ObjectAlteredError,
     ObjectMissingError,
     SchemaError,
     StoreError,
@@ -35,25 +34,31 @@ from store_schema.errors import (
 )
 from store_schema.keys import EntryKey
 from store_schema.location import Location
-from store_schema.parallel import each
+from store_schema.parallel import Guard, each
 from store_schema.records import ObjectRecord, SealedRecord, parse_record, sha256, unseal
+from store_schema.shards import (
+    ENTRY,
+    SHARD_ENTRIES,
+    Buffer,
+    chunk_name,
+    compression_pays,
+    create_array,
+    decode_shard,
+    fetch,
+    is_compressed,
+)
 from store_schema.snapshot import Snapshot
 from store_schema.withdrawals import withdrawn
 from store_schema.writer import seconds_passed, utc_now, uuid4_hex
 
 Kind = Literal["mean_map", "memory"]
 KINDS: tuple[Kind, ...] = ("mean_map", "memory")
-SHARD_ENTRIES = 50
-"""Entries in one object: a reader of a cohort makes 50 times fewer requests, a reader of one entry still finds its own chunk."""
-ENTRY = "entry"
-"""Name of the axis that the entries lie along."""
 COORDINATES = ("patient", "modality", "roi", "number")
 STRINGS = np.dtypes.StringDType()
-DECIDING = ("zarr_format", "node_type", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")
-"""Members of an array's metadata that decide how its bytes are decoded."""
-CRC_BYTES = 4
 MEMORY_BYTES = 256 * 2**20
 """What a pack is read or written with, at most, besides the array that is asked for and one object in hand."""
+FETCHED_COPIES = 2
+"""Of an object in memory while it is fetched: what has arrived, and what is being taken over."""
 COPIES = 3
 """Of an entry in memory while it is read: compressed, decompressed, decoded."""
 Told = Callable[[int, int], None]
@@ -80,8 +85,9 @@ class Pack:
     record: PackRecord
     memory_bytes: int = MEMORY_BYTES
     """Of objects that are read at once, besides the array that is filled; one that is larger goes alone."""
-    _held: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _held: dict[int, Buffer] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Objects that were read and checked before, where a caller asked to hold them."""
+    _holding: Guard = field(default_factory=Guard, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[Pack], tuple[Snapshot, PackRecord, int]]:
         """A pickled pack is its snapshot's address and its record: what is held does not travel."""
@@ -98,23 +104,20 @@ class Pack:
         return f"{self.snapshot.url}/{self.folder}"
 
     @cached_property
-    def _metadata(self) -> dict[str, Any]:
-        """The array's Zarr metadata, checked to be of the one form that is decoded here, in a dtype that it may have."""
-        metadata: dict[str, Any] = json.loads(self._object(f"{self.record.kind}/zarr.json"))
-        held: dict[str, Any] = {}
-        shape, kind = tuple(metadata["shape"]), self.record.kind
-        dtype = next((one for one in dtypes(kind, shape[1:]) if one == metadata["data_type"]), ARRAYS[kind].dtype)
-        _create_array(zarr.create_group(MemoryStore(held), zarr_format=3), kind, shape, dtype)
-        expected = json.loads(held[f"{self.record.kind}/zarr.json"].to_bytes())
-        told = {key: metadata.get(key) for key in DECIDING}
-        if told != {key: expected.get(key) for key in DECIDING} or metadata["shape"][0] != len(self.snapshot):
+    def _layout(self) -> tuple[tuple[int, ...], str, bool]:
+        """The array's shape and dtype, and whether its entries are compressed; checked to be of a form that is decoded here."""
+        metadata = json.loads(bytes(self._object(f"{self.record.kind}/zarr.json")))
+        compressed = is_compressed(metadata, self.record.kind)
+        if compressed is None or metadata["shape"][:1] != [len(self.snapshot)]:
             raise SchemaError(
                 f"{self.url} is laid out in a way that this version does not read: open it with xarray, or delete "
                 "the pack's folder and make it again."
             )
-        return metadata
+        return tuple(metadata["shape"]), metadata["data_type"], compressed
 
-    def load(self, keys: Sequence[EntryKey] | None = None, *, hold_bytes: int = 0) -> np.ndarray:
+    def load(
+        self, keys: Sequence[EntryKey] | None = None, *, hold_bytes: int = 0, parallel: int | None = None
+    ) -> np.ndarray:
         """The array of some entries in their order, or of all in the snapshot's; every byte checked against the record.
 
         Parameters
@@ -123,6 +126,8 @@ class Pack:
             Entries, all of the snapshot by default.
         hold_bytes
             How much of what is read may be held, so that other entries of the same objects cost no request any more.
+        parallel
+            Requests in flight; by default what the place bears.
 
         Raises
         ------
@@ -131,42 +136,47 @@ class Pack:
         ObjectMissingError, ObjectAlteredError
             If an object is gone or is not the one recorded.
         """
-        rows = {row.key: i for i, row in enumerate(self.snapshot.rows)}
-        wanted = range(len(rows)) if keys is None else [_row_of(rows, key, self.snapshot) for key in keys]
-        shape = self._metadata["shape"]
-        values = np.empty((len(wanted), *shape[1:]), self._metadata["data_type"])
+        wanted = range(len(self.snapshot)) if keys is None else [self._row(key) for key in keys]
+        (_, *entry), dtype, _ = self._layout
+        values = np.empty((len(wanted), *entry), np.dtype(dtype).newbyteorder("<"))
         places: dict[int, list[tuple[int, int]]] = {}
         for place, row in enumerate(wanted):
             places.setdefault(row // SHARD_ENTRIES, []).append((row % SHARD_ENTRIES, place))
+        self._fill(values, places, hold_bytes, self.snapshot.location.parallel if parallel is None else parallel)
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
 
-        def decode(shard: int) -> bytes:
-            path = self._chunk(shard)
-            data = self._held.get(shard) or self._object(path)
-            decode_shard(data, places[shard], values, where=f"{self.url}/{path}")
-            return data
-
+    def _fill(
+        self, values: np.ndarray, places: dict[int, list[tuple[int, int]]], hold_bytes: int, parallel: int
+    ) -> None:
+        """Fetches and decodes the objects: as many at once as memory allows, each by as many requests as are free."""
+        _, _, compressed = self._layout
         shards = sorted(places)
-        parallel = self.snapshot.location.parallel
-        read = each(decode, shards, parallel=parallel, weigh=self._weight, limit=self.memory_bytes)
-        for shard, data in zip(shards, read, strict=True):
-            self._hold(shard, data, hold_bytes)
-        return values
+        with ThreadPoolExecutor(max(1, parallel)) as requests:
 
-    def _hold(self, shard: int, data: bytes, hold_bytes: int) -> None:
-        if shard not in self._held and sum(map(len, self._held.values())) + len(data) <= hold_bytes:
-            self._held[shard] = data
+            def read(shard: int) -> Buffer:
+                path = self._chunk(shard)
+                data = self._held.get(shard) or self._object(path, requests)
+                decode_shard(data, places[shard], values, compressed=compressed, where=f"{self.url}/{path}")
+                return data
+
+            with closing(each(read, shards, parallel=parallel, weigh=self._weight, limit=self.memory_bytes)) as objects:
+                for shard, data in zip(shards, objects, strict=True):
+                    self._hold(shard, data, hold_bytes)
+
+    def _hold(self, shard: int, data: Buffer, hold_bytes: int) -> None:
+        with self._holding:
+            if shard not in self._held and sum(map(len, self._held.values())) + len(data) <= hold_bytes:
+                self._held[shard] = data
 
     def _weight(self, shard: int) -> int:
-        """Bytes that an object takes while it is decoded, an entry at a time."""
-        if shard in self._held:
-            return 0
+        """Bytes that an object takes while it is fetched and decoded, an entry at a time."""
         recorded = self.record.objects.get(self._chunk(shard))
-        return 0 if recorded is None else recorded.size_bytes
+        return 0 if recorded is None or shard in self._held else FETCHED_COPIES * recorded.size_bytes
 
     def _chunk(self, shard: int) -> str:
-        return f"{self.record.kind}/{_chunk(shard, len(self._metadata['shape']))}"
+        return f"{self.record.kind}/{chunk_name(shard, len(self._layout[0]))}"
 
-    def _object(self, path: str) -> bytes:
+    def _object(self, path: str, requests: Executor | None = None) -> Buffer:
         """One object, checked."""
         place, expected = f"{self.folder}/{path}", self.record.objects.get(path)
         if expected is None:
@@ -174,14 +184,19 @@ class Pack:
                 f"{self.snapshot.url}/{place} is not among the objects of its pack: delete the pack's folder and make it "
                 "again."
             )
-        data = self.snapshot.location.get(place)
-        if len(data) != expected.size_bytes or sha256(data) != expected.sha256:
-            raise ObjectAlteredError(
-                f"{self.snapshot.url}/{place} has {len(data)} bytes with sha256 {sha256(data)[:16]}: the pack's record lists "
-                f"{expected.size_bytes} bytes with {expected.sha256[:16]}. Restore it, or delete the pack's folder and make it "
-                "again with `store-schema pack`."
+        return fetch(self.snapshot.location, place, expected, requests)
+
+    @cached_property
+    def _rows(self) -> dict[EntryKey, int]:
+        return {row.key: i for i, row in enumerate(self.snapshot.rows)}
+
+    def _row(self, key: EntryKey) -> int:
+        row = self._rows.get(key)
+        if row is None:
+            raise NotCommittedError(
+                f"snapshot {self.snapshot.id[:16]}… of {self.snapshot.view_id} does not hold {key}."
             )
-        return data
+        return row
 
 
 def pack_folder(snapshot_id: str, kind: str) -> str:
@@ -284,14 +299,16 @@ def _staged(snapshot: Snapshot, kind: str, told: Told | None) -> Iterator[tuple[
         zarr_format=3,
         attributes={"snapshot": snapshot.id, "view": snapshot.view_id, "kind": kind},
     )
-    dtype = dtype_in(snapshot.view.layout, kind)
-    array = _create_array(group, kind, (len(snapshot), *(shape if kind == "memory" else shape[2:])), dtype)
+    entry, dtype = shape if kind == "memory" else shape[2:], dtype_in(snapshot.view.layout, kind)
+    shards = _shards(snapshot, kind, entry)
+    first = next(shards)
+    array = create_array(group, kind, (len(snapshot), *entry), dtype=dtype, compressed=compression_pays(first))
     _write_coordinates(group, snapshot)
     done = 0
-    for shard, values in enumerate(_shards(snapshot, kind, array.shape[1:])):
+    for shard, values in enumerate(chain([first], shards)):
         start = shard * SHARD_ENTRIES
         array[start : start + len(values)] = values
-        path = f"{kind}/{_chunk(shard, array.ndim)}"
+        path = f"{kind}/{chunk_name(shard, array.ndim)}"
         yield path, held.pop(path).to_bytes()
         done += len(values)
         if told is not None:
@@ -330,21 +347,6 @@ def _bounded[A](
     return each(read, items, parallel=parallel, weigh=lambda _: COPIES * size_bytes, limit=limit)
 
 
-def _create_array(group: zarr.Group, kind: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
-    return group.create_array(
-        kind,
-        shape=shape,
-        dtype=dtype,
-        chunks=(1, *shape[1:]),
-        shards=(SHARD_ENTRIES, *shape[1:]),
-        compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
-        fill_value=0,
-        dimension_names=(ENTRY, *ARRAYS[kind].dimensions),
-        # An all-zero entry is an entry: without this it could not be told from a lost one.
-        config={"write_empty_chunks": True},
-    )
-
-
 def _write_coordinates(group: zarr.Group, snapshot: Snapshot) -> None:
     rows = snapshot.rows
     for name in COORDINATES:
@@ -356,45 +358,3 @@ def _write_coordinates(group: zarr.Group, snapshot: Snapshot) -> None:
         )  # fmt: skip
         array[...] = values
     group.attrs["coordinates"] = " ".join(COORDINATES)
-
-
-def _chunk(shard: int, dimensions: int) -> str:
-    return "/".join(["c", str(shard), *["0"] * (dimensions - 1)])
-
-
-def decode_shard(data: bytes, rows: Sequence[tuple[int, int]], values: np.ndarray, *, where: str) -> None:
-    """Decodes entries of one object: chunks of one entry each, and where each lies in an index at the end.
-
-    The caller has checked the object's digest, which covers the checksums that chunks and index end in.
-
-    Parameters
-    ----------
-    rows
-        Of each entry that is wanted, where it lies within the object, and in `values`.
-    values
-        What is filled: entries along the first axis, contiguous.
-
-    References
-    ----------
-    Zarr v3, the codecs `sharding_indexed`, `zstd` and `crc32c`.
-    """
-    index = np.frombuffer(data[-(16 * SHARD_ENTRIES + CRC_BYTES) : -CRC_BYTES], "<u8").reshape(SHARD_ENTRIES, 2)
-    view, zstd = memoryview(data), Zstd()
-    for row, place in rows:
-        offset, size = map(int, index[row])
-        if offset + size > len(data):
-            raise ObjectMissingError(
-                f"{where}: entry {row} of this object was never written: delete the pack's folder and make it again."
-            )
-        try:
-            plain = zstd.decode(view[offset : offset + size - CRC_BYTES])
-            values[place] = np.frombuffer(plain, values.dtype.newbyteorder("<")).reshape(values.shape[1:])
-        except (RuntimeError, ValueError) as error:
-            raise ObjectAlteredError(f"{where}: entry {row} of this object does not decompress: {error}") from error
-
-
-def _row_of(rows: dict[EntryKey, int], key: EntryKey, snapshot: Snapshot) -> int:
-    row = rows.get(key)
-    if row is None:
-        raise NotCommittedError(f"snapshot {snapshot.id[:16]}… of {snapshot.view_id} does not hold {key}.")
-    return row

@@ -48,6 +48,8 @@ class Location(ABC):
     """Whether objects can be written; over HTTP they cannot."""
     parallel: int = 1
     """Requests worth having in flight at once."""
+    part_bytes: int | None = None
+    """Part of a large object that is worth a request of its own; None where objects are read whole."""
 
     @abstractmethod
     def get(self, path: str) -> bytes:

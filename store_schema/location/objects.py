@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PARALLEL = 32
 """Requests in flight: more brought nothing against a gateway (tests/benchmarks/RESULTS.md)."""
+PART_BYTES = 4 * 2**20
 TRIES = 6
 """Of one request, beyond what obstore itself repeats; waits of 0.1, 0.2, 0.4 … seconds between them."""
 RETRIES_INSIDE, RETRY_TIMEOUT_S = 4, 60
@@ -58,6 +59,8 @@ class ObjectLocation(Location):
     def __init__(self, url: str, connect: Callable[[], ObjectStore], *, read_only: bool = False) -> None:
         self.url = url
         self.can_list = self.can_write = not read_only
+        # Behind HTTP a server may lack ranges.
+        self.part_bytes = None if read_only else PART_BYTES
         self._connect = connect
         self._client: ObjectStore | None = None
         self._lock = threading.Lock()

@@ -106,6 +106,7 @@ class WrappedLocation(Location):
         self.can_list = inner.can_list
         self.can_write = inner.can_write
         self.parallel = inner.parallel
+        self.part_bytes = inner.part_bytes
 
     def get(self, path: str) -> bytes:
         """See `Location.get`."""
