@@ -16,7 +16,7 @@ from store_schema.errors import EngramError, ObjectAlteredError, StoreError
 from store_schema.keys import EntryKey
 from store_schema.packs import KINDS, Pack, open_pack
 from store_schema.parallel import each
-from store_schema.reader import StoredEntry, checked, read_entry, read_object
+from store_schema.reader import StoredEntry, read_entry, read_object
 from store_schema.records import CommitRecord, sha256
 from store_schema.snapshot import Snapshot
 from store_schema.withdrawals import withdrawn
@@ -82,7 +82,7 @@ class BulkReader:
         if pack is not None:
             return pack.load(keys, hold_bytes=self.memory_bytes, parallel=self.parallel)
         if not keys:
-            return np.empty((0, *self._shapes[name]), dtype_in(self.snapshot.view.layout, name))
+            return self._nothing(name)
         reader = (
             self
             if self.arrays == (name,)
@@ -101,10 +101,14 @@ class BulkReader:
             values[i] = entry.arrays[name]
         return values
 
-    @property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    def _nothing(self, name: str) -> np.ndarray:
+        """The array of no entry at all."""
+        if name not in KINDS:
+            raise StoreError(
+                f"no entry was asked for, and the view declares no shape of '{name}': give at least one key."
+            )
         shape = self.snapshot.view.layout.shape
-        return {"memory": shape, "mean_map": shape[2:]}
+        return np.empty((0, *(shape if name == "memory" else shape[2:])), dtype_in(self.snapshot.view.layout, name))
 
     def _pack(self, name: str) -> Pack | None:
         if name in KINDS and name not in self._packs:
@@ -162,13 +166,14 @@ class BulkReader:
 
     def _object(self, commit: CommitRecord, path: str) -> bytes:
         expected = commit.objects.get(path)
-        held = None if expected is None or self.cache is None else self.cache.get(expected.sha256)
-        if held is not None:
-            return checked(held, commit, path, where="the local cache")
-        data = read_object(self.snapshot.location, commit, path)
-        if self.cache is not None:
-            self.cache.put(sha256(data), data)
-        return data
+        if expected is None or self.cache is None:
+            return read_object(self.snapshot.location, commit, path)
+        # What the cache gives has this digest: it was checked there, and as it was read from the store.
+        held = self.cache.get(expected.sha256)
+        if held is None:
+            held = read_object(self.snapshot.location, commit, path)
+            self.cache.put(expected.sha256, held)
+        return held
 
     def _drop_withdrawn(self) -> None:
         """What was withdrawn goes from the local disk as soon as anybody reads the view again."""

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 
 from store_schema.errors import BackendError, ConfigError
+from store_schema.parallel import Guard
 from store_schema.records import sha256
 
 FOLDER, LIMIT = "ENGRAM_CACHE", "ENGRAM_CACHE_BYTES"
@@ -28,6 +29,8 @@ CHECK_EVERY = 0.02
 """Part of the limit that a process adds before it looks at the size of the whole cache; it also looks when it first adds."""
 TEMPORARY = ".engram-tmp-"
 """Prefix of unfinished files: never read, and removed with the rest when they are old."""
+UNFINISHED_S = 3600
+"""Age of an unfinished file, by this machine's clock, below which another process may still be writing it."""
 _NAME = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class DiskCache:
     limit_bytes: int = LIMIT_BYTES
     _added: int | None = field(default=None, repr=False, compare=False)
     _broken: bool = field(default=False, repr=False, compare=False)
-    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+    _lock: Guard = field(default_factory=Guard, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[DiskCache], tuple[Path, int]]:
         return DiskCache, (self.folder, self.limit_bytes)
@@ -94,9 +97,10 @@ class DiskCache:
             place = self._place(digest)
             try:
                 place.unlink(missing_ok=True)
-            except NotADirectoryError:
-                return
             except OSError as error:
+                # Of a cache that cannot be looked into, nothing is ever given.
+                if not os.path.lexists(place):
+                    continue
                 raise BackendError(
                     f"{place} holds data of a withdrawn entry and cannot be removed ({error.strerror}): remove {self.folder}."
                 ) from error
@@ -117,10 +121,12 @@ class DiskCache:
     def _held(self) -> Iterable[tuple[float, int, Path]]:
         """Time of the last reading, size and place of each file; what somebody else keeps in the folder is left alone."""
         for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
-            if _NAME.fullmatch(path.name) or path.name.startswith(TEMPORARY):
+            unfinished = path.name.startswith(TEMPORARY)
+            if unfinished or _NAME.fullmatch(path.name):
                 with contextlib.suppress(OSError):
                     status = path.stat()
-                    yield status.st_mtime, status.st_size, path
+                    if not unfinished or status.st_mtime < time.time() - UNFINISHED_S:
+                        yield status.st_mtime, status.st_size, path
 
     def _full_now(self, size_bytes: int) -> bool:
         """Whether it is time to look at the whole cache's size."""

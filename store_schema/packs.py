@@ -21,7 +21,7 @@ import zarr
 from pydantic import Field
 from zarr.storage import MemoryStore
 
-from store_schema.arrays import ARRAYS, dtype_in
+from store_schema.arrays import dtype_in
 from store_schema.commits import FRESH_S, create_or_read
 from store_schema.errors import (
     BackendError,

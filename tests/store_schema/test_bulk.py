@@ -4,7 +4,12 @@ import gc
 import multiprocessing
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +23,9 @@ from store_schema.disk_cache import DiskCache
 from store_schema.errors import NotCommittedError, ObjectAlteredError, ObjectMissingError, StoreError
 from store_schema.location import Location
 from store_schema.packs import make_pack
-from store_schema.parallel import each
+from store_schema.parallel import Guard, each
 from store_schema.records import sha256
+from store_schema.shards import SHARD_ENTRIES
 from store_schema.testing import WrappedLocation, digest_of, example_entry, example_view
 from store_schema.withdraw import withdraw
 
@@ -174,6 +180,37 @@ def test_key_outside_the_snapshot_is_refused(many: Snapshot) -> None:
         list(BulkReader(many).read([many.keys[0], EntryKey("nobody", "PET", "spine")]))
 
 
+def test_reader_bounds_the_memory_and_the_requests_of_its_pack_too(tmp_path: Path) -> None:
+    """Two objects of a pack: one at a time where memory or requests say so."""
+    store = create_store(tmp_path / "two")
+    view = store.put_view(example_view())
+    for i in range(SHARD_ENTRIES + 1):
+        store.publish(view, EntryKey(f"P{i:03d}", "PET", "spine"), example_entry(i), input_sha256=digest_of(str(i)))
+    location, snapshot = watched(store.snapshot(store.make_snapshot(view)))
+    make_pack(snapshot, "mean_map")
+    for reader in (BulkReader(snapshot, memory_bytes=10), BulkReader(snapshot, parallel=1)):
+        location.most = 0
+        assert len(reader.stack("mean_map", snapshot.keys)) == SHARD_ENTRIES + 1
+        assert location.most == 1
+
+
+def test_threads_share_a_reader_and_what_it_holds(many: Snapshot) -> None:
+    make_pack(many, "mean_map")
+    reader = BulkReader(many)
+    wanted = [[many.keys[i]] for i in range(COUNT)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda keys: reader.stack("mean_map", keys)[0], wanted))
+    assert np.array_equal(np.stack(found), maps(list(range(COUNT))))
+
+
+def test_no_entry_gives_an_empty_array_where_the_view_says_its_shape(many: Snapshot) -> None:
+    shape = many.view.layout.shape
+    assert BulkReader(many).stack("memory", []).shape == (0, *shape)
+    assert BulkReader(many).stack("mean_map", []).shape == (0, *shape[2:])
+    with pytest.raises(StoreError, match="declares no shape of 'mask'"):
+        BulkReader(many).stack("mask", [])
+
+
 def test_damaged_pack_is_never_passed_over(many: Snapshot, tmp_path: Path) -> None:
     pack = make_pack(many, "mean_map")
     (tmp_path / "many" / pack.folder / "mean_map/c/0/0/0").write_bytes(b"altered")
@@ -243,6 +280,69 @@ def test_full_disk_is_said_once_and_reading_goes_on(
     ]
 
 
+def test_folder_that_takes_nothing_is_said_once_and_reading_goes_on(
+    many: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = BulkReader(many, cache=DiskCache(Path("/proc/no-cache-can-be-here")))
+    assert np.array_equal(reader.stack("mean_map", many.keys), maps(list(range(COUNT))))
+    assert len(caplog.records) == 1
+
+
+FILLING = """
+import pickle, resource, sys
+reader = pickle.loads(bytes.fromhex(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.stdout.buffer.write(reader.stack("mean_map", reader.snapshot.keys).tobytes())
+"""
+
+
+def test_disk_that_fills_up_within_an_object_keeps_nothing_of_it(many: Snapshot, tmp_path: Path) -> None:
+    """No file of that process may grow beyond 1,000 bytes: commits are larger, chunks smaller."""
+    sent = pickle.dumps(BulkReader(many, cache=DiskCache(tmp_path / "cache"))).hex()
+    run = subprocess.run([sys.executable, "-c", FILLING, sent], capture_output=True, check=True, timeout=120)
+    assert run.stdout == maps(list(range(COUNT))).tobytes()
+    assert run.stderr.decode().count("takes no more objects (File too large)") == 1
+    kept = list((tmp_path / "cache").glob("??/*"))
+    assert len(kept) == COUNT
+    assert all(sha256(path.read_bytes()) == path.name for path in kept)
+
+
+READING = """
+import pickle, sys
+reader = pickle.loads(bytes.fromhex(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
+    for path in reader.cache.folder.glob("??/[0-9a-f]*"):
+        path.unlink(missing_ok=True)
+    for entry in reader.read():
+        print(entry.arrays["mean_map"].tobytes().hex(), flush=True)
+"""
+
+
+def test_processes_share_a_cache_also_with_one_that_is_killed(many: Snapshot, tmp_path: Path) -> None:
+    """Each empties it again and again under the others; it holds far less than they read."""
+    sent = pickle.dumps(BulkReader(many, cache=DiskCache(tmp_path / "cache", limit_bytes=20_000))).hex()
+
+    def reader(rounds: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", READING, sent, str(rounds)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    killed, *whole = reader(10_000), reader(5), reader(5)
+    assert killed.stdout is not None
+    killed.stdout.readline()
+    killed.kill()
+    killed.communicate(timeout=60)
+    expected = [one.tobytes().hex() for one in maps(list(range(COUNT)))]
+    for process in whole:
+        out, told = process.communicate(timeout=120)
+        assert (process.returncode, out.split(), told) == (0, expected * 5, "")
+    again = BulkReader(many, cache=DiskCache(tmp_path / "cache", limit_bytes=20_000))
+    assert np.array_equal(again.stack("mean_map", many.keys), maps(list(range(COUNT))))
+
+
 # Many at once
 
 
@@ -304,6 +404,58 @@ def test_reader_of_object_storage_refuses_in_a_forked_child(s3_url: str) -> None
     answer = os.read(answers, 1000).decode()
     assert answer.startswith("BackendError")
     assert "start workers by spawn" in answer
+
+
+def in_a_fork(act: Callable[[], object]) -> str:
+    """What it gives or raises in a forked child, which is given 20 seconds."""
+    answers, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            answer = f"{act()}"
+        except StoreError as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(tell, answer.encode())
+        os._exit(0)
+    os.close(tell)
+    os.waitpid(child, 0)
+    with os.fdopen(answers, "rb") as told:
+        return told.read().decode()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_reading_that_was_begun_before_a_fork_is_refused_in_the_child_and_goes_on_in_the_parent(many: Snapshot) -> None:
+    """It must not hang: the threads that read are gone."""
+    entries = BulkReader(many, parallel=4).read()
+    next(entries)
+    assert in_a_fork(lambda: next(entries)).startswith("BackendError: reading was begun before this process was forked")
+    assert in_a_fork(entries.close) == "None"
+    assert [entry.key for entry in entries] == list(many.keys[1:])
+    assert in_a_fork(lambda: len(list(BulkReader(many).read()))) == str(COUNT)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_guard_that_another_thread_held_is_open_in_a_forked_child() -> None:
+    guard, held, free = Guard(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with guard:
+            held.set()
+            free.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+
+    def enter() -> str:
+        with guard:
+            return "entered"
+
+    assert in_a_fork(enter) == "entered"
+    free.set()
+    thread.join(60)
+    assert enter() == "entered"
 
 
 @pytest.mark.parametrize("how", ["spawn", "forkserver"])

@@ -92,6 +92,17 @@ def test_what_others_keep_in_the_folder_is_left_alone(cache: DiskCache) -> None:
     assert not unfinished.exists()
 
 
+def test_file_that_another_process_writes_now_is_left_to_it(cache: DiskCache) -> None:
+    """Also where it is the only one that could make room."""
+    writing = cache.folder / "cd" / f"{TEMPORARY}of-a-process-at-work"
+    writing.parent.mkdir(parents=True)
+    writing.write_bytes(b"w" * 20_000)
+    put(cache, b"x" * 9000)
+    put(cache, b"y" * 9000)
+    cache.trim()
+    assert writing.exists()
+
+
 def test_purged_objects_are_gone(cache: DiskCache) -> None:
     gone, kept = put(cache, b"gone"), put(cache, b"kept")
     cache.purge([gone, sha256(b"never there")])
@@ -104,6 +115,19 @@ def test_object_that_cannot_be_purged_is_told(cache: DiskCache) -> None:
     (cache.folder / digest[:2] / digest).mkdir(parents=True)
     with pytest.raises(BackendError, match="data of a withdrawn entry and cannot be removed"):
         cache.purge([digest])
+
+
+def test_cache_that_cannot_be_looked_into_does_not_stop_a_purge(cache: DiskCache) -> None:
+    """It gives nothing either; what can be removed is removed all the same."""
+    blocked, gone = "ab" + "0" * 62, put(cache, b"gone")
+    (cache.folder / "ab").symlink_to("ab")
+    cache.purge([blocked, gone])
+    assert cache.get(blocked) is None
+    assert cache.get(gone) is None
+    cache.folder.joinpath("cd").write_text("a file where a folder should be")
+    gone = put(cache, b"also gone")
+    cache.purge(["cd" + "0" * 62, gone])
+    assert cache.get(gone) is None
 
 
 def test_name_that_is_no_digest_is_refused(cache: DiskCache) -> None:
