@@ -1,8 +1,10 @@
 """Reading and writing a cohort, side by side with the usual ways; `make bench` prints the tables that RESULTS.md holds.
 
 Ways compared: (a) zarr-python over s3fs, or over its own LocalStore on a folder, a group an entry, entry after entry as a script
-does it, and with as many entries at once as Engram has; (b) the same over obstore; (c) the same bytes as plain objects, as many
-requests in flight as Engram has: the limit. Seconds are of the wall and of this process's CPU; the server runs on the same cores.
+does it, and with as many entries at once as Engram has; (b) the same over obstore; each through one client. (c) the same bytes as
+plain objects, unchecked, as many requests in flight as Engram has: the limit; for entries also with their commits, which a checking
+reader needs, for a pack also the pack's own objects. Seconds are of the wall and of this process's CPU; the server runs on the same
+cores.
 ENGRAM_BENCH_PATIENTS sets the size: two modalities and two regions each, 227 by default, as in the paper.
 """
 
@@ -25,6 +27,7 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore
 from store_schema import EntryKey, Snapshot, Store, create_store
 from store_schema.arrays import Entry
 from store_schema.bulk import BulkReader
+from store_schema.commits import commit_path
 from store_schema.location import Location, open_location
 from store_schema.location.objects import connect_s3
 from store_schema.packs import make_pack
@@ -62,8 +65,8 @@ def cohort() -> Cohort:
 
 
 type Way = Callable[[], object]
-type OpenRoot = Callable[[str], Any]
-"""A Zarr store at a path of its own."""
+type Root = Any
+"""A Zarr store that holds all entries of a way, through one client."""
 
 
 def compared(title: str, ways: dict[str, Way]) -> None:
@@ -103,18 +106,18 @@ def publish_all(store: Store, view: str, cohort: Cohort) -> None:
     at_once(publish, len(cohort.keys), WRITERS)
 
 
-def write_naively(open_root: OpenRoot, folder: str, cohort: Cohort, threads: int) -> None:
+def write_naively(root: Root, folder: str, cohort: Cohort, threads: int) -> None:
     def write(i: int) -> None:
-        group = zarr.create_group(open_root(f"{folder}/{cohort.keys[i]}"), zarr_format=3)
+        group = zarr.create_group(root, path=f"{folder}/{cohort.keys[i]}", zarr_format=3)
         for name, values in cohort.arrays(i).items():
             group.create_array(name, data=values, chunks=values.shape)
 
     at_once(write, len(cohort.keys), threads)
 
 
-def read_naively(open_root: OpenRoot, folder: str, cohort: Cohort, name: str, threads: int) -> None:
+def read_naively(root: Root, folder: str, cohort: Cohort, name: str, threads: int) -> None:
     def read(i: int) -> None:
-        group: Any = zarr.open_group(open_root(f"{folder}/{cohort.keys[i]}"), mode="r")
+        group: Any = zarr.open_group(root, path=f"{folder}/{cohort.keys[i]}", mode="r")
         assert group[name][...].size
 
     at_once(read, len(cohort.keys), threads)
@@ -125,6 +128,18 @@ def read_plainly(location: Location, paths: list[str]) -> None:
         assert all(pool.map(location.get, paths))
 
 
+def read_parts(location: Location, sizes: dict[str, int]) -> None:
+    """Objects as a plain client reads them fastest: large ones by several requests at once, where the place is read so."""
+    part = location.part_bytes or max(sizes.values())
+    parts = [(path, start, min(start + part, size)) for path, size in sizes.items() for start in range(0, size, part)]
+    with ThreadPoolExecutor(location.parallel) as pool:
+        assert all(pool.map(lambda one: location.get_part(one[0], start=one[1], end=one[2]), parts))
+
+
+def commits_of(snapshot: Snapshot) -> list[str]:
+    return [commit_path(snapshot.view_id, row.key, row.number) for row in snapshot.rows]
+
+
 def chunks_of(snapshot: Snapshot, name: str) -> list[str]:
     commits = (snapshot.commit(key) for key in snapshot.keys)
     return [f"{one.folder}/{path}" for one in commits for path in one.objects if path.startswith(f"{name}/c/")]
@@ -133,7 +148,7 @@ def chunks_of(snapshot: Snapshot, name: str) -> list[str]:
 class Bench:
     """One backend's table: what is written last is what is read."""
 
-    def __init__(self, url: str, naive: dict[str, OpenRoot], cohort: Cohort) -> None:
+    def __init__(self, url: str, naive: dict[str, Root], cohort: Cohort) -> None:
         self.url, self.naive, self.cohort = url, naive, cohort
         self.folders = map(str, count())
 
@@ -163,15 +178,30 @@ class Bench:
         paths = chunks_of(snapshot, array)
         ours: Way = lambda: BulkReader(snapshot, (array,)).stack(array, keys)  # noqa: E731 - one way among others
         plain: Way = lambda: read_plainly(location, paths)  # noqa: E731
+        commits = commits_of(snapshot)
+
+        def with_commits() -> None:
+            read_plainly(location, commits)
+            read_plainly(location, paths)
+
         ways: dict[str, Way] = {"engram": ours}
         for name, root in self.naive.items():
             ways[name] = lambda n=name, r=root: read_naively(r, copies[n], self.cohort, array, 1)
             ways[f"{name}, {location.parallel} entries at once"] = lambda n=name, r=root: read_naively(
                 r, copies[n], self.cohort, array, location.parallel
             )
-        compared(f"read {array}", ways | {"(c) plain objects": plain})
-        make_pack(snapshot, array)
-        compared(f"read {array}, from the pack", {"engram": ours, "(c) plain objects": plain})
+        compared(f"read {array}", ways | {"(c) plain objects": plain, "(c) with their commits": with_commits})
+        pack = make_pack(snapshot, array)
+        sizes = {
+            f"{pack.folder}/{path}": one.size_bytes
+            for path, one in pack.record.objects.items()
+            if path.startswith(f"{array}/c/")
+        }
+        packed: Way = lambda: read_parts(location, sizes)  # noqa: E731
+        compared(
+            f"read {array}, from the pack",
+            {"engram": ours, "(c) plain objects": plain, "(c) the pack's objects": packed},
+        )
 
     def run(self) -> None:
         store, view, copies = self.write()
@@ -185,16 +215,16 @@ class Bench:
 def test_a_cohort_on_s3(s3_url: str, cohort: Cohort) -> None:
     bucket, _, prefix = s3_url.removeprefix("s3://").partition("/")
     files = s3fs.S3FileSystem(asynchronous=True)
-    naive: dict[str, OpenRoot] = {
-        "(a) zarr with s3fs": lambda path: FsspecStore(files, path=f"{bucket}/{prefix}/a/{path}"),
-        "(b) zarr with obstore": lambda path: ObjectStore(connect_s3(bucket, f"{prefix}/b/{path}")),
+    naive: dict[str, Root] = {
+        "(a) zarr with s3fs": FsspecStore(files, path=f"{bucket}/{prefix}/a"),
+        "(b) zarr with obstore": ObjectStore(connect_s3(bucket, f"{prefix}/b")),
     }
     head(f"{len(cohort.keys)} entries on S3 (radosgw)")
     Bench(s3_url, naive, cohort).run()
 
 
 def test_a_cohort_in_a_folder(cohort: Cohort, tmp_path: Path) -> None:
-    naive: dict[str, OpenRoot] = {"(a) zarr in a folder": lambda path: LocalStore(tmp_path / "naive" / path)}
+    naive: dict[str, Root] = {"(a) zarr in a folder": LocalStore(tmp_path / "naive")}
     head(f"{len(cohort.keys)} entries in a folder")
     Bench(str(tmp_path / "stores"), naive, cohort).run()
 
