@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from store_schema import Entry, EntryKey, Snapshot, create_store, make_pack, open_pack
+from store_schema.arrays import ARRAYS
 from store_schema.errors import BackendError, ObjectAlteredError, ObjectMissingError, SchemaError, StoreError
 from store_schema.location import Location
 from store_schema.packs import Pack
@@ -194,7 +195,8 @@ def test_both_layouts_open_with_xarray(tmp_path) -> None:
 def test_object_that_zarr_wrote_decodes_to_its_values(kind: str, compressed: bool) -> None:
     """The compressed form is also that of every pack of earlier versions, whatever it holds."""
     held, shape = {}, (COUNT, 4, 5) if kind == "mean_map" else (COUNT, 2, 3, 4, 5)
-    array = create_array(zarr.create_group(MemoryStore(held), zarr_format=3), kind, shape, compressed=compressed)
+    group = zarr.create_group(MemoryStore(held), zarr_format=3)
+    array = create_array(group, kind, shape, dtype=ARRAYS[kind].dtype, compressed=compressed)
     written = np.random.default_rng(0).normal(size=shape).astype(array.dtype)
     array[...] = written
     assert is_compressed(json.loads(held[f"{kind}/zarr.json"].to_bytes()), kind) is compressed
