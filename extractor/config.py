@@ -97,6 +97,8 @@ class ExtractConfig(BaseModel):
     series is converted by its header."""
     ct_window_hu: Range | Literal["bone", "soft_tissue"] = "bone"
     pet_clip_suv: Range | Literal["suv10", "suv20"] = "suv10"
+    grid: Literal["ct", "pet"] = "ct"
+    """Whose grid the network sees. `pet`: the CT is put on the PET's grid linearly (air outside), regions by nearest neighbour."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: automatic mixed precision, for GPUs; its error against float32 is in tests/benchmarks/RESULTS.md."""
 
@@ -171,6 +173,7 @@ class ExtractConfig(BaseModel):
             closing_mm=self.closing_mm,
             dilation_mm=self.dilation_mm,
             modalities=self.modalities,
+            grid=self.grid,
         )
 
 
@@ -221,8 +224,9 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     """The frozen specification of one product of this extraction."""
     untrained = "" if encoder.trained else "-untrained"
     variant, layout = product.variant, product.layout
+    grid = "-petgrid" if config.grid == "pet" else ""
     return ViewSpec(
-        name=f"{encoder.name}{untrained}-{variant.name}-{layout}",
+        name=f"{encoder.name}{untrained}-{variant.name}-{layout}{grid}",
         encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
         prompt=Prompt(kind=variant.prompt, mode=variant.mode, stride=config.stride),
@@ -230,7 +234,7 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
         flags=encoder.flags,
         precision=config.precision,
         recipe=RECIPE,
-        grid="ct",
+        grid=config.grid,
         regions=_regions(config),
     )
 

@@ -59,9 +59,14 @@ def _attributes(subject: Subject, region: Region, valid: Sequence[bool]) -> dict
         "kept_slices_z": [int(z) for z in region.slices],
         "boxes_xyxy": region.boxes.astype(int).tolist(),
         "valid_layers": [bool(one) for one in valid],
-        "outside_share": float(prepared.outside_share[subject.roi]) if subject.modality == "PET" else 0.0,
-        "warnings": [
-            *prepared.notes.get(subject.roi, ()),
-            *(["one kept slice: a single valid memory"] if len(region.slices) == 1 else []),
-        ],
+        "outside_share": prepared.missing_share(subject.modality, subject.roi),
+        "alignment": None if prepared.alignment is None else prepared.alignment.to_json(),
+        "warnings": _warnings(subject, region),
     }
+
+
+def _warnings(subject: Subject, region: Region) -> list[str]:
+    prepared = subject.prepared
+    single = ["one kept slice: a single valid memory"] if len(region.slices) == 1 else []
+    doubtful = None if prepared.alignment is None else prepared.alignment.warning
+    return [*prepared.notes.get(subject.roi, ()), *single, *([] if doubtful is None else [doubtful])]

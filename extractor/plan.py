@@ -51,21 +51,28 @@ def once(look: Look = fingerprint_of) -> Look:
     return looked
 
 
-def sources_of(row: StudyRow, modality: str, roi: str, *, look: Look = fingerprint_of) -> tuple[Source, ...]:
+def sources_of(
+    row: StudyRow, modality: str, roi: str, *, grid: str = "ct", look: Look = fingerprint_of
+) -> tuple[Source, ...]:
     """Fingerprints of the files that one entry is made from, by role.
+
+    Parameters
+    ----------
+    grid
+        Whose grid the entry lies on, ct or pet: that image decides its numbers too.
 
     Raises
     ------
     OSError
         If a file is gone since the plan was made, or cannot be asked for.
     """
-    return tuple(_source(role, row, look(row.paths[role])) for role in _roles(row, modality, roi))
+    return tuple(_source(role, row, look(row.paths[role])) for role in _roles(row, modality, roi, grid))
 
 
-def _roles(row: StudyRow, modality: str, roi: str) -> list[str]:
+def _roles(row: StudyRow, modality: str, roi: str, grid: str) -> list[str]:
     maps = (map_column(part) for part in row.files.label_maps)
     regions = (f"mask:{roi}",) if roi in row.files.masks else maps
-    return list(dict.fromkeys((modality, "CT", *regions)))
+    return list(dict.fromkeys((modality, "CT", *(["PET"] if grid == "pet" else []), *regions)))
 
 
 def _source(role: str, row: StudyRow, found: Fingerprint) -> Source:
@@ -97,7 +104,7 @@ def plan_study(
             key = EntryKey(row.patient, modality, roi)
             refusal = unusable or there.refusal(key)
             for layout, view_id in views.items():
-                judged = _Judge(row, key, store, view_id, there, look)
+                judged = _Judge(row, key, store, view_id, there, look, config.grid)
                 state, reason, number = judged.withdrawn or (("refused", refusal, None) if refusal else judged.state)
                 items.append(PlanItem(row.patient, modality, roi, layout, state, reason, number))
     return items
@@ -167,6 +174,7 @@ class _Judge:
     view_id: str
     there: Contents
     look: Look
+    grid: str
 
     @property
     def withdrawn(self) -> tuple[State, str, int | None] | None:
@@ -180,7 +188,7 @@ class _Judge:
         """State, reason, and number of the current commit."""
         try:
             current = self._current()
-            roles = _roles(self.row, self.key.modality, self.key.roi)
+            roles = _roles(self.row, self.key.modality, self.key.roi, self.grid)
             state, reason = _state(current, {role: self._source(role) for role in roles}, self.row.paths)
         except EntryWithdrawnError:
             return "withdrawn", "withdrawn from the store: it is neither read nor written", None

@@ -142,7 +142,7 @@ def _check(config: ExtractConfig, options: RunOptions) -> None:
 def _check_pet_units(config: ExtractConfig, rows: Sequence[StudyRow]) -> None:
     """Refuses a table with PETs whose units nobody says; a DICOM series says its own."""
     unknown = [row for row in rows if row.undeclared_pet is not None]
-    if "PET" in config.modalities and config.pet_units is None and unknown:
+    if config.rules().reads_pet and config.pet_units is None and unknown:
         raise ConfigError(
             f"the PET units of {len(unknown)} of {len(rows)} studies are not known (first: line {unknown[0].line} of the table): "
             "NIfTI, NRRD and MetaImage cannot say them. Declare 'pet_units: suv' in the settings if the images hold SUV by body "

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from extractor.intensity import PET_OUTSIDE_SUV, to_uint8
+from extractor.alignment import Alignment, alignment, coarse
+from extractor.intensity import CT_OUTSIDE_HU, PET_OUTSIDE_SUV, to_uint8
 from extractor.label_sets import WHOLE, map_column, parts_needed
 from extractor.reading import read_ct, read_pet
 from extractor.regions import Derived, derive
 from extractor.volumes import (
     Grid,
     Labels,
+    Volume,
     coverage,
     decoded_sha256,
     read_labels,
@@ -66,11 +69,18 @@ class PrepareRules:
     dilation_mm: float = 10.0
     max_outside_share: float = MAX_OUTSIDE_SHARE
     modalities: tuple[str, ...] = ("PET", "CT")
+    grid: Literal["ct", "pet"] = "ct"
+    """Whose grid everything is put on."""
+
+    @property
+    def reads_pet(self) -> bool:
+        """Whether a study needs its PET: as an image, or for its grid."""
+        return "PET" in self.modalities or self.grid == "pet"
 
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """A study on the CT's grid, in LPS, ready to be embedded."""
+    """A study on one grid, the CT's or the PET's, in LPS, ready to be embedded."""
 
     images_zyx: Mapping[str, UInt8[np.ndarray, "z y x"]]
     """Grey values by modality."""
@@ -82,11 +92,19 @@ class PreparedStudy:
     source_sha256: Mapping[str, str]
     """Digest of decoded voxels and geometry before resampling, by role: CT, PET, mask:ROI, label_map."""
     outside_share: Mapping[str, float] = field(default_factory=dict)
-    """Share of each ROI's voxels outside the PET's field of view, 0–1; empty without a PET."""
+    """Share of each ROI's voxels on the CT's grid outside the PET's field of view, 0–1; empty without a PET."""
     outside_ct_share: Mapping[str, float] = field(default_factory=dict)
     """Share of each ROI's own voxels outside the CT, 0–1: they are lost."""
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What a person should know of a ROI, such as vertebrae that its label map has not."""
+    alignment: Alignment | None = None
+    """How the PET lies on the CT; None without a PET."""
+    lies_on: Literal["ct", "pet"] = "ct"
+    """Whose grid it is."""
+
+    def missing_share(self, modality: str, roi: str) -> float:
+        """Share of a region that one modality has no voxels for, 0–1; on the PET's grid the CT ends where the PET does."""
+        return float(self.outside_share[roi]) if modality == "PET" or self.lies_on == "pet" else 0.0
 
 
 def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
@@ -102,40 +120,92 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
         If the PET does not cover the CT's region: another patient, or a region beyond its field of view; or if a region lies
         beyond the CT.
     MaskError
-        If a mask is empty, or is not a mask.
+        If a mask is empty, or is not a mask; or if nothing is left of it on the PET's grid.
     """
-    grey, digest, orientation, grid = _ct(files, rules)
-    images, digests, orientations = {"CT": grey}, {"CT": digest}, {"CT": orientation}
-    regions = _masks(files, rules, grid, digests)
+    pet = _read_pet(files, rules) if rules.reads_pet else None
+    ct = _ct(files, rules, pet.grid if pet is not None and rules.grid == "pet" else None)
+    images, digests, orientations = {"CT": ct.grey_zyx}, {"CT": ct.sha256}, {"CT": ct.orientation}
+    regions = _masks(files, rules, ct.own_grid, digests)
     masks = {roi: region.mask_zyx for roi, region in regions.items()}
-    shares: dict[str, float] = {}
-    if "PET" in rules.modalities:
-        images["PET"], digests["PET"], orientations["PET"], shares = _pet(files, rules, grid, masks)
+    told = _Told(
+        outside_ct_share={roi: region.outside_share for roi, region in regions.items()},
+        notes={roi: region.notes for roi, region in regions.items() if region.notes},
+    )
+    if pet is None:
+        return PreparedStudy(images, masks, ct.grid, orientations, digests, **told)
+    shares = _outside_shares(coverage(pet.grid, ct.own_grid), masks, files, rules.max_outside_share)
+    if rules.grid == "pet":
+        masks = {roi: _on_pet(region, roi, files, pet.grid) for roi, region in regions.items()}
+    images["PET"], digests["PET"], orientations["PET"] = (
+        _pet_grey(pet, rules, ct.grid),
+        decoded_sha256(pet),
+        pet.original_orientation,
+    )
     wanted = {name: images[name] for name in rules.modalities}
-    outside_ct = {roi: region.outside_share for roi, region in regions.items()}
-    notes = {roi: region.notes for roi, region in regions.items() if region.notes}
-    return PreparedStudy(wanted, masks, grid, orientations, digests, shares, outside_ct, notes)
+    return PreparedStudy(
+        wanted,
+        masks,
+        ct.grid,
+        orientations,
+        digests,
+        shares,
+        alignment=alignment(ct.coarse, pet),
+        lies_on=rules.grid,
+        **told,
+    )
 
 
-def _ct(files: StudyFiles, rules: PrepareRules) -> tuple[UInt8[np.ndarray, "z y x"], str, str, Grid]:
-    """Grey values, digest, orientation and grid; the Hounsfield units are let go."""
+class _Told(TypedDict):
+    """What is told of regions besides their masks."""
+
+    outside_ct_share: dict[str, float]
+    notes: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _Ct:
+    """What is kept of a CT; the Hounsfield units of all its voxels are let go."""
+
+    grey_zyx: UInt8[np.ndarray, "z y x"]
+    grid: Grid
+    """Of the grey values."""
+    own_grid: Grid
+    sha256: str
+    orientation: str
+    coarse: Volume
+    """In HU, for the comparison with the PET."""
+
+
+def _ct(files: StudyFiles, rules: PrepareRules, onto: Grid | None) -> _Ct:
+    """The CT as grey values on its own grid, or on another."""
     ct = read_ct(files.ct)
     low_hu, high_hu = rules.ct_window_hu
-    return to_uint8(ct.array_zyx, low=low_hu, high=high_hu), decoded_sha256(ct), ct.original_orientation, ct.grid
+    there = ct if onto is None else resample_linear(ct, onto, outside=CT_OUTSIDE_HU)
+    grey = to_uint8(there.array_zyx, low=low_hu, high=high_hu)
+    return _Ct(grey, there.grid, ct.grid, decoded_sha256(ct), ct.original_orientation, coarse(ct))
 
 
-def _pet(
-    files: StudyFiles, rules: PrepareRules, grid: Grid, masks: Mapping[str, UInt8[np.ndarray, "z y x"]]
-) -> tuple[UInt8[np.ndarray, "z y x"], str, str, dict[str, float]]:
-    """Grey values on the CT grid, digest, orientation, and the share of each region outside the field of view."""
+def _read_pet(files: StudyFiles, rules: PrepareRules) -> Volume:
     if files.pet is None:
-        raise StudyError(f"patient '{files.patient}' has no PET file, and PET is to be extracted.")
-    pet = read_pet(files.pet, declared=rules.pet_units)
-    shares = _outside_shares(coverage(pet.grid, grid), masks, files, rules.max_outside_share)
+        wanted = "PET is to be extracted" if "PET" in rules.modalities else "everything is to lie on the PET's grid"
+        raise StudyError(f"patient '{files.patient}' has no PET file, and {wanted}.")
+    return read_pet(files.pet, declared=rules.pet_units)
+
+
+def _pet_grey(pet: Volume, rules: PrepareRules, grid: Grid) -> UInt8[np.ndarray, "z y x"]:
     low_suv, high_suv = rules.pet_clip_suv
-    resampled = resample_linear(pet, grid, outside=PET_OUTSIDE_SUV)
-    grey = to_uint8(resampled.array_zyx, low=low_suv, high=high_suv)
-    return grey, decoded_sha256(pet), pet.original_orientation, shares
+    return to_uint8(resample_linear(pet, grid, outside=PET_OUTSIDE_SUV).array_zyx, low=low_suv, high=high_suv)
+
+
+def _on_pet(region: _Region, roi: str, files: StudyFiles, grid: Grid) -> UInt8[np.ndarray, "z y x"]:
+    """A region straight from its file's grid onto the PET's; it was found good on the CT's before."""
+    mask = resample_nearest(region.labels, grid).array_zyx.astype(np.uint8)
+    if not mask.any():
+        raise MaskError(
+            f"region '{roi}' of patient '{files.patient}' is too small for the PET's grid: none of its voxels is nearest to one of "
+            f"the PET's, which are {' x '.join(f'{mm:.1f}' for mm in grid.spacing_xyz_mm)} mm. Leave it out, or set 'grid: ct'."
+        )
+    return mask
 
 
 def _outside_shares(
@@ -161,6 +231,8 @@ class _Region:
     """A region on the CT's grid."""
 
     mask_zyx: UInt8[np.ndarray, "z y x"]
+    labels: Labels
+    """On its file's grid."""
     outside_share: float
     notes: tuple[str, ...] = ()
 
@@ -230,4 +302,4 @@ def _on_grid(labels: Labels, grid: Grid, path: str, limit: float) -> _Region:
             f"{outside:.1%} of a region of {path} lies outside the CT: at most {limit:.0%} is accepted. Check that both are of "
             "one study, or crop the mask."
         )
-    return _Region(mask, outside)
+    return _Region(mask, labels, outside)

@@ -195,7 +195,7 @@ def _check_columns(frame: pd.DataFrame, config: ExtractConfig, path: str) -> Non
     needed = [
         "patient",
         "ct",
-        *(["pet"] if "PET" in config.modalities else []),
+        *(["pet"] if config.rules().reads_pet else []),
         *(map_column(part) for part in parts_needed(config.label_set, config.derive)),
     ]
     missing = [name for name in needed if name not in frame.columns]
@@ -232,7 +232,7 @@ def _row(
 ) -> StudyRow:
     """One checked row; a mask column left empty means that the study has no such ROI."""
     patient = _key(line, record, table, ids)
-    for name in ("ct", *(["pet"] if "PET" in config.modalities else [])):
+    for name in ("ct", *(["pet"] if config.rules().reads_pet else [])):
         if not record[name]:
             raise TableError(f"{table}, line {line}: patient '{patient}' has no {name} file.")
     masks = {roi: resolve(record[roi], table) for roi in rois if record[roi]}
@@ -241,7 +241,7 @@ def _row(
     files = StudyFiles(
         patient=patient,
         ct=resolve(record["ct"], table),
-        pet=resolve(record["pet"], table) if "PET" in config.modalities else None,
+        pet=resolve(record["pet"], table) if config.rules().reads_pet else None,
         masks=masks,
         label_map=maps.pop(WHOLE, None),
         label_parts=maps,

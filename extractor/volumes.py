@@ -231,4 +231,4 @@ def _resampled(image: sitk.Image, grid: Grid, interpolator: int, outside: float)
             outside,
         )
     except RuntimeError as error:
-        raise GeometryError(f"an image cannot be resampled onto the CT grid: {str(error).splitlines()[-1]}") from error
+        raise GeometryError(f"an image cannot be resampled onto another grid: {str(error).splitlines()[-1]}") from error

@@ -100,8 +100,11 @@ def load_study(
     """
     try:
         # Before any file is read: one that is replaced meanwhile then has another fingerprint at the next plan.
-        look = once()
-        sources = {(modality, roi): sources_of(task.row, modality, roi, look=look) for modality, roi, _ in task.items()}
+        look, grid = once(), task.config.grid
+        sources = {
+            (modality, roi): sources_of(task.row, modality, roi, grid=grid, look=look)
+            for modality, roi, _ in task.items()
+        }
         with fetched(task.row.files) as files:
             prepared = prepare_study(files, task.config.rules())
     except (EngramError, OSError) as error:
@@ -335,10 +338,10 @@ def _items(this: _Pass) -> Iterator[_Item]:
 def input_sha256(
     prepared: PreparedStudy, *, modality: str, roi: str, view_id: str, points_of: str | None = None
 ) -> str:
-    """Digest of all that decides an entry's numbers: source voxels, CT grid, region and view.
+    """Digest of all that decides an entry's numbers: source voxels, the grid it lies on, region and view.
 
     The decoded voxels count, not the file: the same image stored in another format or place has the same digest. A region
-    counts as it lies on the CT grid, so that a derived one needs no second definition. Points are drawn by the name of their
+    counts as it lies on that grid, so that a derived one needs no second definition. Points are drawn by the name of their
     entry (`points_of`), which then decides the numbers too.
     """
     region = prepared.masks_zyx[roi]
