@@ -93,7 +93,8 @@ def alignment(coarse_ct: Volume, pet: Volume) -> Alignment:
     if not common.any():
         # the overlap lies between the points of the coarse grid
         return Alignment(None, None, 0.0, 0.0, 0.0)
-    in_ct, in_pet = body(hu, BODY_HU) & common, body(np.where(common, suv, 0.0), BODY_SUV) & common
+    in_ct = body(np.where(common, hu, np.float32(-1024)), BODY_HU)
+    in_pet = body(np.where(common, suv, np.float32(0)), BODY_SUV)
     body_share = float(in_ct.sum() / common.sum())
     measured = bool(in_ct.any() and in_pet.any()) and body_share < NO_OUTLINE
     return Alignment(
@@ -107,11 +108,14 @@ def alignment(coarse_ct: Volume, pet: Volume) -> Alignment:
 
 def body(values_zyx: Float32[np.ndarray, "z y x"], threshold: float) -> Bool[np.ndarray, "z y x"]:
     """The largest connected part above a threshold after opening, with holes filled in each slice; empty where there is none."""
-    parts, count = ndimage.label(ndimage.binary_opening(values_zyx > threshold))
+    # an image that ends within the body does not end the body
+    padded = np.pad(values_zyx > threshold, 1, mode="edge")
+    parts, count = ndimage.label(ndimage.binary_opening(padded)[1:-1, 1:-1, 1:-1])
     if not count:
         return np.zeros(values_zyx.shape, bool)
     largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in largest])
+    filled: Bool[np.ndarray, "z y x"] = np.stack([ndimage.binary_fill_holes(plane) for plane in largest])
+    return filled
 
 
 def _apart_mm(one: Bool[np.ndarray, "z y x"], other: Bool[np.ndarray, "z y x"], grid: Grid) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from extractor.dicom.series import read_ct_series, read_pet_series
+from extractor.dicom.suv import SuvScale
 from extractor.image_files import IMAGE_SUFFIXES
 from extractor.intensity import check_ct_hu, check_pet_suv
 from extractor.volumes import Volume, read_volume
@@ -33,7 +34,13 @@ def read_ct(path: str) -> Volume:
 
 
 def read_pet(path: str, *, declared: str | None) -> Volume:
-    """A PET in SUV by body weight and LPS, from an image file or a folder with one DICOM series.
+    """A PET in SUV by body weight and LPS; see `read_pet_and_scale`."""
+    return read_pet_and_scale(path, declared=declared)[0]
+
+
+def read_pet_and_scale(path: str, *, declared: str | None) -> tuple[Volume, SuvScale | None]:
+    """A PET in SUV by body weight and LPS, from an image file or a folder with one DICOM series; of a series, also how it was
+    converted.
 
     Parameters
     ----------
@@ -49,13 +56,13 @@ def read_pet(path: str, *, declared: str | None) -> Volume:
         If its units are not known, do not lead to SUV, or contradict its values.
     """
     if Path(path).is_dir():
-        pet, _ = read_pet_series(path, declared=declared)
+        pet, scale = read_pet_series(path, declared=declared)
     elif declared == "suv":
-        pet = read_volume(path)
+        pet, scale = read_volume(path), None
     else:
         raise IntensityError(
             f"the units of {path} are not known: its format cannot say them. Declare 'pet_units: suv' if it holds SUV by body "
             "weight; convert it first if it holds Bq/ml or counts."
         )
     check_pet_suv(pet.array_zyx, path=path)
-    return pet
+    return pet, scale

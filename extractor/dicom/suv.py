@@ -12,7 +12,7 @@ DICOM PS3.3 C.8.9.1 (PET series) and C.8.9.2 (PET isotope).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
@@ -66,6 +66,17 @@ class SuvScale:
     """What the decay was counted to."""
     elapsed_s: float | None
     """Seconds of decay between injection and reference; None where none was to be counted."""
+    injected_at: str | None = None
+    """Time of day of the injection, HH:MM:SS without a date; None where it was not needed."""
+    counted_to_at: str | None = None
+    """Time of day of the reference."""
+    dose_bq: float | None = None
+    """As the header says it, like what follows; used where units are BQML or Philips' counts of activity."""
+    weight_kg: float | None = None
+    half_life_s: float | None = None
+    decay_correction: str | None = None
+    corrected: str | None = None
+    """What the image is corrected for: DICOM's CorrectedImage."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,14 @@ def suv_scale(slices: Sequence[Slice], *, declared: str | None, shown: str) -> S
     try:
         facts = _agreed([_facts(one.header) for one in slices], shown)
         acquired = [_acquired(one.header) for one in slices]
-        return _scale(facts, acquired, declared, shown)
+        return replace(
+            _scale(facts, acquired, declared, shown),
+            dose_bq=facts.dose_bq,
+            weight_kg=facts.weight_kg,
+            half_life_s=facts.half_life_s,
+            decay_correction=facts.decay_correction,
+            corrected=facts.corrected,
+        )
     except ImageError as error:
         raise IntensityError(f"{shown} cannot be converted to SUV: {error}") from None
 
@@ -260,13 +278,15 @@ def _of_activity(facts: _Facts, acquired: Sequence[datetime | None], bq_ml: floa
     if facts.decay_correction == "ADMIN":
         return SuvScale(grams_per_bq, units, "injection (ADMIN)", None)
     reference, what = _reference(facts, [one for one in acquired if one is not None], shown)
-    elapsed_s = (reference - _injected(facts, reference, shown)).total_seconds()
+    injected = _injected(facts, reference, shown)
+    elapsed_s = (reference - injected).total_seconds()
     if not MIN_UPTAKE_S <= elapsed_s <= MAX_HALF_LIVES * facts.half_life_s:
         raise IntensityError(
             f"{shown} was injected {elapsed_s / 60:.1f} minutes before its scan by its header ({what}): expected "
             f"{MIN_UPTAKE_S / 60:.0f} to {MAX_HALF_LIVES * facts.half_life_s / 60:.0f}. Were times or dates removed or changed?"
         )
-    return SuvScale(grams_per_bq * 2.0 ** (elapsed_s / facts.half_life_s), units, what, elapsed_s)
+    factor = grams_per_bq * 2.0 ** (elapsed_s / facts.half_life_s)
+    return SuvScale(factor, units, what, elapsed_s, f"{injected:%H:%M:%S}", f"{reference:%H:%M:%S}")
 
 
 def _missing_for_activity(facts: _Facts, acquired: Sequence[datetime | None]) -> list[str]:
