@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from extractor.commands.features import import_features, radiomics
+from extractor.commands.gallery import gallery
 from extractor.commands.inspect import inspect
 from extractor.commands.phantom import phantom
 from extractor.commands.regions import regions
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, regions, segment, run, import_features, radiomics, phantom):
+for command in (inspect, regions, segment, run, gallery, import_features, radiomics, phantom):
     main.add_command(command)

@@ -224,9 +224,8 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     """The frozen specification of one product of this extraction."""
     untrained = "" if encoder.trained else "-untrained"
     variant, layout = product.variant, product.layout
-    grid = "-petgrid" if config.grid == "pet" else ""
     return ViewSpec(
-        name=f"{encoder.name}{untrained}-{variant.name}-{layout}{grid}",
+        name=f"{encoder.name}{untrained}-{variant.name}-{layout}{_grid_suffix(config)}",
         encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
         prompt=Prompt(kind=variant.prompt, mode=variant.mode, stride=config.stride),
@@ -239,6 +238,10 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     )
 
 
+def _grid_suffix(config: ExtractConfig) -> str:
+    return "-petgrid" if config.grid == "pet" else ""
+
+
 def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Baseline) -> ViewSpec:
     """The frozen specification of one baseline; `encoder` is the segmentation network for `hiera`."""
     untrained = "" if encoder.trained else "-untrained"
@@ -247,7 +250,7 @@ def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Bas
     assert encoder.features is not None
     shape = baseline.shape(encoder.features)
     return ViewSpec(
-        name="-".join(named),
+        name="-".join(named) + _grid_suffix(config),
         encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
         prompt=Prompt(kind="none", mode="slices", stride=config.stride),
@@ -255,7 +258,7 @@ def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Bas
         flags={"baseline": base, "crop": baseline.crop, "aggregate": baseline.aggregate, **_fed(encoder, baseline)},
         precision=config.precision,
         recipe=BASELINE_RECIPE,
-        grid="ct",
+        grid=config.grid,
         regions=_regions(config),
     )
 

@@ -14,6 +14,8 @@ from rich.table import Table
 State = Literal["new", "done", "superseded", "stale", "refused", "changed", "withdrawn"]
 Result = Literal["committed", "done", "superseded", "withdrawn", "failed"]
 
+LEFT_OUT = ("failed", "refused")
+"""Result, and state of a plan, of items that have no entry because something is wrong."""
 RESULTS: tuple[Result, ...] = ("committed", "done", "superseded", "withdrawn", "failed")
 
 

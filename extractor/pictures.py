@@ -27,16 +27,9 @@ REGION_RGB: tuple[Colour, ...] = (MASK_RGB, (204, 121, 167), (0, 158, 115), (240
 """Of the Okabe–Ito palette, told apart with any colour vision and on grey; sky blue is left to boxes."""
 VIRIDIS = np.array(
     [
-        (68, 1, 84),
-        (71, 44, 122),
-        (59, 81, 139),
-        (44, 113, 142),
-        (33, 144, 141),
-        (39, 173, 129),
-        (92, 200, 99),
-        (170, 220, 50),
-    ]
-    + [(253, 231, 37)],
+        *((68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141)),
+        *((39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37)),
+    ],
     np.float64,
 )
 """Nine even steps of the map: lightness rises evenly, so that it reads the same in grey and with any colour vision."""
@@ -130,20 +123,25 @@ def box_bars(
     return Panel(rgb, shown.scale)
 
 
-def heat_map(values: Float32[np.ndarray, "row column"], scale: tuple[float, float], *, size_px: int) -> Rgb:
-    """A map in the colours of `VIRIDIS` between two fixed values; what lies beyond has the colour of the end."""
+def heat_map(values: Float32[np.ndarray, "row column"], scale: tuple[float, float]) -> Rgb:
+    """A map in the colours of `VIRIDIS` between two fixed values, a pixel a value; beyond them it has the colour of the end."""
     low, high = scale
     place = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
     steps = np.linspace(0, 1, len(VIRIDIS))
     rgb = np.stack([np.interp(place, steps, VIRIDIS[:, part]) for part in range(3)], axis=-1)
-    image = Image.fromarray(np.rint(rgb).astype(np.uint8))
-    return np.array(image.resize((size_px, size_px), Image.Resampling.NEAREST))
+    return np.asarray(np.rint(rgb), dtype=np.uint8)
 
 
 def colour_bar(width_px: int = 240, height_px: int = 12) -> Rgb:
     """The colours of `heat_map` from its lower to its upper end."""
-    row = heat_map(np.linspace(0, 1, width_px, dtype=np.float32)[None], (0.0, 1.0), size_px=width_px)[:1]
-    return np.repeat(row, height_px, axis=0)
+    ramp = np.linspace(0, 1, width_px, dtype=np.float32)
+    return heat_map(np.tile(ramp, (height_px, 1)), (0.0, 1.0))
+
+
+def side_by_side(panels: Sequence[Panel], gap_px: int = 4) -> Rgb:
+    """Panels of one height in a row, with white between."""
+    gap = np.full((panels[0].rgb.shape[0], gap_px, 3), 255, np.uint8)
+    return np.concatenate([part for one in panels for part in (one.rgb, gap)][:-1], axis=1)
 
 
 def data_uri(rgb: Rgb, *, lossless: bool = False) -> str:

@@ -9,16 +9,12 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from extractor.pictures import BOX_RGB, MASK_RGB, Rgb
 from extractor.study import PreparedStudy
 
 PANEL_PX = 160
 """Height of each panel."""
 GAP_PX = 4
-MASK_RGB = (230, 159, 0)
-"""Orange and sky blue of the Okabe–Ito palette: told apart with any colour vision, and on grey."""
-BOX_RGB = (86, 180, 233)
-
-Rgb = UInt8[np.ndarray, "row column rgb"]
 
 
 def render_preview(

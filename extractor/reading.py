@@ -39,14 +39,17 @@ def read_pet(path: str, *, declared: str | None) -> Volume:
 
 
 def read_pet_and_scale(path: str, *, declared: str | None) -> tuple[Volume, SuvScale | None]:
-    """A PET in SUV by body weight and LPS, from an image file or a folder with one DICOM series; of a series, also how it was
-    converted.
+    """A PET in SUV by body weight and LPS, from an image file or a DICOM series' folder, and how it was converted.
 
     Parameters
     ----------
     declared
         Units that the settings declare for formats that cannot say them: `suv` or None. A DICOM PET is converted by its header,
         whatever is declared.
+
+    Returns
+    -------
+    The image, and of a series the conversion; None where the units were declared.
 
     Raises
     ------

@@ -148,17 +148,19 @@ def _name(kind: Kind) -> str:
 def _region(prepared: PreparedStudy, patient: str, one: RegionFacts, colour: Colour) -> Group:
     """The key slice in each kind of picture, then the uppermost and the lowest kept slice."""
     kinds = _kinds(prepared)
-    made = [_slice(prepared, patient, one, colour, kind, one.key_slice_z, "key slice") for kind in kinds]
+    z = one.key_slice_z
+    made = [_slice(prepared, one, colour, patient=patient, kind=kind, z=z, what="key slice") for kind in kinds]
     ends = {one.kept_slices_z[0]: "uppermost", one.kept_slices_z[-1]: "lowest"}
     for z, what in ends.items():
         if z != one.key_slice_z:
-            made.append(_slice(prepared, patient, one, colour, kinds[-1], z, f"{what} kept slice"))
+            end = _slice(prepared, one, colour, patient=patient, kind=kinds[-1], z=z, what=f"{what} kept slice")
+            made.append(end)
     title = f"{one.roi}: {one.volume_ml:.1f} ml, {len(one.kept_slices_z)} of {one.bearing_slices} slices kept"
     return Group(title, tuple(made))
 
 
 def _slice(
-    prepared: PreparedStudy, patient: str, one: RegionFacts, colour: Colour, kind: Kind, z: int, what: str
+    prepared: PreparedStudy, one: RegionFacts, colour: Colour, *, patient: str, kind: Kind, z: int, what: str
 ) -> Picture:
     ct, pet = (None if name not in prepared.images_zyx else prepared.images_zyx[name][z] for name in ("CT", "PET"))
     mm = pixel_mm(prepared.grid.spacing_xyz_mm, "axial")

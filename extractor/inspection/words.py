@@ -65,7 +65,7 @@ def _region(one: RegionFacts, grid: str) -> Iterator[str]:
     )
     sizes = [(box[2] - box[0] + 1, box[3] - box[1] + 1) for box in one.boxes_xyxy]
     widths, heights = zip(*sizes, strict=True)
-    yield f"  {'':12s} boxes {min(widths)}–{max(widths)} × {min(heights)}–{max(heights)} voxels; uppermost {list(one.boxes_xyxy[0])}"
+    yield f"  {'':12s} boxes {min(widths)}–{max(widths)} × {min(heights)}–{max(heights)} voxels; first {list(one.boxes_xyxy[0])}"
     yield f"  {'':12s} outside the PET {_share(one.outside_pet)}, outside the CT {_share(one.outside_ct)}"
 
 
