@@ -112,14 +112,14 @@ def thickness(
 def box_bars(
     shown: Panel, slices_z: Sequence[int], boxes_xyxy: Sequence[Sequence[int]], plane: Plane, planes: int
 ) -> Panel:
-    """The projection with each kept slice's box seen from its side: a line from its first to its last voxel."""
+    """The projection with the two ends of each kept slice's box, seen from its side."""
     rgb, (row_scale, column_scale) = shown.rgb.copy(), shown.scale
     first, last = (0, 2) if plane == "coronal" else (1, 3)
     for z, box in zip(slices_z, boxes_xyxy, strict=True):
         row = min(rgb.shape[0] - 1, int((planes - 1 - z + 0.5) * row_scale))
         left, right = int(box[first] * column_scale), int((box[last] + 1) * column_scale)
-        rgb[row, [left, min(right, rgb.shape[1] - 1)]] = BOX_RGB
-        rgb[row, left : right + 1 : 2] = BOX_RGB
+        rgb[row, max(0, left - 2) : left + 1] = BOX_RGB
+        rgb[row, right : right + 3] = BOX_RGB
     return Panel(rgb, shown.scale)
 
 

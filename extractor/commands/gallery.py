@@ -6,11 +6,16 @@ Heavy modules are imported inside the command, so that --help is instant.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from store_schema.console import FAILED, EngramCommand, progress
 from store_schema.errors import UsageError
+
+if TYPE_CHECKING:
+    from extractor.gallery.cards import Card
+    from store_schema import EntryKey
 
 WORKERS = 4
 """Entries read at once; a whole-body mask takes some 80 MB."""
@@ -80,7 +85,7 @@ def gallery(
     colours = scale or common_scale(reader, chosen.numbers)
     with progress("drawing entries") as told:
 
-        def drawn(item):  # type: ignore[no-untyped-def]
+        def drawn(item: tuple[int, tuple[EntryKey, int | None]]) -> Card:
             place, (key, number) = item
             made = card(reader, key, number, colours)
             told(place, len(chosen.numbers))

@@ -17,6 +17,9 @@ from store_schema.errors import UsageError
 
 if TYPE_CHECKING:
     from extractor.config import ExtractConfig
+    from extractor.inspection.choose import Single
+    from extractor.inspection.findings import StudyFindings
+    from store_schema.pseudonyms import PlainIds
 
 PAGE = "inspect.html"
 _FILE = FileOrAddress()
@@ -90,12 +93,13 @@ def _named(text: str) -> tuple[str, str]:
     return name, place
 
 
-def _inspect(studies, single, config: ExtractConfig, ids, *, as_json: bool, out: Path | None) -> int:  # type: ignore[no-untyped-def]
+def _inspect(
+    studies: str | None, single: Single, config: ExtractConfig, ids: PlainIds, *, as_json: bool, out: Path | None
+) -> int:
     """How many studies would be refused, after all were printed."""
     from extractor.inspection.choose import chosen  # noqa: PLC0415
     from extractor.inspection.page import InspectionPage  # noqa: PLC0415
     from extractor.inspection.study import inspect_study  # noqa: PLC0415
-    from extractor.inspection.words import lines  # noqa: PLC0415
 
     rows, config = chosen(studies, single, config, ids)
     refused = 0
@@ -105,7 +109,7 @@ def _inspect(studies, single, config: ExtractConfig, ids, *, as_json: bool, out:
         for done, row in enumerate(rows, start=1):
             found = inspect_study(row, config, clean=ids.clean)
             refused += found.findings.refused
-            click.echo(json.dumps(found.findings.to_json()) if as_json else "\n".join((*lines(found.findings), "")))
+            _print(found.findings, as_json=as_json)
             if page is not None:
                 page.add(found)
             told(done, len(rows))
@@ -114,3 +118,9 @@ def _inspect(studies, single, config: ExtractConfig, ids, *, as_json: bool, out:
     if page is not None:
         click.echo(f"pictures: {page.path}", err=as_json)
     return refused
+
+
+def _print(found: StudyFindings, *, as_json: bool) -> None:
+    from extractor.inspection.words import lines  # noqa: PLC0415
+
+    click.echo(json.dumps(found.to_json()) if as_json else "\n".join((*lines(found), "")))

@@ -26,7 +26,7 @@ from store_schema import CommitRecord, EntryKey, Store
 from store_schema.errors import EngramError, NotCommittedError
 from store_schema.reader import read_entry
 
-REGION_PX = 150
+REGION_PX = 120
 """Height of the pictures made from a mask."""
 DRAWN = ("preview", "mask")
 """Arrays that the first view of a pass alone holds."""

@@ -77,7 +77,8 @@ class _Look:
         rules = self.config.rules()
         read = read_files(self.files, names=names, declared=rules.pet_units, clean=self.clean)
         prepared, refusal = self._prepared(rules)
-        return Inspected(self._findings(read, prepared, refusal), prepared or self._to_draw(rules))
+        shown = prepared or self._to_draw(rules)
+        return Inspected(self._findings(read, shown, refusal), shown)
 
     def _prepared(self, rules: PrepareRules) -> tuple[PreparedStudy | None, str | None]:
         try:
@@ -124,7 +125,7 @@ class _Look:
             alignment=None if found is None else found.to_json(),
             regions=regions,
             checks=tuple(statements),
-            entries=() if prepared is None else tuple(self._entries()),
+            entries=() if refusal is not None else tuple(self._entries()),
             products=tuple(self.config.products),
         )
 

@@ -7,12 +7,22 @@ from types import ModuleType
 import pytest
 
 
-@pytest.fixture(scope="session")
-def dicom() -> ModuleType:
-    """The module that writes DICOM series for tests."""
-    spec = importlib.util.spec_from_file_location("dicom_series", Path(__file__).with_name("dicom_series.py"))
+def _beside(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def dicom() -> ModuleType:
+    """The module that writes DICOM series for tests."""
+    return _beside("dicom_series")
+
+
+@pytest.fixture(scope="session")
+def pages() -> ModuleType:
+    """The module that reads pages for tests."""
+    return _beside("pages")
