@@ -68,7 +68,7 @@ def test_ct_and_masks_on_the_pets_grid_are_as_simpleitk_resamples_them(files):
 
 
 def test_alignment_and_outside_share_do_not_depend_on_the_grid_chosen(files):
-    moved(files.pet, 2, 12.0)
+    moved(files.pet, 2, 16.0)
     rules = replace(RULES, max_outside_share=0.9)
     on_pet, on_ct = prepare_study(files, rules), prepare_study(files, replace(rules, grid="ct"))
     assert on_pet.outside_share == on_ct.outside_share

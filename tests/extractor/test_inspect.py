@@ -57,12 +57,13 @@ def test_a_study_is_told_with_files_units_geometry_regions_and_entries(study):
     result = inspect(study, str(study))
     assert result.exit_code == 0, result.output
     for part in (
-        "P001: would be extracted",
+        "P001: would be extracted, 1 warning(s)",
+        "One kept slice: a single valid memory",
         "96 × 96 × 64 voxels of 4.000 × 4.000 × 5.000 mm, 384 × 384 × 320 mm in all",
         "declared: pet_units: suv",
         "region spine_dilated (from its label map, on the CT's grid)",
         "outside the PET 0.00%, outside the CT 0.00%",
-        "the PET covers 96.",
+        "of the CT, and the CT ",
         "body outlines overlap with Dice 0.9",
         "entries: 4 × 2 views (paper, pooled)",
         "P001/PET/vertebra",
@@ -86,6 +87,10 @@ def test_its_numbers_are_those_of_simpleitk(study):
     values = next(one for one in found["images"] if one["role"] == "CT")["values"]
     assert (values["lowest"], values["highest"]) == (extremes.GetMinimum(), extremes.GetMaximum())
     assert found["alignment"]["body_dice"] > 0.95
+    pet = sitk.Resample(
+        sitk.ReadImage(str(study / "pet.nii.gz")) * 0 + 1, ct, sitk.Transform(), sitk.sitkNearestNeighbor
+    )
+    assert found["overlap"]["pet_covers_ct"] == pytest.approx(sitk.GetArrayFromImage(pet).mean())
 
 
 def test_an_orientation_that_was_turned_is_said_and_changes_no_region(study):
@@ -157,8 +162,8 @@ def test_a_table_goes_on_after_a_bad_study_and_exits_1(study, pages):
     page = pages.Page(study.parent / "look" / "inspect.html")
     pages.check_alone_and_accessible(page)
     assert "1 of 2 would be refused" in page.text
-    # six projections, and of one region three key slices, the uppermost and the lowest
-    assert len(page.images) == 6 + 5
+    # six projections, and of one region three key slices, the uppermost and the lowest; of the other study its CT alone
+    assert len(page.images) == 6 + 5 + 2
     one = inspect(study, str(study.parent / "studies.csv"), "--patient", "P001")
     assert (one.exit_code, "P002" in one.stdout) == (0, False)
 
