@@ -100,8 +100,8 @@ def test_a_crop_within_the_body_is_not_judged_by_its_outline(phantom):
     ct, pet = phantom
     inside = replace(
         ct,
-        array_zyx=ct.array_zyx[:, 50:62, 40:56],
-        grid=Grid((16, 12, 64), (-30.0, 10.0, 2.5), CT_GRID.spacing_xyz_mm, CT_GRID.direction),
+        array_zyx=ct.array_zyx[:, 55:62, 40:56],
+        grid=Grid((16, 7, 64), (-30.0, 30.0, 2.5), CT_GRID.spacing_xyz_mm, CT_GRID.direction),
     )
     found = alignment(coarse(inside), pet)
     assert (found.body_dice, found.centroid_mm, found.warning) == (None, None, None)
