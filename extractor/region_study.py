@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from scipy import ndimage
 
-from extractor.preview import GAP_PX, Rgb, outlined
+from extractor.pictures import Rgb
+from extractor.preview import GAP_PX, outlined
 from extractor.study import PreparedStudy, PrepareRules, StudyFiles, prepare_study
 from extractor.volumes import Grid, write_image
 
