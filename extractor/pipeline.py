@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -61,6 +62,33 @@ class _Defect:
         if isinstance(error, Exception):
             self.error = error
         return self.error is not None
+
+
+def work_on(
+    task: StudyTask, load: Load, tell: Told, *, network: AbstractContextManager[object], embed: Embed = embed_study
+) -> StudyResult:
+    """Extracts one study in the calling thread; several threads overlap their studies, for the network runs for one at a time.
+
+    A study that raises is a result with an error.
+
+    Parameters
+    ----------
+    network
+        Held while the network runs, such as a lock.
+    """
+    outcomes: list[ItemOutcome] = []
+    defect = _Defect()
+    with defect:
+        tell(StudyStage(task, "loading"))
+        study = load(task)
+        with network:
+            tell(StudyStage(task, "embedding"))
+            made = list(embed(study))
+        tell(StudyStage(task, "writing"))
+        outcomes = [*study.outcomes, *(one() if isinstance(one, Write) else one for one in made)]
+    if defect.error is not None:
+        return StudyResult(task, error=reason_of(defect.error))
+    return StudyResult(task, tuple(outcomes))
 
 
 @dataclass(frozen=True)

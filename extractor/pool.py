@@ -20,18 +20,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NoReturn
 
 from extractor.pipeline import work_through
+from extractor.waiting import Waiting
 from extractor.work import StudyTask
-from extractor.worker import (
-    DIED,
-    MAX_DEATHS,
-    NO_WORKER,
-    StudyResult,
-    StudyStage,
-    Told,
-    WorkerSpec,
-    reason_of,
-    worker,
-)
+from extractor.worker import MAX_DEATHS, StudyResult, StudyStage, Told, WorkerSpec, reason_of, worker
 from store_schema.errors import EngramError
 from store_schema.files import remember, remembered
 
@@ -66,7 +57,7 @@ def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, processes: Process
         load = worker(replace(spec, device=processes.devices[0]))
         work_through(tasks, load, _one_at_a_time(tell), prefetch=processes.prefetch)
     else:
-        _Pool(list(tasks), spec, processes, tell).run()
+        _Pool(Waiting(list(tasks), tell), spec, processes, tell).run()
 
 
 def _one_at_a_time(tell: Told) -> Told:
@@ -132,20 +123,18 @@ class _Process:
 class _Pool:
     """Studies that wait, and processes that work."""
 
-    waiting: list[StudyTask]
+    waiting: Waiting
     spec: WorkerSpec
     processes: Processes
     tell: Told
     places: list[_Process] = field(default_factory=list)
-    deaths: dict[str, int] = field(default_factory=dict)
-    """Of processes that had this patient's study."""
     why_none: str = "run with --jobs 0 to see why"
 
     def run(self) -> None:
         finished = False
         try:
             specs = [replace(self.spec, device=device) for device in self.processes.devices]
-            for number in range(min(self.processes.jobs, len(self.waiting))):
+            for number in range(min(self.processes.jobs, len(self.waiting.tasks))):
                 self.places.append(self._start(specs[number % len(specs)]))
             while self.waiting or any(place.held for place in self.places):
                 self._serve()
@@ -162,23 +151,11 @@ class _Pool:
         return _Process.started(spec, prefetch=self.processes.prefetch)
 
     def _serve(self) -> None:
-        """Gives studies to the processes that ask; a suspect only where nothing else is in work."""
+        """Gives studies to the processes that ask; they share this machine's memory, so that a suspect shares it with none."""
         for place in self.places:
-            if place.asks and (task := self._next()) is not None:
-                self.waiting.remove(task)
+            held = [task for other in self.places for task in other.held]
+            if place.asks and (task := self.waiting.take(beside=held)) is not None:
                 place.give(task)
-
-    def _next(self) -> StudyTask | None:
-        held = [task for place in self.places for task in place.held]
-        if any(self._suspect(task) for task in held):
-            return None
-        innocent = next((task for task in self.waiting if not self._suspect(task)), None)
-        if innocent is None and not held and self.waiting:
-            return self.waiting[0]
-        return innocent
-
-    def _suspect(self, task: StudyTask) -> bool:
-        return task.row.patient in self.deaths
 
     def _listen(self) -> None:
         """Waits until a process tells something or dies."""
@@ -199,36 +176,29 @@ class _Pool:
             place.asks = True
         elif kind == "broken":
             self.why_none = content
-        else:
-            if isinstance(content, StudyResult):
-                held = next(task for task in place.held if task.row.patient == content.task.row.patient)
-                place.held.remove(held)
+        elif isinstance(content, StudyResult):
+            held = next(task for task in place.held if task.row.patient == content.task.row.patient)
+            place.held.remove(held)
             self.tell(content)
+        else:
+            self.tell(replace(content, where=self._name(place)))
+
+    def _name(self, place: _Process) -> str:
+        """What tells the place from the others: its device, where there are several."""
+        return place.spec.device if len(self.processes.devices) > 1 else ""
 
     def _died(self, place: _Process) -> None:
         """Counts a death against the studies that the process had, and fills its place where there is work."""
         place.process.join()
         place.connection.close()
         self.places.remove(place)
-        for task in place.held:
-            patient = task.row.patient
-            self.deaths[patient] = self.deaths.get(patient, 0) + 1
-            if self.deaths[patient] < MAX_DEATHS:
-                self.waiting.append(task)
-                self.tell(StudyStage(task, None))
-            else:
-                self.tell(StudyResult(task, error=DIED))
+        self.waiting.died(place.held)
         failed_starts = 0 if place.ready else place.failed_starts + 1
         # A place in which no process can even start is given up: they would be started for ever.
         if self.waiting and failed_starts < MAX_DEATHS:
             self.places.append(replace(self._start(place.spec), failed_starts=failed_starts))
         elif not self.places:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        for task in self.waiting:
-            self.tell(StudyResult(task, error=f"{NO_WORKER}: {self.why_none}"))
-        self.waiting.clear()
+            self.waiting.give_up(self.why_none)
 
 
 # In the processes that work

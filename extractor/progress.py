@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -54,18 +54,20 @@ class StudyProgress:
     failed: int = 0
     stages: dict[str, str] = field(default_factory=dict)
     """What is being done, by patient."""
-    began_s: float = field(default_factory=time.perf_counter)
+    clock: Callable[[], float] = time.perf_counter
+    """In seconds."""
 
     def __post_init__(self) -> None:
+        self._began_s = self.clock()
         if self.shown is not None:
             self._bar = self.shown.add_task("studies", total=self.studies, failed=0, rate="", doing="")
 
-    def stage(self, patient: str, stage: str | None) -> None:
-        """A study went on to another stage; None where its process died and it waits again."""
+    def stage(self, patient: str, stage: str | None, where: str = "") -> None:
+        """A study went on to another stage, perhaps somewhere else; None where its process died and it waits again."""
         if stage is None:
             self.stages.pop(patient, None)
         else:
-            self.stages[patient] = stage
+            self.stages[patient] = f"{stage} on {where}" if where else stage
         self._show()
 
     def result(self, patient: str, outcomes: Sequence[ItemOutcome]) -> None:
@@ -84,14 +86,17 @@ class StudyProgress:
     @property
     def rate(self) -> str:
         """Studies an hour since the start."""
-        return f"{self.done / max(time.perf_counter() - self.began_s, 1e-6) * 3600:,.0f} studies/h"
+        return f"{self.done / max(self._elapsed_s, 1e-6) * 3600:,.0f} studies/h"
 
     @property
     def left(self) -> str:
         """Time that the studies left would take at that rate, as h:mm:ss."""
-        elapsed_s = time.perf_counter() - self.began_s
-        left_s = round(elapsed_s / max(self.done, 1) * (self.studies - self.done))
+        left_s = round(self._elapsed_s / max(self.done, 1) * (self.studies - self.done))
         return f"{left_s // 3600}:{left_s // 60 % 60:02d}:{left_s % 60:02d}"
+
+    @property
+    def _elapsed_s(self) -> float:
+        return self.clock() - self._began_s
 
     def _show(self) -> None:
         if self.shown is None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 from rich.console import Console
 
@@ -23,9 +24,11 @@ from extractor.outcome import ItemOutcome, PlanItem, to_jsonl
 from extractor.plan import make_plan, plan_study
 from extractor.pool import Processes, run_studies
 from extractor.progress import bars, study_progress
+from extractor.sending import check_sendable
+from extractor.shards import Shard, elsewhere
 from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
-from extractor.worker import BaselineSpec, StudyResult, StudyStage, WorkerSpec
+from extractor.worker import BaselineSpec, StudyResult, StudyStage, Told, WorkerSpec
 from store_schema import EntryKey, Store
 from store_schema.errors import ConfigError, StoreError, UsageError
 from store_schema.files import Place, is_remote, name_of, without_secret
@@ -53,6 +56,10 @@ class RunOptions:
     """Processes; None leaves it to `process_count`, 0 works in this process."""
     device: str = "cpu"
     """One, or several of this machine with commas between: the processes are dealt to them in turn."""
+    scheduler: str | None = None
+    """Address of a running Dask scheduler, whose workers do the work instead of processes of this machine."""
+    shard: Shard | None = None
+    """The part of the table that this run works on; None for all of it."""
     dry_run: bool = False
     make_current: bool = False
     pack: bool = True
@@ -64,6 +71,11 @@ class RunOptions:
     def devices(self) -> tuple[str, ...]:
         """Each device once, in the order given."""
         return tuple(dict.fromkeys(name.strip() for name in self.device.split(",") if name.strip())) or ("cpu",)
+
+    @property
+    def loading_device(self) -> str:
+        """Where the networks are loaded to be looked at; the machine that a cluster is called from needs no GPU."""
+        return "cpu" if self.scheduler is not None else self.devices[0]
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ class RunReport:
     """Snapshot id by layout: exactly the study table's entries that are committed."""
     pack_s: Mapping[str, float] = field(default_factory=dict)
     """Seconds that packing took, by layout."""
+    missing: int = 0
+    """Entries of other parts of the table that are not held yet: none is snapshot before all are."""
     error: str | None = None
     """Why the run's records or snapshots could not be written after the work; what was committed stands."""
 
@@ -111,8 +125,11 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
         config = config.model_copy(update={"weights": without_secret(config.weights)})
     known = {name: without_secret(place) for name, place in config.baseline_weights.items()}
     config = config.model_copy(update={"baseline_weights": known})
-    rows = read_study_table(options.table, config, options.ids)
-    _check_pet_units(config, rows)
+    table = read_study_table(options.table, config, options.ids)
+    _check_pet_units(config, table)
+    if options.scheduler is not None:
+        check_sendable(table, config)
+    rows = table if options.shard is None else options.shard.part(table)
     spec, facts, others = _load(config, options)
     for one in (*([facts] if facts else []), *others.values()):
         console.print(f"Encoder {one.name}, weights sha256 {one.weights_sha256[:16]}, {_training(one)}")
@@ -122,7 +139,8 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
     plan = tuple(make_plan(rows, views=views, store=store, config=config))
     if options.dry_run:
         return RunReport(run_id=None, views=views, plan=tuple(_cleaned(plan, options.ids.clean)))
-    return _Run(rows, plan, views, spec, store, config, options, console).execute()
+    spec = replace(spec, store_url=store.url, store_id=store.store_id)
+    return _Run(table, rows, plan, views, spec, store, config, options, console).execute()
 
 
 def _cleaned[T: (PlanItem, ItemOutcome)](items: Sequence[T], clean: Callable[[str], str]) -> list[T]:
@@ -135,8 +153,16 @@ def _training(facts: EncoderFacts) -> str:
 
 
 def _check(config: ExtractConfig, options: RunOptions) -> None:
+    if options.scheduler is not None and options.jobs is not None:
+        raise UsageError("--jobs counts local processes, and --scheduler names a cluster: give one of them.")
+    if options.scheduler is not None and len(options.devices) > 1:
+        raise UsageError(
+            f"--device {options.device}: with --scheduler it is the device of each worker, one process a GPU: give cuda or cpu."
+        )
     if options.store_url.startswith("memory://") and options.jobs != 0:
-        raise UsageError("a memory store lives in one process: use --jobs 0, or a folder as the store.")
+        raise UsageError(
+            "a memory store lives in one process: use --jobs 0 and no --scheduler, or a folder as the store."
+        )
 
 
 def _check_pet_units(config: ExtractConfig, rows: Sequence[StudyRow]) -> None:
@@ -161,21 +187,26 @@ def _load(
     spec = WorkerSpec(
         options.store_url,
         config.model,
-        config.weights or DEFAULT_WEIGHTS,
+        _whole_path(config.weights or DEFAULT_WEIGHTS),
         facts.weights_sha256 if facts else "",
         options.devices[0],
         config.precision,
-        tuple(BaselineSpec(n, config.baseline_weights.get(n), others[n].weights_sha256) for n in config.slice_encoders),
+        tuple(_baseline_spec(name, config, others[name]) for name in config.slice_encoders),
         segmenter=config.needs_segmenter,
     )
     return spec, facts, others
+
+
+def _baseline_spec(name: SliceEncoderName, config: ExtractConfig, facts: EncoderFacts) -> BaselineSpec:
+    weights = config.baseline_weights.get(name)
+    return BaselineSpec(name, None if weights is None else _whole_path(weights), facts.weights_sha256)
 
 
 def _load_encoder(name: SliceEncoderName, config: ExtractConfig, options: RunOptions) -> EncoderFacts:
     from extractor.baselines import load_encoder  # noqa: PLC0415 - keeps --help and table errors instant
 
     weights = config.baseline_weights.get(name)
-    encoder = load_encoder(name, weights, device=options.devices[0], precision=config.precision)
+    encoder = load_encoder(name, weights, device=options.loading_device, precision=config.precision)
     return EncoderFacts(
         name=encoder.name,
         image_size=encoder.image_size,
@@ -191,8 +222,8 @@ def _load_segmenter(config: ExtractConfig, options: RunOptions) -> EncoderFacts:
 
     if config.weights is None and config.model == "mini":
         raise ConfigError("the mini model has no published weights: give --weights random:SEED or a checkpoint path.")
-    weights = config.weights or DEFAULT_WEIGHTS
-    segmenter = load_segmenter(config.model, weights, device=options.devices[0], precision=config.precision)
+    weights = _whole_path(config.weights or DEFAULT_WEIGHTS)
+    segmenter = load_segmenter(config.model, weights, device=options.loading_device, precision=config.precision)
     return EncoderFacts(
         name=segmenter.name,
         image_size=segmenter.image_size,
@@ -203,11 +234,19 @@ def _load_segmenter(config: ExtractConfig, options: RunOptions) -> EncoderFacts:
     )
 
 
+def _whole_path(weights: str) -> str:
+    """A checkpoint file by its whole path, since a worker may be in another folder; anything else as it is."""
+    path = None if is_remote(weights) else Path(weights).expanduser()
+    return str(path.absolute()) if path is not None and path.is_file() else weights
+
+
 @dataclass(frozen=True)
 class _Run:
     """A planned run and what it needs."""
 
+    table: Sequence[StudyRow]
     rows: Sequence[StudyRow]
+    """Those of the table that this run works on."""
     plan: tuple[PlanItem, ...]
     views: Mapping[str, str]
     spec: WorkerSpec
@@ -219,39 +258,51 @@ class _Run:
     def execute(self) -> RunReport:
         """Works through the plan, and records it before and after."""
         run_id, ids = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", self.options.ids
-        self.store.put_run(run_id, "start.json", _start_record(self.config, self.views, len(self.rows), ids))
+        start = _start_record(self.config, self.views, len(self.rows), self.options)
+        self.store.put_run(run_id, "start.json", start)
         self.store.put_run(run_id, "plan.jsonl", to_jsonl(_cleaned(self.plan, ids.recorded)))
         to_do = {item.patient for item in self.plan if item.to_do}
         outcomes = _without_work(self.plan, to_do) + self._work(to_do)
-        snapshots, pack_s, error = self._record(run_id, outcomes)
+        written = self._record(run_id, outcomes)
         return RunReport(
             run_id,
             self.views,
             tuple(_cleaned(self.plan, ids.clean)),
             tuple(_cleaned(outcomes, ids.clean)),
-            snapshots,
-            pack_s,
-            None if error is None else ids.clean(error),
+            written.snapshots,
+            written.pack_s,
+            written.missing,
+            None if written.error is None else ids.clean(written.error),
         )
 
     def _work(self, to_do: set[str]) -> list[ItemOutcome]:
         tasks = [self._task(row) for row in self.rows if row.patient in to_do]
-        jobs = process_count(self.options, studies=len(tasks), cores=os.cpu_count() or 1)
         outcomes: list[ItemOutcome] = []
         with study_progress(self.console, len(tasks)) as progress:
 
             def tell(event: StudyStage | StudyResult) -> None:
                 patient = event.task.row.patient
                 if isinstance(event, StudyStage):
-                    progress.stage(patient, event.stage)
+                    progress.stage(patient, event.stage, event.where)
                     return
                 made = event.outcomes if event.error is None else self._after(event, event.error)
                 outcomes.extend(made)
                 progress.result(patient, made)
 
-            if tasks:
-                run_studies(tasks, self.spec, Processes(jobs, self.options.devices), tell=tell)
+            self._spread(tasks, tell)
         return outcomes
+
+    def _spread(self, tasks: Sequence[StudyTask], tell: Told) -> None:
+        """Has the studies worked on where the options say."""
+        if not tasks:
+            return
+        if self.options.scheduler is not None:
+            from extractor.dispatch import Cluster, run_on_cluster  # noqa: PLC0415 - a run without a cluster needs no Dask
+
+            run_on_cluster(tasks, self.spec, Cluster(self.options.scheduler), tell=tell)
+            return
+        jobs = process_count(self.options, studies=len(tasks), cores=len(os.sched_getaffinity(0)))
+        run_studies(tasks, self.spec, Processes(jobs, self.options.devices), tell=tell)
 
     def _task(self, row: StudyRow) -> StudyTask:
         mine = [item for item in self.plan if item.patient == row.patient and item.state in LEFT_ALONE]
@@ -270,24 +321,36 @@ class _Run:
             for item in result.task.items()
         ]
 
-    def _record(
-        self, run_id: str, outcomes: Sequence[ItemOutcome]
-    ) -> tuple[dict[str, str], dict[str, float], str | None]:
-        """Snapshots made, seconds of their packs, and why not all could be written: the outcomes of work that is done stay."""
-        snapshots: dict[str, str] = {}
-        pack_s: dict[str, float] = {}
+    def _record(self, run_id: str, outcomes: Sequence[ItemOutcome]) -> _Written:
+        """Writes what came of the run; where that fails, the outcomes of work that is done stay."""
+        written = _Written()
         try:
             self.store.put_run(run_id, "outcomes.jsonl", to_jsonl(_cleaned(outcomes, self.options.ids.recorded)))
-            for layout, view_id in self.views.items():
-                if pinned := self._pinned(outcomes, layout, view_id):
-                    snapshots[layout] = self.store.make_snapshot(view_id, pinned)
-            finish = json.dumps({"snapshots": snapshots, "failed": len(failures(outcomes))}).encode()
-            self.store.put_run(run_id, "finish.json", finish)
-            for layout in snapshots if self.options.pack else ():
-                self._pack(layout, snapshots[layout], pack_s)
+            whole = self._whole(outcomes, written)
+            for layout, view_id in self.views.items() if whole is not None else ():
+                if pinned := self._pinned(whole or (), layout, view_id):
+                    written.snapshots[layout] = self.store.make_snapshot(view_id, pinned)
+            finish = {"snapshots": written.snapshots, "failed": len(failures(outcomes))}
+            if self.options.shard is not None:
+                finish["missing"] = written.missing
+            self.store.put_run(run_id, "finish.json", json.dumps(finish).encode())
+            for layout in written.snapshots if self.options.pack else ():
+                self._pack(layout, written.snapshots[layout], written.pack_s)
         except StoreError as error:
-            return snapshots, pack_s, f"{type(error).__name__}: {error}"
-        return snapshots, pack_s, None
+            written.error = f"{type(error).__name__}: {error}"
+        return written
+
+    def _whole(self, outcomes: Sequence[ItemOutcome], written: _Written) -> Sequence[ItemOutcome] | None:
+        """Outcomes of the whole table; None while other parts of it are not done, or where an item of this one failed."""
+        if self.options.shard is None:
+            return outcomes
+        mine = {row.patient for row in self.rows}
+        others = [row for row in self.table if row.patient not in mine]
+        found = elsewhere(others, views=self.views, store=self.store, config=self.config)
+        written.missing = found.missing
+        if found.missing or failures(outcomes):
+            return None
+        return [*outcomes, *_without_work(found.held, set())]
 
     def _pinned(self, outcomes: Sequence[ItemOutcome], layout: str, view_id: str) -> dict[EntryKey, int | None]:
         """The table's entries in one view, each pinned to the commit that holds this table's input."""
@@ -310,14 +373,25 @@ class _Run:
         pack_s[layout] = time.perf_counter() - started
 
 
+@dataclass
+class _Written:
+    """What a run left in the store besides entries."""
+
+    snapshots: dict[str, str] = field(default_factory=dict)
+    pack_s: dict[str, float] = field(default_factory=dict)
+    missing: int = 0
+    """Entries of other parts of the table that are not held."""
+    error: str | None = None
+
+
 def process_count(options: RunOptions, *, studies: int, cores: int) -> int:
     """How many processes work; one a GPU unless told otherwise, since each holds the network on its own."""
     usual = len(options.devices) if options.device.startswith("cuda") else cores
     return min(usual if options.jobs is None else options.jobs, max(1, studies))
 
 
-def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int, ids: PlainIds) -> bytes:
-    settings = config.model_dump(mode="json")
+def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int, options: RunOptions) -> bytes:
+    ids, settings = options.ids, config.model_dump(mode="json")
     # The digest in the view says which weights; where they lie says who keeps them there.
     settings["weights"] = _named(config.weights)
     settings["baseline_weights"] = {name: _named(place) for name, place in config.baseline_weights.items()}
@@ -326,6 +400,7 @@ def _start_record(config: ExtractConfig, views: Mapping[str, str], studies: int,
         "settings": settings,
         "views": dict(views),
         "studies": studies,
+        "shard": None if options.shard is None else str(options.shard),
         "patients": ids.rule.patients,
         "key_fingerprint": ids.rule.key_fingerprint,
         "engram": version("engram"),

@@ -40,6 +40,8 @@ class StudyRow:
     files: StudyFiles
     recorded: Mapping[str, str] = field(default_factory=dict)
     """What a commit calls each file, by place."""
+    person: str = ""
+    """The patient's id in the store, whichever study is meant."""
 
     @property
     def paths(self) -> dict[str, str]:
@@ -246,7 +248,8 @@ def _row(
         label_map=maps.pop(WHOLE, None),
         label_parts=maps,
     )
-    return StudyRow(line, patient, files, {place: ids.source(place) for place in files.places})
+    recorded = {place: ids.source(place) for place in files.places}
+    return StudyRow(line, patient, files, recorded, ids.patient(record["patient"]))
 
 
 def _key(line: int, record: Mapping[str, str], table: str, ids: PlainIds) -> str:

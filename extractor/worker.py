@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 from extractor.outcome import ItemOutcome
 from extractor.work import LoadedStudy, StudyTask, load_study
-from store_schema import open_store
+from store_schema import Store, open_store
+from store_schema.errors import StoreNotFoundError
 
 if TYPE_CHECKING:
     from extractor.baselines import SliceEncoder
@@ -56,6 +57,8 @@ class WorkerSpec:
     """Encoders beside the segmentation network."""
     segmenter: bool = True
     """Whether anything is made by the segmentation network."""
+    store_id: str | None = None
+    """Of the store that is meant: another machine may have another one at the same address."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class StudyStage:
 
     task: StudyTask
     stage: Stage | None
+    where: str = ""
+    """Device or machine that does it, where there are several."""
 
 
 Told = Callable[[StudyStage | StudyResult], None]
@@ -91,7 +96,7 @@ def worker(spec: WorkerSpec) -> Load:
     ConfigError, WeightsError
         If the network does not run here, or its weights are not those expected.
     StoreError
-        If the store cannot be opened.
+        If the store cannot be opened, or is not the one meant.
     """
     # Threads that ask at once must not load the network twice.
     with _opening:
@@ -100,16 +105,14 @@ def worker(spec: WorkerSpec) -> Load:
 
 @functools.lru_cache(maxsize=1)
 def _opened(spec: WorkerSpec) -> Load:
-    import torch  # noqa: PLC0415 - a process that only plans needs no torch
-
-    torch.set_num_threads(1)
+    one_thread()
     encoders = [_encoder(spec, baseline) for baseline in spec.baselines]
     segmenter = _segmenter(spec) if spec.segmenter else None
-    return functools.partial(load_study, segmenter=segmenter, store=open_store(spec.store_url), encoders=encoders)
+    return functools.partial(load_study, segmenter=segmenter, store=_store(spec), encoders=encoders)
 
 
 def _segmenter(spec: WorkerSpec) -> Segmenter:
-    from extractor.segmenter import load_segmenter  # noqa: PLC0415 - see `_opened`
+    from extractor.segmenter import load_segmenter  # noqa: PLC0415 - a process that only plans needs no torch
 
     return load_segmenter(
         spec.model,
@@ -121,7 +124,7 @@ def _segmenter(spec: WorkerSpec) -> Segmenter:
 
 
 def _encoder(spec: WorkerSpec, baseline: BaselineSpec) -> SliceEncoder:
-    from extractor.baselines import load_encoder  # noqa: PLC0415 - see `_opened`
+    from extractor.baselines import load_encoder  # noqa: PLC0415 - see `_segmenter`
 
     return load_encoder(
         baseline.name,
@@ -130,6 +133,23 @@ def _encoder(spec: WorkerSpec, baseline: BaselineSpec) -> SliceEncoder:
         precision=spec.precision,
         expected_sha256=baseline.sha256,
     )
+
+
+def _store(spec: WorkerSpec) -> Store:
+    store = open_store(spec.store_url)
+    if spec.store_id not in {None, store.store_id}:
+        raise StoreNotFoundError(
+            f"{store.url} is another store here ({store.store_id}) than where the run began ({spec.store_id}): every worker must "
+            "reach the same one by this address. Use a shared folder or object storage."
+        )
+    return store
+
+
+def one_thread() -> None:
+    """Lets the network compute on one thread where it is called from this one."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(1)
 
 
 def reason_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import dask
 from distributed import Client, KilledWorker, LocalCluster, as_completed
 
 from store_schema.errors import EngramError, TaskError, UsageError
+from store_schema.origin import differing
 from trainer.fold import run_task
 from trainer.task import Task
 from trainer.versions import versions
@@ -98,10 +99,10 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
 
 def _on_worker(description: str, expected: dict[str, str]) -> str:
     """Do a task where it landed; only its id travels back."""
-    differing = _differing(versions(), expected)
-    if differing:
+    other = differing(versions(), expected)
+    if other:
         # a worker that joined after the check of all workers
-        raise TaskError(f"this worker runs {differing}: install the same on workers and client")
+        raise TaskError(f"this worker runs {other}: install the same on workers and client")
     return run_task(Task.model_validate_json(description)).task_id
 
 
@@ -130,15 +131,9 @@ def _check_workers(client: Client) -> None:
     for address, answer in answers.items():
         if isinstance(answer, BaseException):
             raise UsageError(f"worker {address} cannot import `trainer` ({answer}): install engram[trainer] there")
-        differing = _differing(answer, versions())
-        if differing:
-            raise UsageError(f"worker {address} runs {differing}: install the same on workers and client")
-
-
-def _differing(there: dict[str, str], here: dict[str, str]) -> str:
-    """What a worker runs that the client does not; empty where they agree."""
-    names = [name for name in here if there.get(name) != here[name]]
-    return ", ".join(f"{name} {there.get(name, 'none')[:12]} (the client {here[name][:12]})" for name in names)
+        other = differing(answer, versions())
+        if other:
+            raise UsageError(f"worker {address} runs {other}: install the same on workers and client")
 
 
 @contextmanager

@@ -39,6 +39,12 @@ _TABLE = FileOrAddress()
 @click.option(
     "--device", default="cpu", show_default=True, help="torch device: cpu, cuda, or several GPUs: cuda:0,cuda:1."
 )
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, instead of local processes."
+)
+@click.option(
+    "--shard", metavar="I/N", help="Work on part I of N of the table, from 1: for arrays of jobs without Dask."
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and its reasons; write nothing.")
 @click.option("--make-current", is_flag=True, help="Commit again an input that a later one has replaced.")
 @click.option("--no-pack", is_flag=True, help="Do not pack the mean maps of the snapshots.")
@@ -54,6 +60,8 @@ def run(
     model: str | None,
     jobs: int | None,
     device: str,
+    scheduler: str | None,
+    shard: str | None,
     dry_run: bool,
     make_current: bool,
     no_pack: bool,
@@ -76,15 +84,26 @@ def run(
     With --pseudonymise patients, studies and files are called by codes, the same on every machine with the same key; a store holds
     either plain ids or the pseudonyms of one key. `trainer cv --pseudonymise` with that key finds them again.
 
+    Workers of a --scheduler take their credentials from their own environment. They must reach store, images and weights by the
+    same addresses, and run the same version of engram. With --device cuda a worker is one process with one GPU, started by
+    `dask worker ADDRESS --nworkers 1 --nthreads 3 --resources GPU=1`; its threads load and write while the GPU computes.
+
+    With --shard each of N runs works on its own patients, whatever the order of the table. The one that finds everything of the
+    table held writes the snapshot. Where something failed, or images name their voxels in another file (.mhd), the same command
+    without --shard does what is left, and writes it.
+
     \b
       extractor run studies.csv --store ./store --config extract.yaml --weights MedSAM2_latest.pt
       extractor run studies.csv --store ./store --config extract.yaml --model mini --weights random:0
       extractor run s3://images/studies.csv --store s3://features/project --config extract.yaml --pseudonymise
+      extractor run studies.csv --store /shared/store --config extract.yaml --scheduler tcp://head:8786 --device cuda
+      extractor run … --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"    (sbatch --array=1-8)
     """
     from extractor.config import load_config, parse_config  # noqa: PLC0415
     from extractor.outcome import print_plan, print_summary  # noqa: PLC0415
     from extractor.run import RunOptions  # noqa: PLC0415
     from extractor.run import run as run_extraction  # noqa: PLC0415
+    from extractor.shards import Shard  # noqa: PLC0415
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
 
     given = {name: value for name, value in (("weights", weights), ("model", model)) if value is not None}
@@ -95,6 +114,8 @@ def run(
         store_url,
         jobs,
         device,
+        scheduler,
+        None if shard is None else Shard.parse(shard),
         dry_run=dry_run,
         make_current=make_current,
         pack=not no_pack,
@@ -113,6 +134,18 @@ def run(
     for layout, snapshot in (report.snapshots or {}).items():
         packed = f"  packed in {report.pack_s[layout]:.1f} s" if layout in report.pack_s else ""
         out.print(f"snapshot {layout:7s} {snapshot}  view {report.views[layout]}{packed}", soft_wrap=True)
+    if options.shard is not None and not dry_run and not report.snapshots:
+        click.echo(_no_snapshot(report.missing), err=True)
     if report.error:
         click.echo(f"The run's records could not be written, the commits above stand. {report.error}", err=True)
     raise click.exceptions.Exit(1 if report.failed else 0)
+
+
+def _no_snapshot(missing: int) -> str:
+    """Why a part of a table ended without a snapshot, and what comes next."""
+    if not missing:
+        return "No snapshot: items of this part failed. Mend them and run it again."
+    return (
+        f"No snapshot yet: {missing} entries of other parts are not there. The last part to end writes it; if all have ended, run "
+        "the same command without --shard: it does what is left."
+    )

@@ -1,0 +1,390 @@
+"""Spreads studies over the workers of a Dask cluster and survives their deaths; the only module of the extractor that knows Dask.
+
+What travels is a study's small description, one a Dask task, to a worker that this module chose; never a tensor, model, credential
+or signature. A worker process opens store and network once and keeps them; where it has several threads, it loads and writes
+studies while another is in the network.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from distributed import Client, Future, KilledWorker, get_worker
+
+from extractor.outcome import ItemOutcome
+from extractor.pipeline import work_on
+from extractor.versions import versions
+from extractor.waiting import Waiting
+from extractor.work import StudyTask
+from extractor.worker import Stage, StudyResult, StudyStage, Told, WorkerSpec, one_thread, reason_of, worker
+from store_schema.errors import EngramError, UsageError
+from store_schema.origin import differing
+
+OVERLAP = 3
+"""Studies that a worker has at most: one loads, one is in the network, one is written."""
+POLL_S = 1.0
+"""How often the scheduler is asked which workers there are."""
+ANSWER_S = 30.0
+"""How long the result of a finished study, which lies on its worker, may take to come."""
+SCHEDULER_LOST = "the Dask scheduler was lost: run the same command again, what is committed is kept"
+
+log = logging.getLogger(__name__)
+
+Look = Callable[[], Mapping[str, str]]
+"""Gives the versions that a process runs."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Dask cluster, whose workers reach the store, the images and the weights by the same addresses as this process."""
+
+    address: str
+    """Of its scheduler, such as tcp://host:8786."""
+    wait_s: float = 60.0
+    """How long the scheduler, its first worker, and another one when all are gone, are waited for."""
+
+
+def run_on_cluster(
+    tasks: Sequence[StudyTask], spec: WorkerSpec, cluster: Cluster, *, tell: Told, look: Look = versions
+) -> None:
+    """Extracts every study on the cluster, and tells stages and results as they come; calls of `tell` never overlap.
+
+    A study that raises, or whose worker dies twice, is a result with an error: the others go on. A study that was on a worker when
+    it died is done once the others are, alone on its worker, so that the one that kills is known. Workers may come and go.
+
+    Where the network runs on a GPU, only workers that declare the resource GPU are used, and their tasks ask for the whole of it.
+
+    Raises
+    ------
+    UsageError
+        If the scheduler cannot be reached, has no worker of use, or a worker runs other code or libraries than this process.
+    """
+    if not tasks:
+        return
+    with _connected(cluster) as client:
+        _Run(client, Waiting(list(tasks), tell), spec, cluster.wait_s, tell, look()).run()
+
+
+@contextmanager
+def _connected(cluster: Cluster) -> Iterator[Client]:
+    address = cluster.address
+    try:
+        client = Client(address, timeout=cluster.wait_s, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=cluster.wait_s)
+        except TimeoutError as error:
+            raise UsageError(
+                f"the scheduler at {address} has no worker: start one with `dask worker {address}`"
+            ) from error
+        yield client
+
+
+# What travels
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """One study, for one worker process."""
+
+    task: StudyTask = field(repr=False)
+    """Not repeated by a worker that logs what it was given: paths may name patients."""
+    spec: WorkerSpec = field(repr=False)
+    worker_id: str
+    topic: str
+    key: str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of an errand."""
+
+    kind: Literal["done", "broken", "elsewhere"]
+    """`broken`: this worker cannot work; `elsewhere`: Dask gave the errand to another process than it was meant for."""
+    outcomes: tuple[ItemOutcome, ...] = ()
+    error: str | None = field(default=None, repr=False)
+
+
+class _News(NamedTuple):
+    """What reached this process: a stage of an errand, or its end."""
+
+    key: str
+    stage: Stage | None
+
+
+# In the process that has the plan
+
+
+@dataclass
+class _Place:
+    """One worker process."""
+
+    address: str
+    name: str
+    worker_id: str
+    slots: int
+    """Studies that it may have at once."""
+    resources: Mapping[str, float] | None
+    serving: bool = True
+    """False where the worker is about to end."""
+    held: dict[str, StudyTask] = field(default_factory=dict)
+    """Studies that it was given and that have no result, by the key of their errand."""
+
+
+class _Unfit(NamedTuple):
+    """Why a worker is given nothing."""
+
+    why: str
+    wrong: bool
+    """Whether it is set up wrongly, rather than for other work."""
+
+
+@dataclass
+class _Run:
+    """Studies that wait, and workers that work."""
+
+    client: Client
+    waiting: Waiting
+    spec: WorkerSpec
+    wait_s: float
+    tell: Told
+    expected: Mapping[str, str]
+    places: dict[str, _Place] = field(default_factory=dict)
+    """By address."""
+    futures: dict[str, Future] = field(default_factory=dict)
+    unfit: dict[str, _Unfit] = field(default_factory=dict)
+    """Workers that are given nothing, by address."""
+    news: queue.SimpleQueue[_News] = field(default_factory=queue.SimpleQueue)
+    call: str = field(default_factory=lambda: uuid.uuid4().hex)
+    number: int = 0
+    looked_s: float = float("-inf")
+    worked_s: float = field(default_factory=time.monotonic)
+    """When there last was a worker."""
+
+    def run(self) -> None:
+        self._look_around()
+        self._refuse_unfit()
+        self.client.subscribe_topic(self._topic, self._hear)
+        try:
+            while self.waiting or self.futures:
+                self._serve()
+                self._listen()
+                self._look_around()
+        finally:
+            # What is being embedded ends by itself, and what is committed stands.
+            self.client.cancel(list(self.futures.values()))
+            with suppress(ValueError, OSError):
+                self.client.unsubscribe_topic(self._topic)
+
+    @property
+    def _topic(self) -> str:
+        return f"engram-{self.call}"
+
+    def _look_around(self) -> None:
+        """Finds out which workers came and went, once in a while."""
+        if time.monotonic() - self.looked_s < POLL_S:
+            return
+        self.looked_s = time.monotonic()
+        try:
+            present = dict(self.client.scheduler_info()["workers"])
+        except (OSError, TimeoutError, RuntimeError):
+            self._lost_scheduler()
+            return
+        for place in [place for place in self.places.values() if place.address not in present]:
+            self._lost(place)
+        self.unfit = {address: one for address, one in self.unfit.items() if address in present}
+        for address, place in self.places.items():
+            place.serving = present[address]["status"] == "running"
+        self._meet({address: one for address, one in present.items() if address not in {*self.places, *self.unfit}})
+        if self.places:
+            self.worked_s = time.monotonic()
+        elif time.monotonic() - self.worked_s > self.wait_s:
+            self.waiting.give_up(self._why_none())
+
+    def _meet(self, new: Mapping[str, Mapping[str, Any]]) -> None:
+        """Makes places of new workers that run what this process runs."""
+        if not new:
+            return
+        answers = self.client.run(_about, workers=list(new), on_error="return")
+        for address, there in new.items():
+            answer = answers.get(address)
+            if (unfit := self._unfit(there, answer)) is not None:
+                self._set_aside(address, unfit)
+                continue
+            assert isinstance(answer, _About)
+            slots = min(OVERLAP, int(there["nthreads"]))
+            resources = {"GPU": 1 / slots} if self._on_gpu else None
+            self.places[address] = _Place(address, str(there["name"]), answer.worker_id, slots, resources)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.spec.device.startswith("cuda")
+
+    def _unfit(self, there: Mapping[str, Any], answer: object) -> _Unfit | None:
+        """Why a worker can be given nothing; None where it can."""
+        if self._on_gpu and there["resources"].get("GPU", 0) < 1:
+            return _Unfit("declares no GPU: start it with `--resources GPU=1`, one process a GPU", wrong=False)
+        if not isinstance(answer, _About):
+            return _Unfit(f"cannot import `extractor` ({answer}): install engram[extractor] there", wrong=True)
+        other = differing(answer.versions, self.expected)
+        return _Unfit(f"runs {other}: install the same on workers and client", wrong=True) if other else None
+
+    def _set_aside(self, address: str, unfit: _Unfit) -> None:
+        self.unfit[address] = unfit
+        if unfit.wrong:
+            log.warning("worker %s is given no study: it %s", address, unfit.why)
+
+    def _refuse_unfit(self) -> None:
+        """Refuses to begin beside a worker that is set up wrongly, or without any that fits."""
+        for address, unfit in self.unfit.items():
+            if unfit.wrong or not self.places:
+                raise UsageError(f"worker {address} {unfit.why}")
+
+    def _serve(self) -> None:
+        """Gives studies to the workers that have room, in turns, so that few studies are spread over many workers."""
+        for turn in range(OVERLAP):
+            for place in self.places.values():
+                if place.serving and len(place.held) <= turn < place.slots:
+                    task = self.waiting.take(beside=list(place.held.values()))
+                    if task is not None:
+                        self._give(place, task)
+
+    def _give(self, place: _Place, task: StudyTask) -> None:
+        self.number += 1
+        # A line of the table and no id: keys are shown on the scheduler's pages.
+        key = f"study-line-{task.row.line}-{self.call}-{self.number}"
+        errand = _Errand(task, self.spec, place.worker_id, self._topic, key)
+        future = self.client.submit(
+            _on_worker, errand, key=key, workers=[place.address], resources=place.resources, pure=False
+        )
+        place.held[key] = task
+        self.futures[key] = future
+        future.add_done_callback(lambda _: self.news.put(_News(key, None)))
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """Takes what a worker says of a study; in a thread of Dask's."""
+        key, stage = event[1]
+        self.news.put(_News(key, stage))
+
+    def _listen(self) -> None:
+        """Waits until something happens to a study, but not for long."""
+        try:
+            key, stage = self.news.get(timeout=POLL_S)
+        except queue.Empty:
+            return
+        place = next((place for place in self.places.values() if key in place.held), None)
+        if place is None:
+            return
+        if stage is None:
+            self._ended(place, key)
+        else:
+            self.tell(StudyStage(place.held[key], stage, place.name))
+
+    def _ended(self, place: _Place, key: str) -> None:
+        answer = self._answer(key)
+        if answer is None or answer.kind == "elsewhere":
+            # Its worker died; another process may have the address now, and is met at the next look.
+            self._lost(place)
+            return
+        task = place.held.pop(key)
+        self._drop(key)
+        if answer.kind == "done":
+            self.tell(StudyResult(task, answer.outcomes, answer.error))
+            return
+        self._set_aside(place.address, _Unfit(f"cannot work: {answer.error}", wrong=True))
+        for one in (task, *place.held.values()):
+            self.waiting.put_back(one)
+        self._leave(place)
+
+    def _answer(self, key: str) -> _Answer | None:
+        """What came of an errand that has ended; None where its worker died with it."""
+        future = self.futures[key]
+        if future.status in ("cancelled", "lost"):
+            return _Answer("done", error=SCHEDULER_LOST)
+        try:
+            error = future.exception(timeout=ANSWER_S) if future.status == "error" else None
+            answer = _Answer("done", error=reason_of(error)) if error else future.result(timeout=ANSWER_S)
+        except (TimeoutError, CancelledError):
+            return None
+        if isinstance(error, KilledWorker):
+            return None
+        assert isinstance(answer, _Answer)
+        return answer
+
+    def _lost(self, place: _Place) -> None:
+        """A worker is gone: its studies wait again, or are given up."""
+        held = list(place.held.values())
+        self._leave(place)
+        self.waiting.died(held)
+
+    def _leave(self, place: _Place) -> None:
+        """Gives a worker nothing more; what it has is taken back."""
+        self.places.pop(place.address)
+        for key in list(place.held):
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        """Lets the scheduler forget an errand."""
+        self.futures.pop(key).cancel()
+
+    def _lost_scheduler(self) -> None:
+        for place in list(self.places.values()):
+            for task in place.held.values():
+                self.tell(StudyResult(task, error=SCHEDULER_LOST))
+            place.held.clear()
+        self.futures.clear()
+        self.places.clear()
+        self.waiting.give_up(SCHEDULER_LOST)
+
+    def _why_none(self) -> str:
+        found = [f"worker {address} {unfit.why}" for address, unfit in self.unfit.items()]
+        return found[0] if found else f"the cluster had none for {self.wait_s:g} s"
+
+
+# On the workers
+
+_network = threading.Lock()
+"""Held by the study that is in this process's network."""
+
+
+class _About(NamedTuple):
+    """Which process a worker is, and what it runs."""
+
+    worker_id: str
+    versions: dict[str, str]
+
+
+def _about(dask_worker: Any) -> _About:
+    return _About(str(dask_worker.id), versions())
+
+
+def _on_worker(errand: _Errand) -> _Answer:
+    """Extracts a study where it landed; what it raises is part of the answer, so that no worker logs the study."""
+    here = get_worker()
+    if here.id != errand.worker_id:
+        return _Answer("elsewhere")
+    try:
+        load = worker(errand.spec)
+    except (EngramError, OSError, RuntimeError, MemoryError) as error:
+        return _Answer("broken", error=reason_of(error))
+    one_thread()
+    made = work_on(errand.task, load, partial(_tell, here, errand), network=_network)
+    return _Answer("done", made.outcomes, made.error)
+
+
+def _tell(here: Any, errand: _Errand, event: StudyStage | StudyResult) -> None:
+    """Sends a stage to the process that has the plan: the errand's key and a word."""
+    if isinstance(event, StudyStage):
+        here.log_event(errand.topic, (errand.key, event.stage))
