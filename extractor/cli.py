@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from extractor.commands.doctor import doctor
 from extractor.commands.features import import_features, radiomics
 from extractor.commands.gallery import gallery
 from extractor.commands.inspect import inspect
@@ -30,9 +31,10 @@ def main() -> None:
       3. extractor run studies.csv --store ./store --config extract.yaml --dry-run
       4. the same without --dry-run
 
+    `extractor doctor` looks at all that a run needs on this machine.
     Without images of your own: `extractor phantom --out demo` writes a synthetic cohort.
     """
 
 
-for command in (inspect, regions, segment, run, gallery, import_features, radiomics, phantom):
+for command in (doctor, inspect, regions, segment, run, gallery, import_features, radiomics, phantom):
     main.add_command(command)

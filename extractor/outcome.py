@@ -1,4 +1,4 @@
-"""What became of each item of an extraction, and the summary a person reads; knows nothing of how it was made."""
+"""What stands before each item of an extraction, what became of it, and the plan as a person reads it; makes neither."""
 
 from __future__ import annotations
 
@@ -92,14 +92,6 @@ def print_plan(items: Sequence[PlanItem], console: Console) -> None:
 def _group(item: PlanItem) -> str:
     """Reasons that name a file are listed one by one only where somebody has to act on them."""
     return f"{item.patient}: {item.reason}" if item.state == "refused" else item.reason
-
-
-def print_summary(outcomes: Sequence[ItemOutcome], console: Console) -> None:
-    """Counts by result, then each failed study with its reason, once."""
-    counts = Counter(outcome.result for outcome in outcomes)
-    parts = [f"{counts[result]} {result}" for result in RESULTS if counts[result]]
-    console.print("Items: " + (", ".join(parts) or "none"))
-    _print_failures({(o.patient, o.reason): None for o in outcomes if o.result == "failed"}, console)
 
 
 def _print_failures(failures: Collection[tuple[str, str]], console: Console) -> None:

@@ -36,6 +36,6 @@ def check_sendable(
     signed = [row for row in rows if any(place in hidden for place in row.files.places)]
     if signed:
         raise UsageError(
-            f"{len(signed)} of {len(rows)} studies (first: line {signed[0].line} of the table) have addresses that are presigned or "
-            f"carry a password, and cannot be sent to Dask workers. {_INSTEAD}"
+            f"{len(signed)} of {len(rows)} studies (first: line {signed[0].line} of the table) have addresses that are presigned "
+            f"or carry a password, and cannot be sent to Dask workers. {_INSTEAD}"
         )

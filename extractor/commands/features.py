@@ -74,9 +74,10 @@ def import_features(
     \b
       extractor import-features radiomics.csv --store ./store --name radiomics --setting software=mirp --dry-run
     """
+    from extractor.advice import print_summary  # noqa: PLC0415
     from extractor.importing import ImportOptions  # noqa: PLC0415
     from extractor.importing import import_features as run_import  # noqa: PLC0415
-    from extractor.outcome import print_plan, print_summary  # noqa: PLC0415
+    from extractor.outcome import print_plan  # noqa: PLC0415
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
 
     options = ImportOptions(

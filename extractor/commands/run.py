@@ -99,8 +99,9 @@ def run(
       extractor run studies.csv --store /shared/store --config extract.yaml --scheduler tcp://head:8786 --device cuda
       extractor run … --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"    (sbatch --array=1-8)
     """
+    from extractor.advice import print_summary  # noqa: PLC0415
     from extractor.config import load_config, parse_config  # noqa: PLC0415
-    from extractor.outcome import print_plan, print_summary  # noqa: PLC0415
+    from extractor.outcome import print_plan  # noqa: PLC0415
     from extractor.run import RunOptions  # noqa: PLC0415
     from extractor.run import run as run_extraction  # noqa: PLC0415
     from extractor.shards import Shard  # noqa: PLC0415

@@ -1,0 +1,287 @@
+"""Studies on a Dask cluster: the same numbers, dead workers, workers that do not fit, and nothing but descriptions on the wire."""
+
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+from rich.console import Console
+
+from extractor.config import ExtractConfig
+from extractor.dispatch import Cluster, _Errand, run_on_cluster
+from extractor.phantom import write_cohort
+from extractor.run import RunOptions, RunReport, run
+from extractor.table import read_study_table
+from extractor.versions import versions
+from extractor.work import StudyTask
+from extractor.worker import DIED, StudyResult, StudyStage, WorkerSpec
+from store_schema import Store, create_store, open_store
+from store_schema.errors import UsageError
+
+CONFIG = ExtractConfig(
+    model="mini", weights="random:0", pet_units="suv", stride=16, derive=("spine_dilated",), layouts=("paper",)
+)
+ITEMS = 2
+"""Entries of one study: two modalities of one ROI in one layout."""
+KILLS = """
+import os
+import extractor.dispatch as dispatch
+work_on = dispatch.work_on
+
+def deadly(task, *args, **kwargs):
+    if task.row.patient == "P002":
+        os._exit(1)
+    return work_on(task, *args, **kwargs)
+
+dispatch.work_on = deadly
+"""
+"""What workers run at their start, so that one study kills whichever worker has it."""
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder, n=5, seed=1, processes=0)
+    return folder / "studies.csv"
+
+
+def local_cluster(workers: int, **options) -> LocalCluster:
+    usual = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "memory_limit": 0, "silence_logs": 40}
+    return LocalCluster(n_workers=workers, processes=True, **usual | options)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with local_cluster(2) as made:
+        yield made
+
+
+def extract(studies: Path, store: Path, **options) -> RunReport:
+    return run(CONFIG, RunOptions(studies, str(store), **options), console=Console(quiet=True))
+
+
+def digests(store: Path) -> dict[str, str]:
+    opened = open_store(str(store))
+    return {
+        f"{view}/{key}": opened.current(view, key).content_sha256
+        for view in opened.view_ids()
+        for key in opened.keys(view)
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(studies, tmp_path_factory) -> dict[str, str]:
+    """Content digests of a run in one process."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    assert not extract(studies, store, jobs=0).failed
+    return digests(store)
+
+
+@pytest.fixture
+def sent(studies, tmp_path) -> tuple[list[StudyTask], WorkerSpec, Store]:
+    """What a run would send of the whole table, for tests that do without its plan."""
+    from extractor.run import _load  # noqa: PLC0415
+    from extractor.config import views_of  # noqa: PLC0415
+
+    store = create_store(tmp_path / "store")
+    spec, facts = _load(CONFIG, RunOptions(studies, store.url))
+    views = {layout: store.put_view(view) for layout, view in views_of(CONFIG, facts).items()}
+    return [StudyTask(row, CONFIG, views) for row in read_study_table(studies, CONFIG)], spec, store
+
+
+def test_a_cluster_makes_the_store_that_one_process_makes(studies, cluster, whole, tmp_path):
+    report = extract(studies, tmp_path / "store", scheduler=cluster.scheduler_address)
+    assert {outcome.result for outcome in report.outcomes} == {"committed"}
+    assert len(report.outcomes) == 5 * ITEMS
+    assert digests(tmp_path / "store") == whole
+    again = extract(studies, tmp_path / "store", scheduler=cluster.scheduler_address)
+    assert {item.state for item in again.plan} == {"done"}
+    assert again.snapshots == report.snapshots
+
+
+def test_a_worker_killed_midway_loses_nothing(studies, cluster, whole, tmp_path):
+    killed: list[int] = []
+
+    def kill_a_busy_one() -> None:
+        while not killed:
+            busy = [
+                nanny
+                for nanny in cluster.workers.values()
+                if (state := cluster.scheduler.workers.get(nanny.worker_address)) and state.processing
+            ]
+            if busy and any((tmp_path / "store").glob("commits/**/*.json")):
+                os.kill(busy[0].pid, signal.SIGKILL)
+                killed.append(busy[0].pid)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_a_busy_one, daemon=True)
+    killer.start()
+    report = extract(studies, tmp_path / "store", scheduler=cluster.scheduler_address)
+    assert killed
+    assert not report.failed
+    assert len(report.outcomes) == 5 * ITEMS
+    assert digests(tmp_path / "store") == whole
+    assert len(list((tmp_path / "store").glob("commits/*/*/*/*/*.json"))) == 5 * ITEMS, "no entry is committed twice"
+    assert open_store(str(tmp_path / "store")).verify().ok
+
+
+def test_a_study_that_kills_its_workers_is_given_up_and_the_others_are_done(studies, whole, tmp_path):
+    (tmp_path / "kills.py").write_text(KILLS)
+    with local_cluster(2, preload=[str(tmp_path / "kills.py")]) as deadly:
+        report = extract(studies, tmp_path / "store", scheduler=deadly.scheduler_address)
+    failed = {(o.patient, o.reason) for o in report.outcomes if o.result == "failed"}
+    assert failed == {("P002", DIED)}
+    assert digests(tmp_path / "store") == {name: one for name, one in whole.items() if "/P002/" not in name}
+
+
+def test_stages_say_which_study_is_where_and_every_study_has_one_result(sent, cluster):
+    tasks, spec, _ = sent
+    events: list[StudyStage | StudyResult] = []
+    run_on_cluster(tasks, spec, Cluster(cluster.scheduler_address), tell=events.append)
+    stages = [event for event in events if isinstance(event, StudyStage)]
+    results = [event for event in events if isinstance(event, StudyResult)]
+    assert sorted(result.task.row.patient for result in results) == [task.row.patient for task in tasks]
+    assert {event.where for event in stages} <= {str(name) for name in cluster.workers}
+    for task in tasks:
+        seen = [event.stage for event in stages if event.task.row.patient == task.row.patient]
+        assert seen == ["loading", "embedding", "writing"]
+
+
+def test_a_study_that_raises_fails_alone(sent, cluster):
+    tasks, spec, _ = sent
+    defective = StudyTask(tasks[0].row, CONFIG, {"nonsense": "no-view"})
+    results: list[StudyResult] = []
+
+    def tell(event):
+        if isinstance(event, StudyResult):
+            results.append(event)
+
+    run_on_cluster([defective, tasks[1]], spec, Cluster(cluster.scheduler_address), tell=tell)
+    errors = {result.task.row.patient: result.error for result in results}
+    assert errors[tasks[1].row.patient] is None
+    assert "KeyError" in errors[tasks[0].row.patient]
+
+
+def test_workers_that_run_other_code_are_refused_before_anything_is_sent(sent, cluster):
+    tasks, spec, store = sent
+    for name, other in (("torch", "9.9"), ("code", "0" * 64), ("sam2 code", "1" * 64)):
+        with pytest.raises(UsageError, match=rf"worker tcp://\S+ runs {name} \S+ \(the client {other[:12]}\)"):
+            run_on_cluster(
+                tasks, spec, Cluster(cluster.scheduler_address), tell=fail, look=lambda: versions() | {name: other}
+            )
+    assert not store.keys(tasks[0].views["paper"])
+
+
+def fail(event: object) -> None:
+    raise AssertionError(f"nothing should be told: {event}")
+
+
+def test_on_a_gpu_only_workers_that_declare_one_are_used(sent, cluster):
+    tasks, spec, _ = sent
+    on_gpu = WorkerSpec(spec.store_url, spec.model, spec.weights, spec.weights_sha256, "cuda", spec.precision)
+    with pytest.raises(UsageError, match="declares no GPU: start it with `--resources GPU=1`"):
+        run_on_cluster(tasks, on_gpu, Cluster(cluster.scheduler_address), tell=fail)
+
+
+def test_gpu_tasks_ask_for_the_whole_gpu_of_their_worker(sent):
+    """The workers here have no GPU, and say so when they are to load the network: that is told, and nothing hangs."""
+    tasks, spec, _ = sent
+    on_gpu = WorkerSpec(spec.store_url, spec.model, spec.weights, spec.weights_sha256, "cuda", spec.precision)
+    results: list[StudyResult] = []
+    asked: list[dict[str, float]] = []
+    with local_cluster(1, threads_per_worker=2, resources={"GPU": 1}) as gpus:
+
+        def tell(event):
+            if isinstance(event, StudyResult):
+                results.append(event)
+            asked.extend(dict(task.resource_restrictions or {}) for task in list(gpus.scheduler.tasks.values()))
+
+        run_on_cluster(tasks[:2], on_gpu, Cluster(gpus.scheduler_address, wait_s=3), tell=tell)
+    assert {tuple(one.items()) for one in asked} <= {(("GPU", 0.5),)}
+    assert asked
+    assert len(results) == 2
+    assert all("no worker process could be started" in (result.error or "") for result in results)
+    assert all("sees no CUDA device" in (result.error or "") for result in results)
+
+
+def test_a_store_of_the_same_address_that_is_another_one_is_refused(sent, cluster):
+    tasks, spec, store = sent
+    other = WorkerSpec(*spec.__reduce_ex__(2)[2].values()) if False else spec
+    other = WorkerSpec(
+        spec.store_url, spec.model, spec.weights, spec.weights_sha256, "cpu", "float32", store_id="0" * 32
+    )
+    results: list[StudyResult] = []
+
+    def tell(event):
+        if isinstance(event, StudyResult):
+            results.append(event)
+
+    run_on_cluster(tasks[:1], other, Cluster(cluster.scheduler_address, wait_s=2), tell=tell)
+    assert "is another store here" in (results[0].error or "")
+    assert not store.keys(tasks[0].views["paper"])
+
+
+def test_what_travels_is_small_and_shows_no_path_to_a_worker_that_logs_it(sent):
+    tasks, spec, _ = sent
+    errand = _Errand(tasks[0], spec, "Worker-1", "topic", "key")
+    assert len(pickle.dumps(errand)) < 4096
+    assert "P001" not in repr(errand)
+
+
+def test_a_scheduler_that_does_not_answer_and_one_without_workers_are_named(sent):
+    tasks, spec, _ = sent
+    with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        run_on_cluster(tasks, spec, Cluster("tcp://127.0.0.1:9", wait_s=0.5), tell=fail)
+    with (
+        local_cluster(0) as empty,
+        pytest.raises(UsageError, match="has no worker: start one with `dask worker"),
+    ):
+        run_on_cluster(tasks, spec, Cluster(empty.scheduler_address, wait_s=0.5), tell=fail)
+
+
+def test_no_task_asks_for_no_scheduler(sent):
+    run_on_cluster([], sent[1], Cluster("tcp://127.0.0.1:9"), tell=fail)
+
+
+def test_the_cluster_keeps_no_result_of_a_study(sent, cluster):
+    tasks, spec, _ = sent
+    run_on_cluster(tasks[:1], spec, Cluster(cluster.scheduler_address), tell=lambda _: None)
+    with Client(cluster.scheduler_address, set_as_default=False) as client:
+        for _ in range(100):
+            if not client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
+                return
+            time.sleep(0.05)
+    raise AssertionError("tasks were left on the scheduler")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"jobs": 2}, "give one of them"),
+        ({"device": "cuda:0,cuda:1"}, "one process a GPU"),
+        ({"store": "memory://x"}, "lives in one process"),
+    ],
+)
+def test_options_that_do_not_go_with_a_scheduler_are_refused(studies, tmp_path, options, said):
+    store = options.pop("store", tmp_path / "store")
+    with pytest.raises(UsageError, match=said):
+        extract(studies, store, scheduler="tcp://127.0.0.1:9", **options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_presigned_addresses_are_refused_with_a_scheduler(studies, tmp_path):
+    text = studies.read_text().splitlines()
+    signed = text[2].split(",")
+    signed[1] = "https://host/ct.nii.gz?X-Amz-Signature=planted-signature"
+    table = studies.with_name("signed.csv")
+    table.write_text("\n".join([*text[:2], ",".join(signed)]) + "\n")
+    with pytest.raises(UsageError, match=r"1 of 2 studies \(first: line 3 of the table\)") as caught:
+        extract(table, tmp_path / "store", scheduler="tcp://127.0.0.1:9")
+    assert "planted" not in str(caught.value)
+    assert "--shard" in str(caught.value)
+    assert not (tmp_path / "store").exists()
