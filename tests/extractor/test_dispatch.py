@@ -30,13 +30,12 @@ ITEMS = 2
 """Entries of one study: two modalities of one ROI in one layout."""
 KILLS = """
 import os
-import extractor.dispatch as dispatch
-work_on = dispatch.work_on
+from extractor import dispatch, pipeline
 
 def deadly(task, *args, **kwargs):
     if task.row.patient == "P002":
         os._exit(1)
-    return work_on(task, *args, **kwargs)
+    return pipeline.work_on(task, *args, **kwargs)
 
 dispatch.work_on = deadly
 """
@@ -211,7 +210,6 @@ def test_gpu_tasks_ask_for_the_whole_gpu_of_their_worker(sent):
 
 def test_a_store_of_the_same_address_that_is_another_one_is_refused(sent, cluster):
     tasks, spec, store = sent
-    other = WorkerSpec(*spec.__reduce_ex__(2)[2].values()) if False else spec
     other = WorkerSpec(
         spec.store_url, spec.model, spec.weights, spec.weights_sha256, "cpu", "float32", store_id="0" * 32
     )
