@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -26,7 +26,7 @@ from extractor.pipeline import work_on
 from extractor.versions import versions
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
-from extractor.worker import Stage, StudyResult, StudyStage, Told, WorkerSpec, one_thread, reason_of, worker
+from extractor.worker import NO_WORKER, Stage, StudyResult, StudyStage, Told, WorkerSpec, one_thread, reason_of, worker
 from store_schema.errors import EngramError, UsageError
 from store_schema.origin import differing
 
@@ -111,8 +111,9 @@ class _Errand:
 class _Answer:
     """What came of an errand."""
 
-    kind: Literal["done", "broken", "elsewhere"]
-    """`broken`: this worker cannot work; `elsewhere`: Dask gave the errand to another process than it was meant for."""
+    kind: Literal["done", "broken", "elsewhere", "cancelled"]
+    """`broken`: this worker cannot work; `elsewhere`: Dask gave it to another process than was meant; `cancelled`: the
+    scheduler was lost or restarted, and nothing is known."""
     outcomes: tuple[ItemOutcome, ...] = ()
     error: str | None = field(default=None, repr=False)
 
@@ -179,13 +180,17 @@ class _Run:
         self.client.subscribe_topic(self._topic, self._hear)
         try:
             while self.waiting or self.futures:
-                self._serve()
+                if self.client.status == "running":
+                    self._look_around()
+                    self._serve()
+                elif self.client.status == "closed":
+                    # It tried in vain to reach its scheduler again.
+                    self._lose_scheduler()
                 self._listen()
-                self._look_around()
         finally:
-            # What is being embedded ends by itself, and what is committed stands.
-            self.client.cancel(list(self.futures.values()))
-            with suppress(ValueError, OSError):
+            if self.client.status == "running":
+                # What is being embedded ends by itself, and what is committed stands.
+                self.client.cancel(list(self.futures.values()))
                 self.client.unsubscribe_topic(self._topic)
 
     @property
@@ -199,8 +204,8 @@ class _Run:
         self.looked_s = time.monotonic()
         try:
             present = dict(self.client.scheduler_info()["workers"])
-        except (OSError, TimeoutError, RuntimeError):
-            self._lost_scheduler()
+        except (OSError, TimeoutError):
+            # The client finds out by itself whether its scheduler is gone.
             return
         for place in [place for place in self.places.values() if place.address not in present]:
             self._lost(place)
@@ -211,7 +216,7 @@ class _Run:
         if self.places:
             self.worked_s = time.monotonic()
         elif time.monotonic() - self.worked_s > self.wait_s:
-            self.waiting.give_up(self._why_none())
+            self.waiting.give_up(f"{NO_WORKER}: {self._why_none()}")
 
     def _meet(self, new: Mapping[str, Mapping[str, Any]]) -> None:
         """Makes places of new workers that run what this process runs."""
@@ -303,6 +308,9 @@ class _Run:
         if answer.kind == "done":
             self.tell(StudyResult(task, answer.outcomes, answer.error))
             return
+        if answer.kind == "cancelled":
+            self.waiting.put_back(task)
+            return
         self._set_aside(place.address, _Unfit(f"cannot work: {answer.error}", wrong=True))
         for one in (task, *place.held.values()):
             self.waiting.put_back(one)
@@ -312,7 +320,7 @@ class _Run:
         """What came of an errand that has ended; None where its worker died with it."""
         future = self.futures[key]
         if future.status in ("cancelled", "lost"):
-            return _Answer("done", error=SCHEDULER_LOST)
+            return _Answer("cancelled")
         try:
             error = future.exception(timeout=ANSWER_S) if future.status == "error" else None
             answer = _Answer("done", error=reason_of(error)) if error else future.result(timeout=ANSWER_S)
@@ -339,13 +347,13 @@ class _Run:
         """Lets the scheduler forget an errand."""
         self.futures.pop(key).cancel()
 
-    def _lost_scheduler(self) -> None:
-        for place in list(self.places.values()):
+    def _lose_scheduler(self) -> None:
+        """Nothing more can be done: what was not is for another run."""
+        for place in self.places.values():
             for task in place.held.values():
-                self.tell(StudyResult(task, error=SCHEDULER_LOST))
-            place.held.clear()
-        self.futures.clear()
+                self.waiting.put_back(task)
         self.places.clear()
+        self.futures.clear()
         self.waiting.give_up(SCHEDULER_LOST)
 
     def _why_none(self) -> str:

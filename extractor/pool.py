@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn
 from extractor.pipeline import work_through
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
-from extractor.worker import MAX_DEATHS, StudyResult, StudyStage, Told, WorkerSpec, reason_of, worker
+from extractor.worker import MAX_DEATHS, NO_WORKER, StudyResult, StudyStage, Told, WorkerSpec, reason_of, worker
 from store_schema.errors import EngramError
 from store_schema.files import remember, remembered
 
@@ -198,7 +198,7 @@ class _Pool:
         if self.waiting and failed_starts < MAX_DEATHS:
             self.places.append(replace(self._start(place.spec), failed_starts=failed_starts))
         elif not self.places:
-            self.waiting.give_up(self.why_none)
+            self.waiting.give_up(f"{NO_WORKER}: {self.why_none}")
 
 
 # In the processes that work

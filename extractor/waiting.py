@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from extractor.work import StudyTask
-from extractor.worker import DIED, MAX_DEATHS, NO_WORKER, StudyResult, StudyStage, Told
+from extractor.worker import DIED, MAX_DEATHS, StudyResult, StudyStage, Told
 
 
 @dataclass
@@ -49,10 +49,10 @@ class Waiting:
         self.tasks.append(task)
         self.tell(StudyStage(task, None))
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, error: str) -> None:
         """No process will take what is left."""
         for task in self.tasks:
-            self.tell(StudyResult(task, error=f"{NO_WORKER}: {why}"))
+            self.tell(StudyResult(task, error=error))
         self.tasks.clear()
 
     def _suspect(self, task: StudyTask) -> bool:

@@ -6,16 +6,18 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from rich.console import Console
 
-from extractor.config import ExtractConfig
-from extractor.dispatch import Cluster, _Errand, run_on_cluster
+from extractor.config import ExtractConfig, views_of
+from extractor.dispatch import SCHEDULER_LOST, Cluster, _Errand, run_on_cluster
 from extractor.phantom import write_cohort
-from extractor.run import RunOptions, RunReport, run
+from extractor.run import RunOptions, RunReport, _load, run
 from extractor.table import read_study_table
 from extractor.versions import versions
 from extractor.work import StudyTask
@@ -84,9 +86,6 @@ def whole(studies, tmp_path_factory) -> dict[str, str]:
 @pytest.fixture
 def sent(studies, tmp_path) -> tuple[list[StudyTask], WorkerSpec, Store]:
     """What a run would send of the whole table, for tests that do without its plan."""
-    from extractor.run import _load  # noqa: PLC0415
-    from extractor.config import views_of  # noqa: PLC0415
-
     store = create_store(tmp_path / "store")
     spec, facts = _load(CONFIG, RunOptions(studies, store.url))
     views = {layout: store.put_view(view) for layout, view in views_of(CONFIG, facts).items()}
@@ -133,6 +132,9 @@ def test_a_study_that_kills_its_workers_is_given_up_and_the_others_are_done(stud
     (tmp_path / "kills.py").write_text(KILLS)
     with local_cluster(2, preload=[str(tmp_path / "kills.py")]) as deadly:
         report = extract(studies, tmp_path / "store", scheduler=deadly.scheduler_address)
+        with Client(deadly, set_as_default=False) as client:
+            # A cluster that is closed while a worker starts waits for long.
+            client.wait_for_workers(2, timeout=120)
     failed = {(o.patient, o.reason) for o in report.outcomes if o.result == "failed"}
     assert failed == {("P002", DIED)}
     assert digests(tmp_path / "store") == {name: one for name, one in whole.items() if "/P002/" not in name}
@@ -168,11 +170,11 @@ def test_a_study_that_raises_fails_alone(sent, cluster):
 
 def test_workers_that_run_other_code_are_refused_before_anything_is_sent(sent, cluster):
     tasks, spec, store = sent
-    for name, other in (("torch", "9.9"), ("code", "0" * 64), ("sam2 code", "1" * 64)):
-        with pytest.raises(UsageError, match=rf"worker tcp://\S+ runs {name} \S+ \(the client {other[:12]}\)"):
-            run_on_cluster(
-                tasks, spec, Cluster(cluster.scheduler_address), tell=fail, look=lambda: versions() | {name: other}
-            )
+    for other in ({"torch": "9.9"}, {"code": "0" * 64}, {"sam2 code": "1" * 64}):
+        ((name, shown),) = other.items()
+        look = partial(dict, versions() | other)
+        with pytest.raises(UsageError, match=rf"worker tcp://\S+ runs {name} \S+ \(the client {shown[:12]}\)"):
+            run_on_cluster(tasks, spec, Cluster(cluster.scheduler_address), tell=fail, look=look)
     assert not store.keys(tasks[0].views["paper"])
 
 
@@ -240,6 +242,22 @@ def test_a_scheduler_that_does_not_answer_and_one_without_workers_are_named(sent
         pytest.raises(UsageError, match="has no worker: start one with `dask worker"),
     ):
         run_on_cluster(tasks, spec, Cluster(empty.scheduler_address, wait_s=0.5), tell=fail)
+
+
+def test_a_scheduler_lost_midway_ends_the_run_and_what_is_left_is_for_the_next(sent):
+    tasks, spec, store = sent
+    results: list[StudyResult] = []
+    with dask.config.set({"distributed.comm.timeouts.connect": "2s"}), local_cluster(1) as lost:
+
+        def tell(event):
+            if isinstance(event, StudyResult):
+                results.append(event)
+                lost.close()
+
+        run_on_cluster(tasks, spec, Cluster(lost.scheduler_address), tell=tell)
+    assert [result.error for result in results] == [None] + [SCHEDULER_LOST] * 4
+    assert sorted(result.task.row.patient for result in results) == [task.row.patient for task in tasks]
+    assert store.keys(tasks[0].views["paper"])
 
 
 def test_no_task_asks_for_no_scheduler(sent):
