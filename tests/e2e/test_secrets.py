@@ -20,6 +20,7 @@ import yaml
 from numcodecs import Zstd
 
 from extractor.config import ExtractConfig
+from extractor.dispatch import _Errand
 from extractor.phantom import write_cohort
 from extractor.pool import WorkerSpec
 from extractor.table import read_study_table
@@ -242,13 +243,16 @@ def pickles(world: SimpleNamespace) -> dict[str, bytes]:
     location = open_location(url)
     location.get("engram.json")
     plan = make_plan(parse_config(yaml.safe_load(config.read_text())), Inputs(clinical, url))
+    spec = WorkerSpec(url, "mini", "random:0", "0" * 64, "cpu", "float32", store.store_id)
+    tasks = [StudyTask(row, settings, {"paper": "v"}) for row in rows]
     things: dict[str, Any] = {
         "location": location,
         "store": store,
         "snapshot": snapshot,
         "reader": BulkReader(snapshot),
-        "studies": [StudyTask(row, settings, {"paper": "v"}) for row in rows],
-        "worker": WorkerSpec(url, "mini", "random:0", "0" * 64, "cpu", "float32"),
+        "studies": tasks,
+        "worker": spec,
+        "errands of a Dask graph": [_Errand(task, spec, "Worker-1", "topic", "key") for task in tasks],
         "tasks": plan.tasks(f"{world.url}/run"),
     }
     return {name: pickle.dumps(thing) + repr(thing).encode() for name, thing in things.items()}

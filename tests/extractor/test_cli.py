@@ -60,6 +60,7 @@ def test_a_failed_item_exits_1_and_names_patient_and_reason(folder):
     assert result.exit_code == 1
     assert "6 committed, 2 failed" in result.stdout
     assert "ImageError" in result.stdout
+    assert "next step" in result.stdout
 
 
 def test_a_disk_that_is_full_at_the_end_exits_1_after_the_summary(folder, monkeypatch):
@@ -97,6 +98,14 @@ def test_pseudonyms_need_their_key_and_name_no_patient(folder, monkeypatch):
     assert b"P001_ct" not in b"".join(path.read_bytes() for path in (folder / "store").rglob("*.json*"))
 
 
+def test_a_part_says_what_it_waits_for_and_the_last_prints_the_snapshot(folder):
+    first = run(folder, "--shard", "1/2")
+    assert first.exit_code == 0, first.output
+    assert "snapshot" not in first.stdout
+    assert "No snapshot yet: 4 entries of other parts are not there" in first.stderr
+    assert "snapshot paper" in run(folder, "--shard", "2/2").stdout
+
+
 def test_packs_are_told_and_can_be_left_out(folder):
     assert "packed in" in run(folder).stdout
     assert "packed in" not in run(folder, "--no-pack").stdout
@@ -118,6 +127,8 @@ def test_a_dry_run_prints_the_plan_and_writes_no_store(folder):
         (SETTINGS, ("--weights", "random:x"), "random:"),
         (SETTINGS, ("--weights", "absent.pt"), "WeightsError: checkpoint absent.pt cannot be read"),
         (SETTINGS, ("--device", "tpux"), "cpu, cuda"),
+        (SETTINGS, ("--scheduler", "tcp://127.0.0.1:9"), "give one of them"),
+        (SETTINGS, ("--shard", "0/4"), "--array=1-8"),
     ],
 )
 def test_a_wrong_call_exits_2_and_says_why(folder, settings, more, said):
