@@ -8,6 +8,7 @@ studies while another is in the network.
 from __future__ import annotations
 
 import logging
+import pickle
 import queue
 import threading
 import time
@@ -99,8 +100,8 @@ def _connected(cluster: Cluster) -> Iterator[Client]:
 class _Errand:
     """One study, for one worker process."""
 
-    task: StudyTask = field(repr=False)
-    """Not repeated by a worker that logs what it was given: paths may name patients."""
+    task: bytes = field(repr=False)
+    """The pickled study: the scheduler passes it on unread. No worker repeats it in a log, since paths may name patients."""
     spec: WorkerSpec = field(repr=False)
     worker_id: str
     topic: str
@@ -270,7 +271,7 @@ class _Run:
         self.number += 1
         # A line of the table and no id: keys are shown on the scheduler's pages.
         key = f"study-line-{task.row.line}-{self.call}-{self.number}"
-        errand = _Errand(task, self.spec, place.worker_id, self._topic, key)
+        errand = _Errand(pickle.dumps(task), self.spec, place.worker_id, self._topic, key)
         future = self.client.submit(
             _on_worker, errand, key=key, workers=[place.address], resources=place.resources, pure=False
         )
@@ -388,7 +389,8 @@ def _on_worker(errand: _Errand) -> _Answer:
     except (EngramError, OSError, RuntimeError, MemoryError) as error:
         return _Answer("broken", error=reason_of(error))
     one_thread()
-    made = work_on(errand.task, load, partial(_tell, here, errand), network=_network)
+    task: StudyTask = pickle.loads(errand.task)  # noqa: S301 - whoever reaches a scheduler runs code anyway
+    made = work_on(task, load, partial(_tell, here, errand), network=_network)
     return _Answer("done", made.outcomes, made.error)
 
 

@@ -1,4 +1,4 @@
-"""Says which code and which libraries a process runs, so that results of different ones are not mixed; knows no program and no cluster.
+"""Says which code and libraries a process runs, so that results of different ones are not mixed; knows no program and no cluster.
 
 Equal versions may still be different code (an edited checkout, a fork under the same name), so that source files are digested too.
 """

@@ -252,7 +252,7 @@ def pickles(world: SimpleNamespace) -> dict[str, bytes]:
         "reader": BulkReader(snapshot),
         "studies": tasks,
         "worker": spec,
-        "errands of a Dask graph": [_Errand(task, spec, "Worker-1", "topic", "key") for task in tasks],
+        "errands of a Dask graph": [_Errand(pickle.dumps(task), spec, "Worker-1", "topic", "key") for task in tasks],
         "tasks": plan.tasks(f"{world.url}/run"),
     }
     return {name: pickle.dumps(thing) + repr(thing).encode() for name, thing in things.items()}

@@ -30,18 +30,13 @@ CONFIG = ExtractConfig(
 )
 ITEMS = 2
 """Entries of one study: two modalities of one ROI in one layout."""
-KILLS = """
-import os
-from extractor import dispatch, pipeline
 
-def deadly(task, *args, **kwargs):
-    if task.row.patient == "P002":
-        os._exit(1)
-    return pipeline.work_on(task, *args, **kwargs)
 
-dispatch.work_on = deadly
-"""
-"""What workers run at their start, so that one study kills whichever worker has it."""
+class Deadly(dict):
+    """The views of a study that kills whichever worker takes it up."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
 
 
 @pytest.fixture(scope="module")
@@ -128,16 +123,21 @@ def test_a_worker_killed_midway_loses_nothing(studies, cluster, whole, tmp_path)
     assert open_store(str(tmp_path / "store")).verify().ok
 
 
-def test_a_study_that_kills_its_workers_is_given_up_and_the_others_are_done(studies, whole, tmp_path):
-    (tmp_path / "kills.py").write_text(KILLS)
-    with local_cluster(2, preload=[str(tmp_path / "kills.py")]) as deadly:
-        report = extract(studies, tmp_path / "store", scheduler=deadly.scheduler_address)
-        with Client(deadly, set_as_default=False) as client:
-            # A cluster that is closed while a worker starts waits for long.
-            client.wait_for_workers(2, timeout=120)
-    failed = {(o.patient, o.reason) for o in report.outcomes if o.result == "failed"}
-    assert failed == {("P002", DIED)}
-    assert digests(tmp_path / "store") == {name: one for name, one in whole.items() if "/P002/" not in name}
+def test_a_study_that_kills_its_workers_is_given_up_and_the_others_are_done(sent, cluster):
+    tasks, spec, store = sent
+    results: list[StudyResult] = []
+
+    def tell(event):
+        if isinstance(event, StudyResult):
+            results.append(event)
+
+    tasks[1] = StudyTask(tasks[1].row, CONFIG, Deadly(tasks[1].views))
+    run_on_cluster(tasks, spec, Cluster(cluster.scheduler_address, wait_s=300), tell=tell)
+    assert {result.task.row.patient: result.error for result in results} == {
+        task.row.patient: DIED if task is tasks[1] else None for task in tasks
+    }
+    assert results[-1].error == DIED, "a suspect comes after all others"
+    assert {key.patient for key in store.keys(tasks[0].views["paper"])} == {"P001", "P003", "P004", "P005"}
 
 
 def test_stages_say_which_study_is_where_and_every_study_has_one_result(sent, cluster):
@@ -228,7 +228,7 @@ def test_a_store_of_the_same_address_that_is_another_one_is_refused(sent, cluste
 
 def test_what_travels_is_small_and_shows_no_path_to_a_worker_that_logs_it(sent):
     tasks, spec, _ = sent
-    errand = _Errand(tasks[0], spec, "Worker-1", "topic", "key")
+    errand = _Errand(pickle.dumps(tasks[0]), spec, "Worker-1", "topic", "key")
     assert len(pickle.dumps(errand)) < 4096
     assert "P001" not in repr(errand)
 
