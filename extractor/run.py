@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from rich.console import Console
 
-from extractor.baseline_layouts import SliceEncoderName
 from extractor.config import EncoderFacts, ExtractConfig, views_of
+from extractor.loading import load_networks
 from extractor.opening import opened
 from extractor.outcome import ItemOutcome, PlanItem, to_jsonl
 from extractor.plan import make_plan, plan_study
@@ -28,7 +27,7 @@ from extractor.sending import check_sendable
 from extractor.shards import Shard, elsewhere
 from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
-from extractor.worker import BaselineSpec, StudyResult, StudyStage, Told, WorkerSpec
+from extractor.worker import StudyResult, StudyStage, Told, WorkerSpec
 from store_schema import EntryKey, Store
 from store_schema.errors import ConfigError, StoreError, UsageError
 from store_schema.files import Place, is_remote, name_of, without_secret
@@ -40,7 +39,6 @@ LEFT_ALONE = ("refused", "withdrawn")
 """States of the plan's items that no worker touches."""
 HELD = ("committed", "done", "superseded")
 """Results that have a commit."""
-DEFAULT_WEIGHTS = "MedSAM2_latest.pt"
 PACKED = "mean_map"
 """What the run packs where a view has it: all that a trainer with an averaging head reads."""
 
@@ -130,7 +128,9 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
     if options.scheduler is not None:
         check_sendable(table, config)
     rows = table if options.shard is None else options.shard.part(table)
-    spec, facts, others = _load(config, options)
+    spec, facts, others = load_networks(
+        config, options.store_url, device=options.devices[0], looked_at_on=options.loading_device
+    )
     for one in (*([facts] if facts else []), *others.values()):
         console.print(f"Encoder {one.name}, weights sha256 {one.weights_sha256[:16]}, {_training(one)}")
     store = opened(options.store_url, options.ids, dry_run=options.dry_run)
@@ -174,70 +174,6 @@ def _check_pet_units(config: ExtractConfig, rows: Sequence[StudyRow]) -> None:
             "NIfTI, NRRD and MetaImage cannot say them. Declare 'pet_units: suv' in the settings if the images hold SUV by body "
             "weight; convert them first if they hold Bq/ml or counts."
         )
-
-
-def _load(
-    config: ExtractConfig, options: RunOptions
-) -> tuple[WorkerSpec, EncoderFacts | None, dict[str, EncoderFacts]]:
-    """Loads every network once here, so that a wrong checkpoint fails before any worker starts."""
-    facts = _load_segmenter(config, options) if config.needs_segmenter else None
-    others: dict[str, EncoderFacts] = {}
-    for name in config.slice_encoders:
-        others[name] = _load_encoder(name, config, options)
-    spec = WorkerSpec(
-        options.store_url,
-        config.model,
-        _whole_path(config.weights or DEFAULT_WEIGHTS),
-        facts.weights_sha256 if facts else "",
-        options.devices[0],
-        config.precision,
-        tuple(_baseline_spec(name, config, others[name]) for name in config.slice_encoders),
-        segmenter=config.needs_segmenter,
-    )
-    return spec, facts, others
-
-
-def _baseline_spec(name: SliceEncoderName, config: ExtractConfig, facts: EncoderFacts) -> BaselineSpec:
-    weights = config.baseline_weights.get(name)
-    return BaselineSpec(name, None if weights is None else _whole_path(weights), facts.weights_sha256)
-
-
-def _load_encoder(name: SliceEncoderName, config: ExtractConfig, options: RunOptions) -> EncoderFacts:
-    from extractor.baselines import load_encoder  # noqa: PLC0415 - keeps --help and table errors instant
-
-    weights = config.baseline_weights.get(name)
-    encoder = load_encoder(name, weights, device=options.loading_device, precision=config.precision)
-    return EncoderFacts(
-        name=encoder.name,
-        image_size=encoder.image_size,
-        weights_sha256=encoder.weights_sha256,
-        trained=encoder.trained,
-        flags=encoder.flags,
-        features=encoder.features,
-    )
-
-
-def _load_segmenter(config: ExtractConfig, options: RunOptions) -> EncoderFacts:
-    from extractor.segmenter import load_segmenter  # noqa: PLC0415 - keeps --help and table errors instant
-
-    if config.weights is None and config.model == "mini":
-        raise ConfigError("the mini model has no published weights: give --weights random:SEED or a checkpoint path.")
-    weights = _whole_path(config.weights or DEFAULT_WEIGHTS)
-    segmenter = load_segmenter(config.model, weights, device=options.loading_device, precision=config.precision)
-    return EncoderFacts(
-        name=segmenter.name,
-        image_size=segmenter.image_size,
-        weights_sha256=segmenter.weights_sha256,
-        trained=segmenter.trained,
-        flags=dict(segmenter.flags),
-        features=segmenter.feature_channels,
-    )
-
-
-def _whole_path(weights: str) -> str:
-    """A checkpoint file by its whole path, since a worker may be in another folder; anything else as it is."""
-    path = None if is_remote(weights) else Path(weights).expanduser()
-    return str(path.absolute()) if path is not None and path.is_file() else weights
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ def check_sendable(
         If a worker elsewhere could not open them.
     """
     hidden = remembered() if secrets is None else secrets
-    if config.weights in hidden:
-        raise UsageError(f"the address of the weights, {config.weights}, cannot be sent to Dask workers. {_INSTEAD}")
+    for weights in (config.weights, *config.baseline_weights.values()):
+        if weights in hidden:
+            raise UsageError(f"the address of the weights, {weights}, cannot be sent to Dask workers. {_INSTEAD}")
     signed = [row for row in rows if any(place in hidden for place in row.files.places)]
     if signed:
         raise UsageError(
