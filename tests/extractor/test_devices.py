@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from extractor.config import ExtractConfig, views_of
+from extractor.loading import load_networks
 from extractor.phantom import write_cohort
 from extractor.pool import Processes, run_studies
-from extractor.run import RunOptions, _load, process_count
+from extractor.run import RunOptions, process_count
 from extractor.table import read_study_table
 from extractor.work import StudyTask
 from extractor.worker import StudyResult, StudyStage
@@ -21,7 +22,7 @@ CONFIG = ExtractConfig(
 def test_processes_are_dealt_to_the_devices_and_stages_say_which(tmp_path):
     write_cohort(tmp_path, n=4, seed=1, processes=0)
     store = create_store(tmp_path / "store")
-    spec, facts = _load(CONFIG, RunOptions(tmp_path / "studies.csv", store.url))
+    spec, facts, _ = load_networks(CONFIG, store.url, device="cpu", looked_at_on="cpu")
     views = {layout: store.put_view(view) for layout, view in views_of(CONFIG, facts).items()}
     tasks = [StudyTask(row, CONFIG, views) for row in read_study_table(tmp_path / "studies.csv", CONFIG)]
     events: list[StudyStage | StudyResult] = []

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from extractor.config import ExtractConfig, views_of
 from extractor.dispatch import SCHEDULER_LOST, Cluster, _Errand, run_on_cluster
+from extractor.loading import load_networks
 from extractor.phantom import write_cohort
-from extractor.run import RunOptions, RunReport, _load, run
+from extractor.run import RunOptions, RunReport, run
 from extractor.table import read_study_table
 from extractor.versions import versions
 from extractor.work import StudyTask
@@ -82,7 +83,7 @@ def whole(studies, tmp_path_factory) -> dict[str, str]:
 def sent(studies, tmp_path) -> tuple[list[StudyTask], WorkerSpec, Store]:
     """What a run would send of the whole table, for tests that do without its plan."""
     store = create_store(tmp_path / "store")
-    spec, facts = _load(CONFIG, RunOptions(studies, store.url))
+    spec, facts, _ = load_networks(CONFIG, store.url, device="cpu", looked_at_on="cpu")
     views = {layout: store.put_view(view) for layout, view in views_of(CONFIG, facts).items()}
     return [StudyTask(row, CONFIG, views) for row in read_study_table(studies, CONFIG)], spec, store
 
