@@ -49,6 +49,25 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+def look_around(folder: Path) -> None:
+    """The commands that look before and after a run, on the first studies of the table and a feature table of their own."""
+    whole = (folder / "studies.csv").read_text()
+    (folder / "studies.csv").write_text("\n".join(whole.splitlines()[:3]) + "\n")
+    (folder / "radiomics.csv").write_text(
+        "patient,modality,roi,volume_ml,mean\nP001,PET,spine,12.5,\nP002,PET,spine,13,2\n"
+    )
+    (commands,) = blocks("shell")
+    for line in commands.strip().splitlines():
+        command = f"{line} --model mini" if " doctor " in line else line
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for page in ("look/inspect.html", "regions/index.html", "gallery.html"):
+        assert (folder / page).stat().st_size > 5_000
+    (folder / "studies.csv").write_text(whole)
+
+
 @pytest.mark.timeout(1800)
 def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_store(folder):
     (commands,), (code,) = blocks("bash"), blocks("python")
@@ -58,6 +77,7 @@ def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_sto
         done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
+    look_around(folder)
     (care,) = blocks("sh")
     for command in care.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
         done = subprocess.run(
@@ -80,5 +100,5 @@ def test_every_command_of_the_readme_is_a_console_script():
     scripts = re.search(r"\[project\.scripts\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), flags=re.DOTALL)
     assert scripts is not None
     known = {line.split("=")[0].strip() for line in scripts.group(1).splitlines()}
-    (commands,) = blocks("bash")
-    assert {line.split()[0] for line in commands.strip().splitlines()} <= known
+    for (commands,) in (blocks("bash"), blocks("shell"), blocks("sh")):
+        assert {line.split()[0] for line in commands.strip().splitlines()} <= known
