@@ -47,7 +47,7 @@ _STEPS: tuple[tuple[str, str], ...] = (
     (r"^MaskError", "draw or export the mask again, or leave its cell in the table empty"),
     (r"^IntensityError", "check the units of the image, and convert it to HU (CT) or SUV by body weight (PET)"),
     (
-        r"^(ObjectAltered|ObjectMissing|Schema)Error",
+        r"^(ObjectAltered|ObjectTruncated|ObjectMissing|Schema)Error",
         "the store is damaged: `store-schema verify URL` lists all that is wrong",
     ),
     (r"^WeightsError", "give the workers the very checkpoint that the run began with"),

@@ -45,7 +45,7 @@ class Told(Write):
 
 
 def write(patient: str, layout: str, **how) -> Told:
-    return Told(None, (patient, layout), None, None, 0.0, **how)
+    return Told(None, (patient, layout), None, 0.0, **how)
 
 
 class Stages:
