@@ -25,6 +25,8 @@ BODY_HU, BODY_SUV = -500.0, 0.2
 RANGE_HU, RANGE_SUV = (-300.0, 700.0), (0.0, 10.0)
 """Within which mutual information looks; SUV by their square root, so that soft tissue takes more than one bin."""
 BINS = 32
+RELATIVE_PER_SUV = 0.1
+"""Of a PET without units: the percentile inside the body is taken for SUV 10, so that 0.2 SUV is 2% of it."""
 LEAST_DICE = 0.80
 """Below, an entry carries a warning. The 24 soft-tissue sarcoma studies used in tests lie between 0.87 and 0.98."""
 NO_OUTLINE = 0.97
@@ -77,7 +79,7 @@ def coarse(ct: Volume) -> Volume:
     return resample_linear(ct, grid, outside=-1024.0)
 
 
-def alignment(coarse_ct: Volume, pet: Volume) -> Alignment:
+def alignment(coarse_ct: Volume, pet: Volume, *, per_suv: float = 1.0) -> Alignment:
     """How the PET lies on the CT; they overlap in space.
 
     Parameters
@@ -85,10 +87,12 @@ def alignment(coarse_ct: Volume, pet: Volume) -> Alignment:
     coarse_ct
         In HU, on the grid of `coarse`.
     pet
-        In SUV by body weight, on any grid.
+        On any grid.
+    per_suv
+        The PET's value for SUV 1: 1 where it is SUV by body weight, `RELATIVE_PER_SUV` where it is in parts of its percentile.
     """
     hu, grid = coarse_ct.array_zyx, coarse_ct.grid
-    suv = resample_linear(pet, grid, outside=0.0).array_zyx
+    suv = resample_linear(pet, grid, outside=0.0).array_zyx / np.float32(per_suv)
     common = coverage(pet.grid, grid)
     if not common.any():
         # the overlap lies between the points of the coarse grid

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from extractor.baseline_layouts import HIERA, VECTOR_DTYPE, Baseline, BaselineName, SliceEncoderName
-from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV
+from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV, RELATIVE_RANGE
 from extractor.layouts import LAYOUTS, Mode, layout_shape
 from extractor.prompts import PromptKind
 from extractor.study import PrepareRules
@@ -92,9 +92,10 @@ class ExtractConfig(BaseModel):
     `label_map_peripheral_bones`."""
     closing_mm: float = Field(default=10.0, ge=0)
     dilation_mm: float = Field(default=10.0, ge=0)
-    pet_units: Literal["suv"] | None = None
+    pet_units: Literal["suv", "relative"] | None = None
     """Must be declared for PETs in NIfTI, NRRD and MetaImage, which cannot say that their numbers are SUV by body weight; a DICOM
-    series is converted by its header."""
+    series is converted by its header. `relative`: units are not known, and every PET, DICOM too, is divided by its own 99.5th
+    percentile inside the body: uptake can then be compared within a patient only. Other views, named `-relativepet`."""
     ct_window_hu: Range | Literal["bone", "soft_tissue"] = "bone"
     pet_clip_suv: Range | Literal["suv10", "suv20"] = "suv10"
     grid: Literal["ct", "pet"] = "ct"
@@ -114,6 +115,8 @@ class ExtractConfig(BaseModel):
         for low, high in (self.window_hu, self.clip_suv):
             if not low < high:
                 raise ValueError(f"an intensity range must rise, got [{low}, {high}]")
+        if self.relative and "pet_clip_suv" in self.model_fields_set and self.pet_clip_suv != "suv10":
+            raise ValueError("pet_clip_suv says nothing of a PET in relative units: leave one of the two out")
         return self
 
     @property
@@ -122,8 +125,15 @@ class ExtractConfig(BaseModel):
         return CT_WINDOWS_HU[self.ct_window_hu] if isinstance(self.ct_window_hu, str) else self.ct_window_hu
 
     @property
+    def relative(self) -> bool:
+        """Whether PETs are taken without units."""
+        return self.pet_units == "relative"
+
+    @property
     def clip_suv(self) -> Range:
-        """PET range in SUV by body weight: its lower bound becomes grey 0, its upper 255."""
+        """PET range in SUV by body weight, or as parts of the body's percentile: its lower bound becomes grey 0, its upper 255."""
+        if self.relative:
+            return RELATIVE_RANGE
         return PET_CLIPS_SUV[self.pet_clip_suv] if isinstance(self.pet_clip_suv, str) else self.pet_clip_suv
 
     @property
@@ -225,7 +235,7 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     untrained = "" if encoder.trained else "-untrained"
     variant, layout = product.variant, product.layout
     return ViewSpec(
-        name=f"{encoder.name}{untrained}-{variant.name}-{layout}{_grid_suffix(config)}",
+        name=f"{encoder.name}{untrained}-{variant.name}-{layout}{_suffix(config)}",
         encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
         prompt=Prompt(kind=variant.prompt, mode=variant.mode, stride=config.stride),
@@ -238,8 +248,9 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     )
 
 
-def _grid_suffix(config: ExtractConfig) -> str:
-    return "-petgrid" if config.grid == "pet" else ""
+def _suffix(config: ExtractConfig) -> str:
+    """What marks a view that no default setting makes."""
+    return ("-relativepet" if config.relative else "") + ("-petgrid" if config.grid == "pet" else "")
 
 
 def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Baseline) -> ViewSpec:
@@ -250,7 +261,7 @@ def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Bas
     assert encoder.features is not None
     shape = baseline.shape(encoder.features)
     return ViewSpec(
-        name="-".join(named) + _grid_suffix(config),
+        name="-".join(named) + _suffix(config),
         encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
         prompt=Prompt(kind="none", mode="slices", stride=config.stride),
@@ -299,7 +310,7 @@ def _intensities(config: ExtractConfig) -> dict[str, Intensity]:
     (ct_low, ct_high), (pet_low, pet_high) = config.window_hu, config.clip_suv
     return {
         "CT": Intensity(unit="HU", low=ct_low, high=ct_high, outside=-1024.0),
-        "PET": Intensity(unit="SUV", low=pet_low, high=pet_high, outside=0.0),
+        "PET": Intensity(unit="relative" if config.relative else "SUV", low=pet_low, high=pet_high, outside=0.0),
     }
 
 

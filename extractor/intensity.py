@@ -14,6 +14,9 @@ from store_schema.errors import IntensityError
 
 CT_WINDOWS_HU: Mapping[str, tuple[float, float]] = {"bone": (-500.0, 1300.0), "soft_tissue": (-160.0, 240.0)}
 PET_CLIPS_SUV: Mapping[str, tuple[float, float]] = {"suv10": (0.0, 10.0), "suv20": (0.0, 20.0)}
+RELATIVE_RANGE = (0.0, 1.0)
+"""Of a PET without units, as parts of its percentile inside the body."""
+RELATIVE_PERCENTILE = 99.5
 CT_OUTSIDE_HU = -1024.0
 """Value of air outside a CT's field of view."""
 PET_OUTSIDE_SUV = 0.0
@@ -50,6 +53,23 @@ def check_ct_hu(values: Float32[np.ndarray, ...], *, path: str) -> None:
             f"{path} has no negative value (lowest {lowest:g}): a CT in Hounsfield units has air near -1000. Apply the rescale "
             "slope and intercept, or check that this is the CT."
         )
+
+
+def relative_level(values: Float32[np.ndarray, " n"], *, path: str) -> float:
+    """What a PET without units is divided by: the 99.5th percentile of its voxels inside the body.
+
+    Raises
+    ------
+    IntensityError
+        If there is no such voxel, or the percentile is not above 0.
+    """
+    level = float(np.percentile(values, RELATIVE_PERCENTILE)) if values.size else 0.0
+    if level <= 0:
+        raise IntensityError(
+            f"{path} has a {RELATIVE_PERCENTILE:g}th percentile of {level:g} in the {values.size} voxels that lie inside the body "
+            "of the CT: expected above 0. Check that it is the PET of this CT."
+        )
+    return level
 
 
 def check_pet_suv(values: Float32[np.ndarray, ...], *, path: str) -> None:

@@ -193,6 +193,10 @@ def measure_table(
     UsageError
         If the study table is wrong, or `out` exists and is not to be resumed, or holds another table.
     """
+    if config.relative and "PET" in config.modalities:
+        raise UsageError(
+            "pet_units is 'relative': bins of 0.25 SUV mean nothing there. Set 'modalities: [CT]', or give PETs in SUV."
+        )
     if out.exists() and not resume:
         raise UsageError(
             f"{out} exists. Its rows do not say of which images and settings they are: give --resume if nothing changed since they "

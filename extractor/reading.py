@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from extractor.dicom.series import read_ct_series, read_pet_series
+from extractor.dicom.series import read_ct_series, read_pet_series, read_plain_pet_series
 from extractor.dicom.suv import SuvScale
 from extractor.image_files import IMAGE_SUFFIXES
 from extractor.intensity import check_ct_hu, check_pet_suv
@@ -45,7 +45,7 @@ def read_pet_and_scale(path: str, *, declared: str | None) -> tuple[Volume, SuvS
     ----------
     declared
         Units that the settings declare for formats that cannot say them: `suv` or None. A DICOM PET is converted by its header,
-        whatever is declared.
+        unless this is `relative`: then no PET has units, and the values are as stored.
 
     Returns
     -------
@@ -58,6 +58,8 @@ def read_pet_and_scale(path: str, *, declared: str | None) -> tuple[Volume, SuvS
     IntensityError
         If its units are not known, do not lead to SUV, or contradict its values.
     """
+    if declared == "relative":
+        return read_plain_pet_series(path) if Path(path).is_dir() else read_volume(path), None
     if Path(path).is_dir():
         pet, scale = read_pet_series(path, declared=declared)
     elif declared == "suv":
@@ -65,7 +67,7 @@ def read_pet_and_scale(path: str, *, declared: str | None) -> tuple[Volume, SuvS
     else:
         raise IntensityError(
             f"the units of {path} are not known: its format cannot say them. Declare 'pet_units: suv' if it holds SUV by body "
-            "weight; convert it first if it holds Bq/ml or counts."
+            "weight; convert it first if it holds Bq/ml or counts, or declare 'pet_units: relative'."
         )
     check_pet_suv(pet.array_zyx, path=path)
     return pet, scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
@@ -9,8 +10,8 @@ from typing import Literal, TypedDict
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from extractor.alignment import Alignment, alignment, coarse
-from extractor.intensity import CT_OUTSIDE_HU, PET_OUTSIDE_SUV, to_uint8
+from extractor.alignment import BODY_HU, RELATIVE_PER_SUV, Alignment, alignment, body, coarse
+from extractor.intensity import CT_OUTSIDE_HU, PET_OUTSIDE_SUV, relative_level, to_uint8
 from extractor.label_sets import WHOLE, map_column, parts_needed
 from extractor.reading import read_ct, read_pet
 from extractor.regions import Derived, derive
@@ -60,7 +61,8 @@ class PrepareRules:
     """What decides the numbers of a prepared study."""
 
     pet_units: str | None
-    """`suv`, or None where they were not declared: then only a DICOM series can be read, which says its own."""
+    """`suv`, or None where they were not declared: then only a DICOM series can be read, which says its own; `relative`: none has
+    any, and each is divided by its own percentile inside the body."""
     ct_window_hu: tuple[float, float] = (-500.0, 1300.0)
     pet_clip_suv: tuple[float, float] = (0.0, 10.0)
     derive: tuple[str, ...] = ()
@@ -136,11 +138,12 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
     shares = _outside_shares(coverage(pet.grid, ct.own_grid), masks, files, rules.max_outside_share)
     if rules.grid == "pet":
         masks = {roi: _on_pet(region, roi, files, pet.grid) for roi, region in regions.items()}
-    images["PET"], digests["PET"], orientations["PET"] = (
-        _pet_grey(pet, rules, ct.grid),
-        decoded_sha256(pet),
-        pet.original_orientation,
-    )
+    digests["PET"], orientations["PET"] = decoded_sha256(pet), pet.original_orientation
+    if rules.pet_units == "relative":
+        pet = _without_units(pet, ct.coarse, files)
+        # The CT's body decides what the PET is divided by.
+        digests["PET"] = hashlib.sha256(f"{digests['PET']} in the body of {ct.sha256}".encode()).hexdigest()
+    images["PET"] = _pet_grey(pet, rules, ct.grid)
     wanted = {name: images[name] for name in rules.modalities}
     return PreparedStudy(
         wanted,
@@ -149,7 +152,7 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
         orientations,
         digests,
         shares,
-        alignment=alignment(ct.coarse, pet),
+        alignment=alignment(ct.coarse, pet, per_suv=RELATIVE_PER_SUV if rules.pet_units == "relative" else 1.0),
         lies_on=rules.grid,
         **told,
     )
@@ -195,6 +198,13 @@ def _read_pet(files: StudyFiles, rules: PrepareRules) -> Volume:
 def _pet_grey(pet: Volume, rules: PrepareRules, grid: Grid) -> UInt8[np.ndarray, "z y x"]:
     low_suv, high_suv = rules.pet_clip_suv
     return to_uint8(resample_linear(pet, grid, outside=PET_OUTSIDE_SUV).array_zyx, low=low_suv, high=high_suv)
+
+
+def _without_units(pet: Volume, coarse_ct: Volume, files: StudyFiles) -> Volume:
+    """The PET as parts of its percentile inside the body, which the CT tells."""
+    there = resample_linear(coarse_ct, pet.grid, outside=CT_OUTSIDE_HU)
+    inside = pet.array_zyx[body(there.array_zyx, BODY_HU)]
+    return replace(pet, array_zyx=pet.array_zyx / np.float32(relative_level(inside, path=files.pet or "")))
 
 
 def _on_pet(region: _Region, roi: str, files: StudyFiles, grid: Grid) -> UInt8[np.ndarray, "z y x"]:

@@ -33,7 +33,9 @@ _FILE = FileOrAddress()
 @click.option("--label-map", help="Label map of the CT, for `derive` in the settings.")
 @click.option("--patient", metavar="ID", help="Only this patient of the table; or what a single study is called.")
 @click.option("--config", "config_path", type=_FILE, help="Settings in YAML, as for `extractor run`.")
-@click.option("--pet-units", type=click.Choice(["suv"]), help="Declare the PET's units; overrides the settings.")
+@click.option(
+    "--pet-units", type=click.Choice(["suv", "relative"]), help="Declare the PET's units; overrides the settings."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a study, a line each.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help=f"Folder to write {PAGE} with pictures to."

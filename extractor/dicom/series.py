@@ -64,6 +64,12 @@ def read_pet_series(folder: str, *, declared: str | None = None) -> tuple[Volume
     return turned_to_lps(_values(slices, grid, "PET", scale.factor, folder), grid), scale
 
 
+def read_plain_pet_series(folder: str) -> Volume:
+    """A PET in whatever units its slices are rescaled to; see `read_pet_series`."""
+    slices, grid = arranged(series_slices(Path(folder), "PET", shown=folder), shown=folder)
+    return turned_to_lps(_values(slices, grid, "PET", 1.0, folder), grid)
+
+
 def _values(slices: Sequence[Slice], grid: Grid, role: str, factor: float, shown: str) -> Float32[np.ndarray, "z y x"]:
     """Stored values x slope + intercept, x factor; worked out in float64."""
     columns, rows, count = grid.size_xyz

@@ -116,8 +116,8 @@ def _hu_from(place: str) -> str:
 
 def _pet(place: str, declared: str | None) -> _Seen:
     pet, scale = read_pet_and_scale(place, declared=declared)
-    said = "declared: pet_units: suv" if scale is None else f"the header: {scale.units}, {_rule(scale)}"
-    facts = {"unit": "SUV", "unit_from": said, "values": spread(pet.array_zyx)}
+    said = f"declared: pet_units: {declared}" if scale is None else f"the header: {scale.units}, {_rule(scale)}"
+    facts = {"unit": "none" if declared == "relative" else "SUV", "unit_from": said, "values": spread(pet.array_zyx)}
     return _Seen(pet, place, facts | {"suv": None if scale is None else asdict(scale)})
 
 

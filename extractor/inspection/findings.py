@@ -27,7 +27,7 @@ class ImageFacts:
     size_xyz: tuple[int, int, int]
     spacing_xyz_mm: tuple[float, float, float]
     extent_xyz_mm: tuple[float, float, float]
-    unit: Literal["HU", "SUV", "labels"]
+    unit: Literal["HU", "SUV", "none", "labels"]
     unit_from: str
     """What says that the numbers are in this unit."""
     values: Mapping[str, float]

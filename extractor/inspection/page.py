@@ -77,6 +77,7 @@ class InspectionPage:
             grid=self.config.grid,
             window=self.config.window_hu,
             clip=self.config.clip_suv,
+            relative=self.config.relative,
             stride=self.config.stride,
         )
         self._file.write(head)
