@@ -13,43 +13,45 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from extractor.image_geometry import check_metaimage_geometry, check_nifti_geometry, check_nrrd_geometry, nrrd_fields
+from extractor.image_geometry import check_nifti_geometry
+from extractor.metaimage import metaimage_stored
+from extractor.nrrd import nrrd_stored
+from extractor.stored_voxels import (
+    MAX_VOXELS,
+    SCAN_BYTES,
+    Stored,
+    check_length,
+    check_not_more,
+    check_stored,
+    check_voxel_count,
+    voxels_beside,
+)
 from store_schema.errors import ImageError
 
+__all__ = ["MAX_VOXELS", "check_image_file", "files_beside", "may_name_voxels", "not_finite", "voxel_file"]
+
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-MAX_VOXELS = 2**29
-"""Of one image, before it is read: 512 x 512 x 2048, more than any whole-body scan. What claims more is a broken header or a
-bomb."""
-SPARE_BYTES = 2**20
-"""How much a file may hold, decompressed, beyond the voxels that its header promises; reading stops there."""
 NIFTI_HEADER_BYTES = 348
-MAX_OFFSET_BYTES = 2**24
-"""Of a NIfTI file's voxels: header extensions are far smaller."""
-METAIMAGE_HEADER_BYTES = 2**16
-"""More than any header of names and numbers."""
-METAIMAGE_TYPE_BYTES = {
-    "MET_CHAR": 1,
-    "MET_UCHAR": 1,
-    "MET_SHORT": 2,
-    "MET_USHORT": 2,
-    "MET_INT": 4,
-    "MET_UINT": 4,
-    "MET_LONG": 4,
-    "MET_ULONG": 4,
-    "MET_LONG_LONG": 8,
-    "MET_ULONG_LONG": 8,
-    "MET_FLOAT": 4,
-    "MET_DOUBLE": 8,
+MIN_OFFSET_BYTES, MAX_OFFSET_BYTES = 352, 2**24
+"""Of a NIfTI file's voxels: the header and the mark of its extensions come before; header extensions are far smaller."""
+NIFTI_TYPE_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
+"""Bytes of a voxel by the code of its type, for whole and floating numbers; a file may claim another size."""
+NIFTI_KINDS = {
+    1: "bits",
+    32: "complex numbers",
+    128: "RGB",
+    1536: "float128",
+    1792: "complex",
+    2048: "complex",
+    2304: "RGBA",
 }
-METAIMAGE_GEOMETRY = {"Offset", "Origin", "Position", "ElementSpacing", "TransformMatrix", "Rotation", "Orientation"}
-METAIMAGE_TRUE = ("T", "t", "1")
 HEADER_SUFFIXES = (".mhd", ".nhdr")
 """Files that hold a header and name the file of the voxels."""
 MIXED_SUFFIXES = (".mha", ".nrrd")
@@ -60,21 +62,38 @@ VOXEL_FILE = re.compile(
 """The line of a NRRD or MetaImage header that names a file of voxels."""
 HEADER_BYTES = 2**16
 """More than any such header."""
-SCAN_BYTES = 2**22
-"""Read at once."""
-ZLIB_OR_GZIP = 47
-"""Window bits of zlib that take either kind of stream, as MetaIO does."""
 
 
-def check_image_file(path: str) -> None:
-    """Refuses a file that SimpleITK would read wrongly without a word.
+@dataclass(frozen=True)
+class Checked:
+    """A file that was found whole."""
+
+    sizes: tuple[int, ...]
+    """Voxels along each axis, as this module reads the header."""
+    files: Mapping[Path, tuple[int, int, int]]
+    """Which version of each file was looked at: inode, size and time."""
+
+    def check_unchanged(self, shown: str) -> None:
+        """Refuses a file that another one has replaced since; what was checked is then not what was read.
+
+        Raises
+        ------
+        ImageError
+            If a file changed.
+        """
+        if any(_version(path) != version for path, version in self.files.items()):
+            raise ImageError(f"{shown} changed while it was read: wait until it is written, then run again.")
+
+
+def check_image_file(path: str) -> Checked:
+    """Sizes and version of an image file; refuses a file that SimpleITK would read wrongly without a word.
 
     Raises
     ------
     ImageError
-        If the file is missing, is of no format read here, does not decompress as its checksum says, is shorter than its header
-        says or much longer, claims more than `MAX_VOXELS`, has a geometry that is not finite, missing, contradictory or sheared, or
-        NIfTI voxels that are NaN or infinite.
+        If the file is missing, is of no format read here, does not decompress as its checksum says, is shorter or longer than its
+        header says, claims more than `MAX_VOXELS`, says something that readers take in different ways, has a geometry that is not
+        finite, missing, contradictory or sheared, or NIfTI voxels that are NaN or infinite.
     """
     _check_regular(path)
     name = path.lower()
@@ -84,29 +103,49 @@ def check_image_file(path: str) -> None:
             "with one DICOM series. Masks in DICOM (SEG, RTSTRUCT) must be converted first, as with dcmqi or plastimatch."
         )
     try:
-        _checker(name)(Path(path))
+        files = {part: _version(part) for part in (Path(path), *_parts(path))}
+        return Checked(_checker(name)(Path(path)), files)
     except PermissionError:
         raise ImageError(f"{path}, or a file that it names, may not be read: check its rights.") from None
     except (EOFError, OSError, OverflowError, ValueError, struct.error, zlib.error) as error:
         raise ImageError(f"{path} is damaged or cut short: {error}. Copy it again.") from error
 
 
+def _parts(path: str) -> list[Path]:
+    """The file of the voxels, where a header names one."""
+    return [voxels_beside(Path(path), name) for name in files_beside(Path(path), shown=path)]
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _check_regular(path: str) -> None:
     """Refuses what opening could block on, or what is no file at all."""
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - Path.stat() is the same call; the path is text here
+        found = os.stat(path)  # noqa: PTH116 - Path.stat() is the same call; the path is text here
+    except FileNotFoundError:
+        what = "is a link to a file that is not there" if os.path.islink(path) else "is not there"  # noqa: PTH114
+        raise ImageError(f"{path} {what}: check the path in the table.") from None
+    except PermissionError:
+        raise ImageError(f"{path} may not be read: check its rights and those of its folders.") from None
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path} is not there, or cannot be asked for ({error.__class__.__name__}).") from None
-    if stat.S_ISDIR(mode):
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"{path} cannot be asked for ({why}): check the path in the table.") from None
+    if stat.S_ISDIR(found.st_mode):
         raise ImageError(
             f"{path} is a folder: expected a file. Only ct and pet may be folders, each with one DICOM series; a mask in DICOM "
             "(SEG, RTSTRUCT) must be converted to NIfTI or NRRD first, as with dcmqi or plastimatch."
         )
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise ImageError(f"{path} is a pipe, socket or device: expected a file.")
+    if not found.st_size:
+        # So are the files of /proc, of which some block who reads them.
+        raise ImageError(f"{path} is empty (0 bytes): copy it again.")
 
 
-def _checker(name: str) -> Callable[[Path], None]:
+def _checker(name: str) -> Callable[[Path], tuple[int, ...]]:
     if name.endswith((".nrrd", ".nhdr")):
         return _check_nrrd
     return _check_metaimage if name.endswith((".mha", ".mhd")) else _check_nifti
@@ -162,10 +201,7 @@ class NiftiHeader:
 
     order: str
     """Byte order, as `struct` writes it."""
-    offset_bytes: int
-    """Where the voxels begin."""
-    data_bytes: int
-    """How long they are."""
+    stored: Stored
     float_type: np.dtype[np.floating] | None
     """Type of the voxels where it can hold NaN."""
     form_codes: tuple[int, int]
@@ -183,16 +219,19 @@ class NiftiHeader:
         if len(data) < NIFTI_HEADER_BYTES:
             raise ValueError(f"its header has {len(data)} bytes, {NIFTI_HEADER_BYTES} expected")
         order = "<" if struct.unpack_from("<i", data)[0] == NIFTI_HEADER_BYTES else ">"
-        if struct.unpack_from(f"{order}i", data)[0] != NIFTI_HEADER_BYTES or data[344:347] != b"n+1":
+        if struct.unpack_from(f"{order}i", data)[0] != NIFTI_HEADER_BYTES or data[344:348] != b"n+1\0":
             raise ValueError("its header is not that of a single-file NIfTI-1 image")
         rank, *sizes = struct.unpack_from(f"{order}8h", data, 40)
         if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
             raise ValueError(f"its header gives {rank} dimensions of sizes {sizes}")
-        _check_voxel_count(sizes[:rank])
+        check_voxel_count(sizes[:rank])
         kind, bits = struct.unpack_from(f"{order}2h", data, 70)
-        floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
+        voxel_bytes = NIFTI_TYPE_BYTES.get(kind)
+        if voxel_bytes is not None and bits != 8 * voxel_bytes:
+            raise ValueError(f"its header gives voxels of type {kind} and {bits} bits, {8 * voxel_bytes} bits expected")
         codes, offset = _nifti_geometry(data, order, rank)
-        return cls(order, offset, math.prod(sizes[:rank]) * int(bits) // 8, floats.get(kind), codes)
+        floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
+        return cls(order, Stored(tuple(sizes[:rank]), offset, voxel_bytes or 0), floats.get(kind), codes)
 
 
 def _nifti_geometry(data: bytes, order: str, rank: int) -> tuple[tuple[int, int], int]:
@@ -202,20 +241,23 @@ def _nifti_geometry(data: bytes, order: str, rank: int) -> tuple[tuple[int, int]
     qform, sform = struct.unpack_from(f"{order}2h", data, 252)
     placing = struct.unpack_from(f"{order}6f", data, 256) if qform > 0 else ()
     placing += struct.unpack_from(f"{order}12f", data, 280) if sform > 0 else ()
-    if not all(map(math.isfinite, (offset, *spacing_mm, *placing))) or 0 in spacing_mm:
+    if not all(map(math.isfinite, (*spacing_mm, *placing))) or min(spacing_mm) <= 0:
         raise ValueError(f"its header gives spacing {spacing_mm} mm and placing {placing}")
-    if offset > MAX_OFFSET_BYTES:
-        raise ValueError(f"its voxels begin at byte {offset:g}, at most {MAX_OFFSET_BYTES} expected")
-    return (qform, sform), max(NIFTI_HEADER_BYTES, int(offset))
+    if not MIN_OFFSET_BYTES <= offset <= MAX_OFFSET_BYTES or offset != int(offset):
+        raise ValueError(
+            f"its voxels begin at byte {offset:g}, a whole number from {MIN_OFFSET_BYTES} to {MAX_OFFSET_BYTES} expected"
+        )
+    return (qform, sform), int(offset)
 
 
-def _check_nifti(path: Path) -> None:
+def _check_nifti(path: Path) -> tuple[int, ...]:
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
         first = file.read(NIFTI_HEADER_BYTES)
         header = NiftiHeader.parse(first)
-        file.read(header.offset_bytes - NIFTI_HEADER_BYTES)
+        _check_scalar(first, header, path)
+        file.read(header.stored.offset_bytes - NIFTI_HEADER_BYTES)
         size_bytes, unfit = _scan(file, header)
-    _check_length(size_bytes, header.data_bytes)
+    check_length(size_bytes, header.stored.data_bytes)
     if unfit:
         raise not_finite(path, unfit)
     if header.form_codes == (0, 0):
@@ -224,17 +266,33 @@ def _check_nifti(path: Path) -> None:
             "taken from superior to inferior."
         )
     check_nifti_geometry(first, header.order, path)
+    return header.stored.sizes
+
+
+def _check_scalar(first: bytes, header: NiftiHeader, path: Path) -> None:
+    """Refuses colours, time series and other voxels that are not one number each."""
+    (kind,) = struct.unpack_from(f"{header.order}h", first, 70)
+    sizes = header.stored.sizes
+    if kind not in NIFTI_TYPE_BYTES or len(sizes) < 3 or math.prod(sizes[3:]) > 1:
+        raise not_scalar(path, f"size {sizes}, voxels are {NIFTI_KINDS.get(kind, f'of type {kind}')}")
+
+
+def not_scalar(path: str | Path, what: str) -> ImageError:
+    """The error for an image that has other voxels than one number each, or other than three axes."""
+    return ImageError(
+        f"{path} is not one scalar 3-D image: {what}. Split series, and drop channels and imaginary parts first."
+    )
 
 
 def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int]:
     """Bytes of voxels and count of those that are not finite; reads to the end, so that a gzip checksum is compared.
 
-    Holds one block at a time, and stops where a file goes on long after its voxels.
+    Holds one block at a time, and stops where a file goes on after its voxels.
     """
     size_bytes = unfit = 0
     while block := file.read(SCAN_BYTES):
         size_bytes += len(block)
-        _check_not_more(size_bytes, header.data_bytes)
+        check_not_more(size_bytes, header.stored.data_bytes)
         if header.float_type is not None:
             # the last block may end within eight bytes; blocks before it cannot end within a voxel
             whole = len(block) - len(block) % header.float_type.itemsize
@@ -242,96 +300,13 @@ def _scan(file: BinaryIO | gzip.GzipFile, header: NiftiHeader) -> tuple[int, int
     return size_bytes, unfit
 
 
-def _check_metaimage(path: Path) -> None:
-    """Refuses voxels that are too few or do not decompress; voxels written as text are left to ITK."""
-    fields, header_bytes = _metaimage_header(path)
-    check_metaimage_geometry(fields, path)
-    where = fields["ElementDataFile"]
-    if where.startswith("LIST") or "%" in where:
-        raise ImageError(f"{path} is a list of files: write the volume as one file.")
-    if not fields.get("BinaryData", "").startswith(METAIMAGE_TRUE):
-        return
-    channels = int(fields.get("ElementNumberOfChannels", "1"))
-    sizes = [int(size) for size in fields["DimSize"].split()]
-    _check_voxel_count([*sizes, channels])
-    expected_bytes = math.prod(sizes) * channels * METAIMAGE_TYPE_BYTES[fields["ElementType"]]
-    local = where.upper() == "LOCAL"
-    with (path if local else _voxels_beside(path, where)).open("rb") as file:
-        file.seek(header_bytes if local else 0)
-        blocks = iter(lambda: file.read(SCAN_BYTES), b"")
-        compressed = fields.get("CompressedData", "").startswith(METAIMAGE_TRUE)
-        size_bytes = 0
-        for block in _inflated(blocks) if compressed else blocks:
-            size_bytes += len(block)
-            _check_not_more(size_bytes, expected_bytes)
-    _check_length(size_bytes, expected_bytes)
+def _check_metaimage(path: Path) -> tuple[int, ...]:
+    stored = metaimage_stored(path)
+    check_stored(path, stored)
+    return stored.sizes
 
 
-def _check_nrrd(path: Path) -> None:
-    """Refuses a void geometry, too many voxels and voxels elsewhere; NRRD's own library compares lengths and checksums."""
-    check_nrrd_geometry(path)
-    _check_voxel_count([int(size) for size in nrrd_fields(path).get("sizes", "").split()])
-    for name in files_beside(path, shown=str(path)):
-        _voxels_beside(path, name)
-
-
-def _voxels_beside(path: Path, name: str) -> Path:
-    """The file of voxels that a header names; a header may come from anybody, so that it must lie beside it."""
-    plain = name.removeprefix("./")
-    if plain in {"", ".", ".."} or "/" in plain or "\\" in plain or "\0" in plain:
-        raise ValueError(f"it names '{name[:80]}' as the file of its voxels, a file in the same folder expected")
-    beside = path.parent / plain
-    if not beside.is_file():
-        raise ValueError(f"the file of its voxels, '{name[:80]}', is not there or no regular file")
-    return beside
-
-
-def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
-    """Fields by name, and the length of the header."""
-    with path.open("rb") as file:
-        start = file.read(METAIMAGE_HEADER_BYTES)
-    fields: dict[str, str] = {}
-    length = 0
-    for line in start.splitlines(keepends=True):
-        length += len(line)
-        name, _, value = line.decode("latin-1").partition("=")
-        fields[name.strip()] = value.strip()
-        if name.strip() == "ElementDataFile":
-            break
-    missing = {"DimSize", "ElementType", "ElementDataFile"} - fields.keys()
-    if missing or fields["ElementType"] not in METAIMAGE_TYPE_BYTES:
-        raise ValueError(f"its header lacks or garbles {sorted(missing) or 'ElementType'}")
-    for name in METAIMAGE_GEOMETRY & fields.keys():
-        if not all(math.isfinite(float(number)) for number in fields[name].split()):
-            raise ValueError(f"its header gives {name} = {fields[name]}")
-    return fields, length
-
-
-def _inflated(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The decompressed blocks; raises zlib.error where they or their checksum are wrong, EOFError where they end early."""
-    stream = zlib.decompressobj(ZLIB_OR_GZIP)
-    for block in blocks:
-        # In parts: a block of zeros would become a thousand of its size at once.
-        rest = block
-        while rest and not stream.eof:
-            yield stream.decompress(rest, SCAN_BYTES)
-            rest = stream.unconsumed_tail
-    if not stream.eof:
-        raise EOFError("its compressed voxels end too early")
-
-
-def _check_length(size_bytes: int, expected_bytes: int) -> None:
-    if size_bytes < expected_bytes:
-        raise ValueError(f"{size_bytes} bytes of voxels, {expected_bytes} expected")
-
-
-def _check_not_more(size_bytes: int, expected_bytes: int) -> None:
-    if size_bytes > expected_bytes + SPARE_BYTES:
-        raise ValueError(f"it goes on after the {expected_bytes} bytes of voxels that its header promises")
-
-
-def _check_voxel_count(sizes: Sequence[int]) -> None:
-    if not sizes or min(sizes) < 1 or math.prod(sizes) > MAX_VOXELS:
-        raise ValueError(
-            f"its header gives sizes {list(sizes)[:8]}, each above 0 and at most {MAX_VOXELS} voxels expected"
-        )
+def _check_nrrd(path: Path) -> tuple[int, ...]:
+    stored = nrrd_stored(path)
+    check_stored(path, stored)
+    return stored.sizes

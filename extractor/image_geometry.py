@@ -1,15 +1,12 @@
-"""Checks that an image file says where its voxels lie, and says it once; reads no voxel.
+"""Checks that a NIfTI file says where its voxels lie, and says it once; reads no voxel.
 
-ITK takes one of two answers where a NIfTI file gives both, and assumes 1 mm, origin 0 and LPS where NRRD or MetaImage give none.
+ITK takes one of two answers where a file gives both.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import re
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +21,8 @@ CORNER_TOLERANCE_MM = 0.1
 """How far apart the two answers of one file may put a corner of the image."""
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimetres of NIfTI's units of length: unknown, metre, millimetre, micrometre."""
-ANATOMICAL_SPACES = frozenset(
-    (
-        *("lps", "left-posterior-superior"),
-        *("ras", "right-anterior-superior"),
-        *("las", "left-anterior-superior"),
-    )
-)
-NRRD_HEADER_BYTES = 2**16
-NRRD_NEEDED = ("space", "space directions", "space origin")
-METAIMAGE_AXES = ("TransformMatrix", "Rotation", "Orientation")
+QUATERNION_TOLERANCE = 1e-4
+"""Of a unit quaternion's squared length in float32, written by whatever wrote it."""
 
 Affine = Float[np.ndarray, "4 4"]
 
@@ -63,9 +52,15 @@ def check_nifti_geometry(header: bytes, order: str, path: Path) -> None:
     qform_code, sform_code = struct.unpack_from(f"{order}2h", header, 252)
     if rank < 3:
         return
-    unit_mm = UNIT_MM.get(header[123] & 7, 1.0)
+    unit_mm = UNIT_MM.get(header[123] & 7)
+    if unit_mm is None:
+        raise ImageError(
+            f"{path} gives its lengths in unit {header[123] & 7}, which is none of NIfTI: export it in mm."
+        )
     if sform_code > 0:
         _check_sform(_sform(header, order), np.array(struct.unpack_from(f"{order}3f", header, 80)), unit_mm, path)
+    if qform_code > 0:
+        _check_qform(header, order, path)
     if qform_code > 0 and sform_code > 0:
         apart_mm = unit_mm * _corners_apart(_qform(header, order), _sform(header, order), sizes[:3])
         if apart_mm > CORNER_TOLERANCE_MM:
@@ -73,6 +68,17 @@ def check_nifti_geometry(header: bytes, order: str, path: Path) -> None:
                 f"{path} gives two places: its qform and its sform put a corner {apart_mm:.1f} mm apart. Readers choose "
                 "differently; write it with one of them."
             )
+
+
+def _check_qform(header: bytes, order: str, path: Path) -> None:
+    """Refuses a quaternion that is none: readers make one of it, or refuse, each in its own way."""
+    (qfac,) = struct.unpack_from(f"{order}f", header, 76)
+    length = float(np.square(struct.unpack_from(f"{order}3f", header, 256)).sum())
+    if length > 1 + QUATERNION_TOLERANCE or qfac not in (-1, 0, 1):
+        raise ImageError(
+            f"{path} has a qform that is no rotation: b² + c² + d² is {length:g}, at most 1 expected, and qfac {qfac:g}, 1 or -1 "
+            "expected. Export it anew."
+        )
 
 
 def _check_sform(sform: Affine, spacing: Float[np.ndarray, " axis"], unit_mm: float, path: Path) -> None:
@@ -117,62 +123,3 @@ def _qform(header: bytes, order: str) -> Affine:
 def _corners_apart(one: Affine, other: Affine, sizes: list[int]) -> float:
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in sizes))])
     return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
-
-
-def check_metaimage_geometry(fields: Mapping[str, str], path: Path) -> None:
-    """Refuses a MetaImage header without spacing or axes.
-
-    Raises
-    ------
-    ImageError
-        Names what is missing.
-    """
-    missing = [] if "ElementSpacing" in fields else ["ElementSpacing"]
-    if not any(name in fields for name in METAIMAGE_AXES):
-        missing.append("TransformMatrix")
-    if missing:
-        raise ImageError(
-            f"{path} does not say where its voxels lie: its header has no {' and no '.join(missing)}. Export it with its geometry."
-        )
-
-
-def check_nrrd_geometry(path: Path) -> None:
-    """Refuses a NRRD header without an anatomical space, directions and origin.
-
-    Raises
-    ------
-    ImageError
-        Names what is missing, or the space that is none of a patient.
-    """
-    fields = nrrd_fields(path)
-    missing = [name for name in NRRD_NEEDED if name not in fields]
-    if missing:
-        raise ImageError(
-            f"{path} does not say where its voxels lie: its header has no '{', '.join(missing)}'. Export it with its geometry."
-        )
-    if fields["space"].lower() not in ANATOMICAL_SPACES:
-        raise ImageError(
-            f"{path} lies in space '{fields['space']}', which says nothing of the patient: expected one of "
-            f"{', '.join(sorted(ANATOMICAL_SPACES))}."
-        )
-    placing = [word for name in NRRD_NEEDED[1:] for word in re.split(r"[\s(),]+", fields[name]) if word]
-    odd = [word for word in placing if word != "none" and not _is_finite(word)]
-    if odd:
-        raise ImageError(
-            f"{path} does not say where its voxels lie: '{odd[0][:20]}' in its header is no finite number."
-        )
-
-
-def nrrd_fields(path: Path) -> dict[str, str]:
-    """Fields of a NRRD header by their names in small letters."""
-    with path.open("rb") as file:
-        start = file.read(NRRD_HEADER_BYTES).replace(b"\r\n", b"\n").partition(b"\n\n")[0]
-    parts = (line.partition(":") for line in start.decode("latin-1").splitlines())
-    return {name.strip().lower(): value.strip() for name, colon, value in parts if colon and not value.startswith("=")}
-
-
-def _is_finite(word: str) -> bool:
-    try:
-        return math.isfinite(float(word))
-    except ValueError:
-        return False

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its users know
 from jaxtyping import Float32, UInt16
 
-from extractor.image_files import check_image_file, not_finite
+from extractor.image_files import check_image_file, not_finite, not_scalar
 from store_schema.errors import GeometryError, ImageError
 
 ORIGIN_STEP_MM = 2.0**-6
@@ -24,6 +24,10 @@ difference. Powers of two, since half of such a step is no short decimal: 0.0000
 
 MAX_EXTENT_MM = 10_000.0
 """Of an image along an axis, and of its distance from the scanner's middle: more is no patient."""
+MIN_SPACING_MM = 0.1
+"""Finer is no PET/CT; distances in millimetres would become thousands of voxels."""
+MAX_REASON = 300
+"""Characters of what ITK says that are told on."""
 PERPENDICULAR_WITHIN = 1e-3
 """Greatest cosine between two axes of an image; NIfTI's float32 leaves less than 1e-6."""
 
@@ -110,15 +114,19 @@ def check_extent(grid: Grid, path: str) -> None:
     Raises
     ------
     ImageError
-        If a number is not finite, a spacing not above 0, or the image larger than 10 m.
+        If a number is not finite, a spacing below 0.1 mm, or the image larger than 10 m.
     """
     extent_mm = np.multiply(grid.size_xyz, grid.spacing_xyz_mm)
     numbers = (*grid.origin_xyz_mm, *grid.spacing_xyz_mm, *grid.direction)
     finite = bool(np.isfinite(numbers).all())
-    if not finite or min(grid.spacing_xyz_mm) <= 0 or max(*extent_mm, *np.abs(grid.origin_xyz_mm)) > MAX_EXTENT_MM:
+    if (
+        not finite
+        or min(grid.spacing_xyz_mm) < MIN_SPACING_MM
+        or max(*extent_mm, *np.abs(grid.origin_xyz_mm)) > MAX_EXTENT_MM
+    ):
         raise ImageError(
             f"{path} lies at {grid.origin_xyz_mm} mm with a spacing of {grid.spacing_xyz_mm} mm and {grid.size_xyz} voxels: "
-            f"expected finite numbers, a spacing above 0 and no more than {MAX_EXTENT_MM:g} mm along an axis."
+            f"expected finite numbers, a spacing of {MIN_SPACING_MM:g} mm or more and at most {MAX_EXTENT_MM:g} mm along an axis."
         )
 
 
@@ -177,19 +185,21 @@ def write_image(array_zyx: np.ndarray, grid: Grid, path: Path, *, compression: i
 
 def _read_lps(path: str) -> tuple[sitk.Image, str]:
     """The image turned to LPS, with the code of its own orientation."""
-    check_image_file(path)
+    checked = check_image_file(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = sitk.ReadImage(path)
     except RuntimeError as error:
-        reason = " ".join(str(error).rpartition("ERROR:")[2].split())
+        reason = " ".join(str(error).rpartition("ERROR:")[2].split())[:MAX_REASON]
         raise ImageError(f"{path} cannot be read as an image: {reason}. Expected NIfTI, NRRD or MetaImage.") from error
+    checked.check_unchanged(path)
     kind = image.GetPixelIDTypeAsString()
     scalar = image.GetNumberOfComponentsPerPixel() == 1 and "complex" not in kind
     if image.GetDimension() != 3 or not scalar:
+        raise not_scalar(path, f"size {image.GetSize()}, voxels are {kind}")
+    if image.GetSize() != checked.sizes:
         raise ImageError(
-            f"{path} is not one scalar 3-D image: size {image.GetSize()}, voxels are {kind}. Split series, and drop channels and "
-            "imaginary parts first."
+            f"{path} has sizes that readers take in different ways: {image.GetSize()} and {checked.sizes}. Export it anew."
         )
     check_extent(_grid(image), path)
     axes = np.reshape(image.GetDirection(), (3, 3))
