@@ -24,7 +24,6 @@ from extractor.image_geometry import check_nifti_geometry
 from extractor.metaimage import metaimage_stored
 from extractor.nrrd import nrrd_stored
 from extractor.stored_voxels import (
-    MAX_VOXELS,
     SCAN_BYTES,
     Stored,
     check_length,
@@ -34,8 +33,6 @@ from extractor.stored_voxels import (
     voxels_beside,
 )
 from store_schema.errors import ImageError
-
-__all__ = ["MAX_VOXELS", "check_image_file", "files_beside", "may_name_voxels", "not_finite", "voxel_file"]
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI_HEADER_BYTES = 348
@@ -81,7 +78,7 @@ class Checked:
         ImageError
             If a file changed.
         """
-        if any(_version(path) != version for path, version in self.files.items()):
+        if any(version_of(path) != version for path, version in self.files.items()):
             raise ImageError(f"{shown} changed while it was read: wait until it is written, then run again.")
 
 
@@ -103,7 +100,7 @@ def check_image_file(path: str) -> Checked:
             "with one DICOM series. Masks in DICOM (SEG, RTSTRUCT) must be converted first, as with dcmqi or plastimatch."
         )
     try:
-        files = {part: _version(part) for part in (Path(path), *_parts(path))}
+        files = {part: version_of(part) for part in (Path(path), *_parts(path))}
         return Checked(_checker(name)(Path(path)), files)
     except PermissionError:
         raise ImageError(f"{path}, or a file that it names, may not be read: check its rights.") from None
@@ -116,7 +113,8 @@ def _parts(path: str) -> list[Path]:
     return [voxels_beside(Path(path), name) for name in files_beside(Path(path), shown=path)]
 
 
-def _version(path: Path) -> tuple[int, int, int]:
+def version_of(path: Path) -> tuple[int, int, int]:
+    """Inode, size and time of a file: another one in its place differs."""
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 

@@ -24,6 +24,8 @@ SLAB_VOXELS = 2**22
 """Converted at once."""
 MAX_PLAUSIBLE_SUV = 500.0
 """No uptake by body weight comes near; Bq/ml and counts lie far above."""
+MAX_PLAUSIBLE_HU = 100_000.0
+"""Metal lies below, and so does padding; more are voxels of another type or byte order."""
 
 
 def to_uint8(values: Float32[np.ndarray, ...], *, low: float, high: float) -> UInt8[np.ndarray, ...]:
@@ -45,9 +47,15 @@ def check_ct_hu(values: Float32[np.ndarray, ...], *, path: str) -> None:
     Raises
     ------
     IntensityError
-        If no voxel is negative: air is −1000 HU, so the rescale intercept was not applied, or it is another image.
+        If no voxel is negative: air is −1000 HU, so the rescale intercept was not applied, or it is another image; or if one is
+        beyond any material.
     """
-    lowest = float(values.min())
+    lowest, highest = float(values.min()), float(values.max())
+    if max(-lowest, highest) > MAX_PLAUSIBLE_HU:
+        raise IntensityError(
+            f"{path} has values from {lowest:g} to {highest:g}: a CT in Hounsfield units lies within {MAX_PLAUSIBLE_HU:g} of 0. "
+            "Are its type and byte order right?"
+        )
     if lowest >= 0:
         raise IntensityError(
             f"{path} has no negative value (lowest {lowest:g}): a CT in Hounsfield units has air near -1000. Apply the rescale "
@@ -78,9 +86,14 @@ def check_pet_suv(values: Float32[np.ndarray, ...], *, path: str) -> None:
     Raises
     ------
     IntensityError
-        If the largest value is 0 or lies above any plausible SUV.
+        If the largest value is 0 or lies above any plausible SUV, or the lowest as far below 0.
     """
-    highest = float(values.max())
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest < -MAX_PLAUSIBLE_SUV:
+        raise IntensityError(
+            f"{path} has a lowest value of {lowest:g}: no SUV, and no noise of a reconstruction, lies below "
+            f"{-MAX_PLAUSIBLE_SUV:g}. Check its units, type and byte order."
+        )
     if not 0 < highest <= MAX_PLAUSIBLE_SUV:
         raise IntensityError(
             f"{path} was declared as SUV, or converted by its header, and has a largest value of {highest:g}: expected more than 0 "

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from extractor.stored_voxels import Stored, check_voxel_count, finite_numbers, whole_numbers
+from extractor.stored_voxels import Stored, check_voxel_count, finite_numbers, whole_numbers, words_of
 from store_schema.errors import ImageError
 
 HEADER_BYTES = 2**16
@@ -132,7 +132,7 @@ def _check_placing(fields: Mapping[str, str], path: Path) -> None:
     for part, names in given.items():
         if len(names) > 1:
             raise ValueError(f"its header gives {' and '.join(names)}, one of them expected")
-        finite_numbers(fields[names[0]].split(), names[0], PLACING[part][1])
+        finite_numbers(words_of(fields[names[0]]), names[0], PLACING[part][1])
 
 
 def _truth(fields: Mapping[str, str], name: str, *, default: bool) -> bool:

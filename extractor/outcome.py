@@ -10,12 +10,15 @@ from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 State = Literal["new", "done", "superseded", "stale", "refused", "changed", "withdrawn"]
 Result = Literal["committed", "done", "superseded", "withdrawn", "failed"]
 
 LEFT_OUT = ("failed", "refused")
 """Result, and state of a plan, of items that have no entry because something is wrong."""
+MAX_REASON = 1500
+"""Characters of a reason as it is shown and recorded."""
 RESULTS: tuple[Result, ...] = ("committed", "done", "superseded", "withdrawn", "failed")
 
 
@@ -72,6 +75,13 @@ class StudyLike(Protocol):
         """Why."""
 
 
+def one_line(reason: str) -> str:
+    """A reason that can be printed and recorded wherever it is: paths may hold line breaks, commands to terminals, or megabytes."""
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in reason)
+    half = MAX_REASON // 2
+    return shown if len(shown) <= MAX_REASON else f"{shown[:half]} … {shown[-half:]}"
+
+
 def to_jsonl(records: Iterable[PlanItem | ItemOutcome]) -> bytes:
     """One JSON object a line, keys sorted."""
     return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records).encode()
@@ -85,7 +95,8 @@ def print_plan(items: Sequence[PlanItem], console: Console) -> None:
     groups = Counter((item.state, _group(item)) for item in items)
     for (state, reason), count in sorted(groups.items()):
         studies = {item.patient for item in items if (item.state, _group(item)) == (state, reason)}
-        table.add_row(state, str(count), str(len(studies)), reason)
+        # As text: what stands in brackets in a path is no mark-up.
+        table.add_row(state, str(count), str(len(studies)), Text(reason))
     console.print(table)
 
 
@@ -101,7 +112,7 @@ def _print_failures(failures: Collection[tuple[str, str]], console: Console) -> 
     table.add_column("patient")
     table.add_column("reason", overflow="fold")
     for patient, reason in failures:
-        table.add_row(patient, reason)
+        table.add_row(patient, Text(reason))
     console.print(table)
 
 

@@ -18,6 +18,14 @@ def is_series(place: Place) -> bool:
     return not name_of(place).lower().endswith(IMAGE_SUFFIXES)
 
 
+def _is_folder(path: str) -> bool:
+    """Whether a path is a folder; whoever reads it as a file says why it cannot be asked for."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 def read_ct(path: str) -> Volume:
     """A CT in Hounsfield units and LPS, from an image file or a folder with one DICOM series.
 
@@ -28,7 +36,7 @@ def read_ct(path: str) -> Volume:
     IntensityError
         If its values are not Hounsfield units.
     """
-    ct = read_ct_series(path) if Path(path).is_dir() else read_volume(path)
+    ct = read_ct_series(path) if _is_folder(path) else read_volume(path)
     check_ct_hu(ct.array_zyx, path=path)
     return ct
 
@@ -59,8 +67,8 @@ def read_pet_and_scale(path: str, *, declared: str | None) -> tuple[Volume, SuvS
         If its units are not known, do not lead to SUV, or contradict its values.
     """
     if declared == "relative":
-        return read_plain_pet_series(path) if Path(path).is_dir() else read_volume(path), None
-    if Path(path).is_dir():
+        return read_plain_pet_series(path) if _is_folder(path) else read_volume(path), None
+    if _is_folder(path):
         pet, scale = read_pet_series(path, declared=declared)
     elif declared == "suv":
         pet, scale = read_volume(path), None

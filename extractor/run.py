@@ -19,7 +19,7 @@ from rich.console import Console
 from extractor.config import EncoderFacts, ExtractConfig, views_of
 from extractor.loading import load_networks
 from extractor.opening import opened
-from extractor.outcome import ItemOutcome, PlanItem, to_jsonl
+from extractor.outcome import ItemOutcome, PlanItem, one_line, to_jsonl
 from extractor.plan import make_plan, plan_study
 from extractor.pool import Processes, run_studies
 from extractor.progress import bars, study_progress
@@ -145,7 +145,7 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
 
 def _cleaned[T: (PlanItem, ItemOutcome)](items: Sequence[T], clean: Callable[[str], str]) -> list[T]:
     """The items with reasons that may leave the program; ids in them are those of the store already."""
-    return [replace(item, reason=clean(item.reason)) for item in items]
+    return [replace(item, reason=one_line(clean(item.reason))) for item in items]
 
 
 def _training(facts: EncoderFacts) -> str:

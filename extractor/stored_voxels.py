@@ -112,9 +112,14 @@ def check_voxel_count(sizes: Sequence[int]) -> None:
         )
 
 
+def words_of(written: str) -> list[str]:
+    """The words of a field between blanks; other characters are blanks to some readers only, and stay in their word."""
+    return [word for word in re.split(r"[ \t]+", written) if word]
+
+
 def whole_numbers(written: str, what: str) -> tuple[int, ...]:
     """The whole numbers of a field, each of at most ten digits; readers take what follows a digit in ways of their own."""
-    words = written.split()
+    words = words_of(written)
     if not all(_WHOLE.fullmatch(word) for word in words):
         raise ValueError(f"its header gives {what} = {written[:80]!r}, whole numbers expected")
     return tuple(map(int, words))

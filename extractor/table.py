@@ -26,6 +26,10 @@ from store_schema.errors import InvalidKeyError, TableError, UsageError
 from store_schema.files import Place, is_remote, local_file, name_of, record_name, resolve, without_secret
 from store_schema.pseudonyms import PlainIds
 
+MAX_REASON = 300
+"""Characters of what a library says that are told on."""
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, OverflowError, MemoryError)
+"""What pyarrow raises of a damaged Parquet file; its own errors are these."""
 RESERVED = ("patient", "study", "ct", "pet", "label_map", *(map_column(part) for part in PARTS))
 
 
@@ -57,14 +61,27 @@ class StudyRow:
         return self.recorded.get(place) or record_name(place)
 
     def missing_files(self) -> list[str]:
-        """Files and folders of this machine that are not there, each with its role."""
+        """Files and folders of this machine that are not there, or are neither file nor folder, each with its role."""
         local = {role: Path(path) for role, path in self.paths.items() if not is_remote(path)}
-        return [f"{role} {path}" for role, path in local.items() if not (path.is_file() or path.is_dir())]
+        return [
+            f"{role} {path}{_why_missing(path)}"
+            for role, path in local.items()
+            if not (path.is_file() or path.is_dir())
+        ]
 
     @property
     def undeclared_pet(self) -> str | None:
         """The PET, if its format cannot say its units; None where it is a DICOM series, or none at all."""
         return None if self.files.pet is None or is_series(self.files.pet) else self.files.pet
+
+
+def _why_missing(path: Path) -> str:
+    """What stands in a file's place; nothing where nothing does."""
+    if "\0" in str(path):
+        return " (the path holds a NUL character)"
+    if path.is_symlink():
+        return " (a link that leads to no file)"
+    return " (a pipe, socket or device, and no file)" if path.exists() else ""
 
 
 def read_study_table(
@@ -133,8 +150,8 @@ def read_cells(path: str, *, kind: str = "study table") -> pd.DataFrame:
             frame = pd.read_parquet(local).astype("string").fillna("") if parquet else _read_csv(local)
     except UsageError as error:
         raise TableError(str(error)) from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise TableError(f"{path} cannot be read as a {kind} (CSV or Parquet): {error}") from error
+    except (*UNREADABLE, csv.Error) as error:
+        raise TableError(f"{path} cannot be read as a {kind} (CSV or Parquet): {str(error)[:MAX_REASON]}") from error
     stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
     return stripped
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from extractor.dicom.headers import Slice, label, number, numbers, text
-from extractor.image_files import MAX_VOXELS
+from extractor.stored_voxels import MAX_VOXELS
 from extractor.volumes import PERPENDICULAR_WITHIN, Grid, check_extent
 from store_schema.errors import GeometryError, ImageError
 

@@ -6,8 +6,10 @@ A file is named by its place in the order of names, which `ls` shows.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import os
 import stat
 import struct
 import warnings
@@ -19,21 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import config, dcmread
+from pydicom import config
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
     PositronEmissionTomographyImageStorage,
     UID_dictionary,
 )
 
+from extractor.dicom.bounded import TooLongError, header_of
+from extractor.image_files import version_of
 from store_schema.errors import ImageError
 
 MAX_FILES = 10_000
@@ -74,6 +76,21 @@ class Slice:
     header: Dataset
     name: str
     """What an error calls it, such as 'file 17 of 214 by name'."""
+    version: tuple[int, int, int] | None = None
+    """Inode, size and time of the file when its header was read."""
+
+    def check_unchanged(self, shown: str) -> None:
+        """Refuses a file that another one has replaced since: its header would not be that of its pixels.
+
+        Raises
+        ------
+        ImageError
+            If the file changed.
+        """
+        if self.version is not None and version_of(self.path) != self.version:
+            raise ImageError(
+                f"{self.name} in {shown} changed while it was read: wait until it is written, then run again."
+            )
 
 
 def series_slices(folder: Path, role: str, *, shown: str) -> list[Slice]:
@@ -196,9 +213,7 @@ def _value(header: Dataset, keyword: str) -> Any:
 
 def _read(folder: Path, shown: str) -> list[Slice | None]:
     """Every file of the folder as a slice; None for those that are passed over."""
-    names = sorted(entry.name for entry in folder.iterdir())
-    if len(names) > MAX_FILES:
-        raise ImageError(f"{shown} holds {len(names)} files: expected one series of at most {MAX_FILES}.")
+    names = _names(folder, shown)
     strangers: list[str] = []
     slices: list[Slice | None] = []
     for place, name in enumerate(names, start=1):
@@ -216,11 +231,29 @@ def _read(folder: Path, shown: str) -> list[Slice | None]:
     return slices
 
 
+def _names(folder: Path, shown: str) -> list[str]:
+    """Names of all that the folder holds, in order."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in itertools.islice(entries, MAX_FILES + 1))
+    except PermissionError:
+        raise ImageError(f"{shown} may not be read: check the rights of the folder.") from None
+    except OSError as error:
+        raise ImageError(f"{shown} cannot be read ({error.strerror}): check the path in the table.") from None
+    if len(names) > MAX_FILES:
+        raise ImageError(f"{shown} holds more than {MAX_FILES} files: expected one series and nothing else.")
+    return names
+
+
 def _kind(path: Path, called: str, shown: str) -> str:
     """Whether a file is an image, harmless or a stranger, without opening what could block."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
+        mode = found.st_mode
         if stat.S_ISREG(mode):
+            if not found.st_size:
+                # So are the files of /proc, of which some block who reads them.
+                return "stranger"
             with path.open("rb") as file:
                 start = file.read(PREAMBLE_BYTES)
             # A DICOMDIR is DICOM, and lists images elsewhere.
@@ -243,16 +276,16 @@ def _is_harmless(name: str) -> bool:
 
 def _slice(path: Path, called: str, shown: str) -> Slice:
     try:
+        version = version_of(path)
         with quiet():
-            # Before anything is inflated: a deflated header could fill the memory.
-            if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                raise ImageError(f"{called} in {shown} is deflated, which is not read here: export it uncompressed.")
-            header = dcmread(path, stop_before_pixels=True)
+            header = header_of(path, called=f"{called} in {shown}")
+    except TooLongError as error:
+        raise ImageError(f"{called} in {shown} is no slice: {error}. Move it elsewhere.") from None
     except DAMAGE as error:
         raise ImageError(
             f"{called} in {shown} is damaged or cut short ({type(error).__name__}): copy it again."
         ) from None
-    return Slice(path, header, called)
+    return Slice(path, header, called, version)
 
 
 def _check_one_series(slices: Sequence[Slice], role: str, shown: str) -> None:

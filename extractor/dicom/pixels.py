@@ -43,6 +43,8 @@ BY_PYDICOM = frozenset(
 )
 """JPEG2000 may lose or not; that it lost is said by LossyImageCompression."""
 PIXEL_FIELDS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+SPARE_BYTES = 2**24
+"""What a slice may hold besides its pixels: private blocks, icons, overlays."""
 DECODE_S = 900
 """A series of two thousand slices takes a minute."""
 WHOLE_NUMBERS = {8, 16, 32}
@@ -58,6 +60,8 @@ def stored_slices(slices: Sequence[Slice], *, shown: str) -> Iterator[Integer[np
         If the pixels are no scalars, were compressed with loss or in a way that is not read here, or are damaged.
     """
     apart = {one.name for one in slices if _syntax(one, shown) in BY_GDCM}
+    for one in slices:
+        _check_packed_size(one, shown)
     with tempfile.TemporaryDirectory(prefix="engram-dicom-") as folder:
         decoded = _decoded_apart([one for one in slices if one.name in apart], Path(folder), shown) if apart else {}
         for one in slices:
@@ -66,6 +70,7 @@ def stored_slices(slices: Sequence[Slice], *, shown: str) -> Iterator[Integer[np
                     values = np.load(decoded[one.name]) if one.name in apart else pixel_array(one.path, raw=True)
             except DAMAGE as error:
                 raise _damaged(one, shown, type(error).__name__) from None
+            one.check_unchanged(shown)
             yield _checked(one, values, shown)
 
 
@@ -77,6 +82,18 @@ def _checked(one: Slice, values: np.ndarray, shown: str) -> Integer[np.ndarray, 
             f"{one.name} in {shown} decodes to {values.dtype.name} of shape {values.shape}: expected whole numbers, {expected}."
         )
     return values
+
+
+def _check_packed_size(one: Slice, shown: str) -> None:
+    """Refuses compressed pixels that are longer than the pixels themselves: what they unpack to is not bounded by the header."""
+    rows, columns, bits = (number(one.header, name) or 0 for name in ("Rows", "Columns", "BitsAllocated"))
+    most_bytes = 2 * int(rows * columns * bits / 8) + SPARE_BYTES
+    size_bytes = one.path.stat().st_size
+    if size_bytes > most_bytes:
+        raise ImageError(
+            f"{one.name} in {shown} has {size_bytes} bytes for {rows:.0f} x {columns:.0f} pixels: expected at most {most_bytes}. "
+            "Export it again, without what else it holds."
+        )
 
 
 def _damaged(one: Slice, shown: str, why: str) -> ImageError:
