@@ -78,7 +78,7 @@ class Checked:
         ImageError
             If a file changed.
         """
-        if any(version_of(path) != version for path, version in self.files.items()):
+        if not all(is_version(path, version) for path, version in self.files.items()):
             raise ImageError(f"{shown} changed while it was read: wait until it is written, then run again.")
 
 
@@ -111,6 +111,14 @@ def check_image_file(path: str) -> Checked:
 def _parts(path: str) -> list[Path]:
     """The file of the voxels, where a header names one."""
     return [voxels_beside(Path(path), name) for name in files_beside(Path(path), shown=path)]
+
+
+def is_version(path: Path, version: tuple[int, int, int]) -> bool:
+    """Whether a file is still the one that it was."""
+    try:
+        return version_of(path) == version
+    except OSError:
+        return False
 
 
 def version_of(path: Path) -> tuple[int, int, int]:

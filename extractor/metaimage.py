@@ -132,7 +132,9 @@ def _check_placing(fields: Mapping[str, str], path: Path) -> None:
     for part, names in given.items():
         if len(names) > 1:
             raise ValueError(f"its header gives {' and '.join(names)}, one of them expected")
-        finite_numbers(words_of(fields[names[0]]), names[0], PLACING[part][1])
+        numbers = finite_numbers(words_of(fields[names[0]]), names[0], PLACING[part][1])
+        if part == "ElementSpacing" and min(numbers) <= 0:
+            raise ValueError(f"its header gives ElementSpacing = {fields[part][:80]!r}, numbers above 0 expected")
 
 
 def _truth(fields: Mapping[str, str], name: str, *, default: bool) -> bool:

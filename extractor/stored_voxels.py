@@ -6,6 +6,7 @@ A file with bytes too many is as suspect as one with too few: where a byte was a
 from __future__ import annotations
 
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,9 @@ def check_stored(path: Path, stored: Stored) -> None:
     """
     place = path if stored.beside is None else voxels_beside(path, stored.beside)
     if not stored.packed:
-        check_length(place.stat().st_size - stored.offset_bytes, stored.data_bytes)
+        # Opened, not asked for: what may not be read is found here, and ITK would not say so.
+        with place.open("rb") as file:
+            check_length(file.seek(0, os.SEEK_END) - stored.offset_bytes, stored.data_bytes)
         return
     size_bytes = 0
     for block in _unpacked(place, stored.offset_bytes):

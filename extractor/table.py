@@ -62,12 +62,8 @@ class StudyRow:
 
     def missing_files(self) -> list[str]:
         """Files and folders of this machine that are not there, or are neither file nor folder, each with its role."""
-        local = {role: Path(path) for role, path in self.paths.items() if not is_remote(path)}
-        return [
-            f"{role} {path}{_why_missing(path)}"
-            for role, path in local.items()
-            if not (path.is_file() or path.is_dir())
-        ]
+        local = {role: path for role, path in self.paths.items() if not is_remote(path)}
+        return [f"{role} {path}{why}" for role, path in local.items() if (why := _why_missing(Path(path))) is not None]
 
     @property
     def undeclared_pet(self) -> str | None:
@@ -75,13 +71,18 @@ class StudyRow:
         return None if self.files.pet is None or is_series(self.files.pet) else self.files.pet
 
 
-def _why_missing(path: Path) -> str:
-    """What stands in a file's place; nothing where nothing does."""
+def _why_missing(path: Path) -> str | None:
+    """What stands in the place of a file or folder, in brackets where anything does; None where it is there."""
     if "\0" in str(path):
         return " (the path holds a NUL character)"
-    if path.is_symlink():
-        return " (a link that leads to no file)"
-    return " (a pipe, socket or device, and no file)" if path.exists() else ""
+    try:
+        if path.is_file() or path.is_dir():
+            return None
+        if path.exists():
+            return " (a pipe, socket or device, and no file)"
+    except OSError as error:
+        return f" ({error.strerror}: check the path and the rights of its folders)"
+    return " (a link that leads to no file)" if path.is_symlink() else ""
 
 
 def read_study_table(

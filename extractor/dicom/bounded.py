@@ -17,7 +17,7 @@ from store_schema.errors import ImageError
 
 MAX_FILE_BYTES = 2**28
 """Of one slice with its header; 4096 x 4096 values of 32 bits are a quarter of that."""
-MAX_READ_BYTES = 2**22
+MAX_READ_BYTES = 2**20
 """Of one header without its pixels and without the values that nobody asks for."""
 FIELDS = (
     *("AcquisitionDate", "AcquisitionDateTime", "AcquisitionTime", "BitsAllocated", "BitsStored", "Columns"),

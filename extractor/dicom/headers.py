@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from extractor.dicom.bounded import TooLongError, header_of
-from extractor.image_files import version_of
+from extractor.image_files import is_version, version_of
 from store_schema.errors import ImageError
 
 MAX_FILES = 10_000
@@ -87,7 +87,7 @@ class Slice:
         ImageError
             If the file changed.
         """
-        if self.version is not None and version_of(self.path) != self.version:
+        if self.version is not None and not is_version(self.path, self.version):
             raise ImageError(
                 f"{self.name} in {shown} changed while it was read: wait until it is written, then run again."
             )

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 
 
-def _beside(name: str) -> ModuleType:
+def sibling(name: str) -> ModuleType:
+    """A module of this folder that holds no test."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -19,10 +20,10 @@ def _beside(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def dicom() -> ModuleType:
     """The module that writes DICOM series for tests."""
-    return _beside("dicom_series")
+    return sibling("dicom_series")
 
 
 @pytest.fixture(scope="session")
 def pages() -> ModuleType:
     """The module that reads pages for tests."""
-    return _beside("pages")
+    return sibling("pages")
