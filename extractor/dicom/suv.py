@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 
+from extractor.dicom.decay import Frame, check_decay_factors, reference_by_frames
 from extractor.dicom.headers import DAMAGE, Slice, items, label, number, quiet, text
 from extractor.dicom.moments import clock, moment, whole_moment
 from store_schema.errors import ImageError, IntensityError
@@ -116,9 +117,9 @@ def suv_scale(slices: Sequence[Slice], *, declared: str | None, shown: str) -> S
     """
     try:
         facts = _agreed([_facts(one.header) for one in slices], shown)
-        acquired = [_acquired(one.header) for one in slices]
+        frames = [Frame.of(one.header, _acquired(one.header)) for one in slices]
         return replace(
-            _scale(facts, acquired, declared, shown),
+            _scale(facts, frames, declared, shown),
             dose_bq=facts.dose_bq,
             weight_kg=facts.weight_kg,
             half_life_s=facts.half_life_s,
@@ -200,12 +201,12 @@ def _acquired(header: Dataset) -> datetime | None:
     return found
 
 
-def _scale(facts: _Facts, acquired: Sequence[datetime | None], declared: str | None, shown: str) -> SuvScale:
+def _scale(facts: _Facts, frames: Sequence[Frame], declared: str | None, shown: str) -> SuvScale:
     missing = [
         label(name) for name, value in (("Units", facts.units), ("CorrectedImage", facts.corrected)) if value is None
     ]
     if facts.units == "BQML" or (facts.units == "CNTS" and facts.philips_suv is None and facts.philips_bq is not None):
-        missing += _missing_for_activity(facts, acquired)
+        missing += _missing_for_activity(facts, frames)
     if missing:
         raise IntensityError(
             f"{shown} cannot be converted to SUV by body weight: its header lacks {'; '.join(missing)}. Export it with these "
@@ -215,9 +216,9 @@ def _scale(facts: _Facts, acquired: Sequence[datetime | None], declared: str | N
     if facts.units == "GML":
         return _of_gml(facts, declared, shown)
     if facts.units == "CNTS":
-        return _of_counts(facts, acquired, shown)
+        return _of_counts(facts, frames, shown)
     if facts.units == "BQML":
-        return _of_activity(facts, acquired, 1.0, shown)
+        return _of_activity(facts, frames, 1.0, shown)
     raise IntensityError(
         f"{shown} has {label('Units')} {facts.units}, from which no SUV by body weight follows: expected BQML, GML or Philips' "
         "CNTS."
@@ -252,7 +253,7 @@ def _of_gml(facts: _Facts, declared: str | None, shown: str) -> SuvScale:
     )
 
 
-def _of_counts(facts: _Facts, acquired: Sequence[datetime | None], shown: str) -> SuvScale:
+def _of_counts(facts: _Facts, frames: Sequence[Frame], shown: str) -> SuvScale:
     """Counts of a Philips scanner, which writes what they are worth into private fields."""
     for factor in (facts.philips_suv, facts.philips_bq):
         if factor is not None and not 0 < factor < float("inf"):
@@ -260,14 +261,14 @@ def _of_counts(facts: _Facts, acquired: Sequence[datetime | None], shown: str) -
     if facts.philips_suv is not None:
         return SuvScale(facts.philips_suv, "CNTS", "converted by the scanner (7053,1000)", None)
     if facts.philips_bq is not None:
-        return _of_activity(facts, acquired, facts.philips_bq, shown)
+        return _of_activity(facts, frames, facts.philips_bq, shown)
     raise IntensityError(
         f"{shown} has {label('Units')} CNTS and neither of Philips' private factors (7053,1000) and (7053,1009): counts alone "
         "give no SUV. Export it with its private fields, or in Bq/ml."
     )
 
 
-def _of_activity(facts: _Facts, acquired: Sequence[datetime | None], bq_ml: float, shown: str) -> SuvScale:
+def _of_activity(facts: _Facts, frames: Sequence[Frame], bq_ml: float, shown: str) -> SuvScale:
     """SUV = activity concentration x weight / dose that is left at the time to which the image was corrected."""
     units = str(facts.units)
     assert facts.dose_bq is not None
@@ -276,8 +277,10 @@ def _of_activity(facts: _Facts, acquired: Sequence[datetime | None], bq_ml: floa
     _check_plausible(facts.dose_bq, facts.weight_kg, facts.half_life_s, facts.nuclide, shown)
     grams_per_bq = bq_ml * 1000.0 * facts.weight_kg / facts.dose_bq
     if facts.decay_correction == "ADMIN":
+        _check_admin(facts, frames, shown)
         return SuvScale(grams_per_bq, units, "injection (ADMIN)", None)
-    reference, what = _reference(facts, [one for one in acquired if one is not None], shown)
+    reference, what = _reference(facts, frames, shown)
+    check_decay_factors(frames, reference, facts.half_life_s, what=what, shown=shown)
     injected = _injected(facts, reference, shown)
     elapsed_s = (reference - injected).total_seconds()
     if not MIN_UPTAKE_S <= elapsed_s <= MAX_HALF_LIVES * facts.half_life_s:
@@ -289,7 +292,16 @@ def _of_activity(facts: _Facts, acquired: Sequence[datetime | None], bq_ml: floa
     return SuvScale(factor, units, what, elapsed_s, f"{injected:%H:%M:%S}", f"{reference:%H:%M:%S}")
 
 
-def _missing_for_activity(facts: _Facts, acquired: Sequence[datetime | None]) -> list[str]:
+def _check_admin(facts: _Facts, frames: Sequence[Frame], shown: str) -> None:
+    """Refuses decay factors that do not reach back to the injection, where the header tells its time."""
+    acquired = [frame.acquired for frame in frames if frame.acquired is not None]
+    assert facts.half_life_s is not None
+    if acquired and (facts.start_time or facts.start_datetime):
+        injected = _injected(facts, min(acquired), shown)
+        check_decay_factors(frames, injected, facts.half_life_s, what="injection (ADMIN)", shown=shown)
+
+
+def _missing_for_activity(facts: _Facts, frames: Sequence[Frame]) -> list[str]:
     """Every field that the conversion of an activity needs and the header lacks."""
     needed: dict[str, object] = {
         label("DecayCorrection"): facts.decay_correction,
@@ -302,7 +314,7 @@ def _missing_for_activity(facts: _Facts, acquired: Sequence[datetime | None]) ->
         start = f"{label('RadiopharmaceuticalStartTime')} or {label('RadiopharmaceuticalStartDateTime')}"
         needed[f"{isotope}{start}"] = facts.start_datetime or facts.start_time
         needed[f"{label('SeriesDate')} with {label('SeriesTime')}"] = facts.series
-        all_acquired = None if None in acquired else True
+        all_acquired = None if any(frame.acquired is None for frame in frames) else True
         needed[f"{label('AcquisitionDate')} with {label('AcquisitionTime')}"] = all_acquired
     return [name for name, value in needed.items() if value is None]
 
@@ -330,13 +342,14 @@ def _check_plausible(dose_bq: float, weight_kg: float, half_life_s: float, nucli
         )
 
 
-def _reference(facts: _Facts, acquired: Sequence[datetime], shown: str) -> tuple[datetime, str]:
+def _reference(facts: _Facts, frames: Sequence[Frame], shown: str) -> tuple[datetime, str]:
     """The moment to which a scanner corrected the decay, and what told it.
 
     A series that was written after its acquisition (GE's and Siemens' reformatted ones) has a time that says nothing of the scan.
     """
     assert facts.series is not None
-    first = min(acquired)
+    assert facts.half_life_s is not None
+    first = min(frame.acquired for frame in frames if frame.acquired is not None)
     if facts.series <= first:
         early_s = (first - facts.series).total_seconds()
         if early_s > MAX_EARLY_S:
@@ -346,6 +359,9 @@ def _reference(facts: _Facts, acquired: Sequence[datetime], shown: str) -> tuple
             )
         return facts.series, "SeriesTime"
     if facts.ge_scan is None:
+        by_frames = reference_by_frames(frames, facts.half_life_s)
+        if by_frames is not None and abs((first - by_frames).total_seconds()) <= MAX_EARLY_S:
+            return by_frames, "AcquisitionTime less FrameReferenceTime"
         return first, "earliest AcquisitionTime"
     scan, _ = whole_moment(facts.ge_scan, "GE's private scan time (0009,100D)", zone=facts.zone)
     early_s = (first - scan).total_seconds()
@@ -357,6 +373,17 @@ def _reference(facts: _Facts, acquired: Sequence[datetime], shown: str) -> tuple
     return scan, "GE private scan time (0009,100D)"
 
 
+def _check_one_day(facts: _Facts, injected: datetime, reference: datetime, shown: str) -> None:
+    """Refuses a time of injection without a date where the nuclide lives long enough for a scan some days later."""
+    assert facts.half_life_s is not None
+    a_day_more_s = (reference - injected).total_seconds() + 86_400
+    if a_day_more_s <= MAX_HALF_LIVES * facts.half_life_s:
+        raise IntensityError(
+            f"{shown} gives a time of injection without a date, and with a half-life of {facts.half_life_s:g} s the scan may be "
+            f"some days later. Export it with {label('RadiopharmaceuticalStartDateTime')}."
+        )
+
+
 def _injected(facts: _Facts, reference: datetime, shown: str) -> datetime:
     """The moment of injection; a time without a date is the last such time before the scan."""
     by_time = None
@@ -366,6 +393,7 @@ def _injected(facts: _Facts, reference: datetime, shown: str) -> datetime:
         by_time -= timedelta(days=1) if by_time > reference else timedelta()
     if facts.start_datetime is None:
         assert by_time is not None
+        _check_one_day(facts, by_time, reference, shown)
         return by_time
     what = label("RadiopharmaceuticalStartDateTime")
     whole, settled = whole_moment(facts.start_datetime, what, zone=facts.zone)

@@ -264,3 +264,98 @@ def test_a_private_scan_time_of_ge_far_from_the_acquisition_is_refused(suv):
 
     with pytest.raises(IntensityError, match=r"105\.0 minutes"):
         suv(change)
+
+
+HALF_LIFE_S = 6586.2
+
+
+def beds(*, first_bed=0, reference="101500", series="101500", factor=True, offset=True, minutes=3.0):
+    """Two slices a bed, each bed three minutes after the one before; everything is written as PS3.3 C.8.9.4 says it."""
+
+    def change(header, rank):
+        start_s = (first_bed + rank // 2) * minutes * 60
+        decay = math.log(2) / HALF_LIFE_S
+        within = decay * minutes * 60
+        header.SeriesTime = series
+        clock = 10 * 3600 + 15 * 60 + start_s
+        header.AcquisitionTime = f"{int(clock // 3600):02d}{int(clock // 60 % 60):02d}{clock % 60:05.2f}"
+        header.ActualFrameDuration = str(int(minutes * 60_000))
+        late_s = 3600 * int(reference[:2]) + 60 * int(reference[2:4]) - (10 * 3600 + 15 * 60)
+        if factor:
+            header.DecayFactor = f"{math.exp(decay * (start_s - late_s)) * within / (1 - math.exp(-within)):.6g}"
+        if offset:
+            average_s = math.log(within / (1 - math.exp(-within))) / decay
+            header.FrameReferenceTime = f"{1000 * (start_s - late_s + average_s):.1f}"
+
+    return change
+
+
+def by_hand(stored, elapsed_s):
+    return stored * 74_000.0 / (370e6 * math.exp(-math.log(2) * elapsed_s / HALF_LIFE_S))
+
+
+def test_decay_factors_that_agree_with_the_series_time_change_no_number(suv):
+    values, scale = suv(beds())
+    assert scale.reference == "SeriesTime"
+    np.testing.assert_allclose(values, by_hand(STORED, 3600), rtol=1e-6)
+
+
+def test_a_series_time_before_the_true_reference_is_refused_by_the_decay_factors(suv):
+    """Ten minutes early would be 6.5% too little, and looks like any SUV. 8.5: factors may leave the frame's own decay out."""
+    with pytest.raises(IntensityError, match=r"DecayFactor .* 8\.5 minutes after .*SeriesTime"):
+        suv(beds(series="100500"))
+
+
+def test_values_corrected_to_the_injection_and_called_start_are_refused(suv):
+    """They would be 46% too high."""
+    with pytest.raises(IntensityError, match=r"60\.0 minutes before .*DecayCorrection .* wrong"):
+        suv(beds(reference="091500"))
+
+
+def test_values_corrected_to_the_start_and_called_admin_are_refused(suv):
+    def change(header, rank):
+        beds()(header, rank)
+        header.DecayCorrection = "ADMIN"
+
+    with pytest.raises(IntensityError, match=r"58\.5 minutes after .*ADMIN"):
+        suv(change)
+
+
+def test_values_corrected_to_the_injection_by_their_factors_are_taken_as_admin(suv):
+    def change(header, rank):
+        beds(reference="091500")(header, rank)
+        header.DecayCorrection = "ADMIN"
+
+    np.testing.assert_allclose(suv(change)[0], STORED * (74_000 / 370e6), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [True, False])
+def test_a_rewritten_series_that_lost_its_first_beds_counts_from_its_frame_reference_times(suv, factor):
+    """Its earliest acquisition is six minutes late: SUV would be 3.9% too high."""
+    values, scale = suv(beds(first_bed=2, series="183000", factor=factor))
+    assert scale.reference == "AcquisitionTime less FrameReferenceTime"
+    assert scale.elapsed_s == pytest.approx(3600, abs=1)
+    np.testing.assert_allclose(values, by_hand(STORED, 3600), rtol=2e-4)
+
+
+def test_a_rewritten_series_that_lost_its_first_beds_is_refused_where_its_factors_alone_tell(suv):
+    with pytest.raises(IntensityError, match=r"6\.0 minutes before .*earliest AcquisitionTime"):
+        suv(beds(first_bed=2, series="183000", offset=False))
+
+
+def test_a_factor_of_one_says_nothing(suv):
+    """Scanners write it where they do not know it."""
+    assert suv(setting(DecayFactor="1", FrameReferenceTime="0"))[1].elapsed_s == 3600
+
+
+ZIRCONIUM_S = 282_276.0
+
+
+def test_an_injection_without_a_date_is_refused_where_the_nuclide_lives_for_days(suv):
+    """Zirconium is imaged after four days: a time of day says nothing of which."""
+    with pytest.raises(IntensityError, match=r"some days later.*RadiopharmaceuticalStartDateTime"):
+        suv(setting(RadionuclideHalfLife=ZIRCONIUM_S))
+    values, scale = suv(setting(RadionuclideHalfLife=ZIRCONIUM_S, RadiopharmaceuticalStartDateTime="20260106091500"))
+    assert scale.elapsed_s == 4 * 86_400 + 3600
+    left_bq = 370e6 * 0.5 ** ((4 * 86_400 + 3600) / ZIRCONIUM_S)
+    np.testing.assert_allclose(values, STORED * 74_000.0 / left_bq, rtol=1e-6)
