@@ -74,6 +74,9 @@ def metaimage_stored(path: Path) -> Stored:
     local = where.upper() == "LOCAL"
     packed = _truth(fields, "CompressedData", default=False)
     begins = length if local else 0
+    if packed and local and "CompressedDataSize" not in fields:
+        # MetaIO then takes a length of its own and hands out unset memory.
+        raise ImageError(f"{path} does not say how long its packed voxels are (CompressedDataSize): export it anew.")
     if packed and "CompressedDataSize" in fields:
         _check_packed_size(fields["CompressedDataSize"], path if local else path.parent / where, begins)
     return Stored(sizes, begins, TYPE_BYTES[fields["ElementType"]], packed, None if local else where)

@@ -264,7 +264,15 @@ METAIMAGE = {
     "half a metaimage": Hostile("ct", header("a.mha", {}, voxels=half), "2560 bytes of voxels, 5120 expected"),
     "half a packed metaimage": Hostile("ct", header("a.mha", {}, packed=True, voxels=half), "damaged"),
     "metaimage bomb": Hostile(
-        "ct", header("a.mha", {"CompressedDataSize": None}, packed=True, voxels=zlib_bomb), "goes on after the 5120"
+        "ct",
+        with_raw(
+            header("a.mhd", {"CompressedDataSize": None}, packed=True),
+            lambda raw: raw.with_name("a.zraw").write_bytes(zlib_bomb(b"")),
+        ),
+        "goes on after the 5120",
+    ),
+    "packed metaimage of no length": Hostile(
+        "ct", header("a.mha", {"CompressedDataSize": None}, packed=True), r"\(CompressedDataSize\)"
     ),
     "metaimage of fewer packed bytes": Hostile(
         "ct", header("a.mha", {"CompressedDataSize": "100"}, packed=True), "CompressedDataSize = '100'"
