@@ -21,6 +21,8 @@ CORNER_TOLERANCE_MM = 0.1
 """How far apart the two answers of one file may put a corner of the image."""
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimetres of NIfTI's units of length: unknown, metre, millimetre, micrometre."""
+MIN_SLOPE = 1e-12
+"""Of the voxels' scaling: ITK takes what is near 0 for none."""
 QUATERNION_TOLERANCE = 1e-4
 """Of a unit quaternion's squared length in float32, written by whatever wrote it."""
 
@@ -43,7 +45,7 @@ def check_nifti_geometry(header: bytes, order: str, path: Path) -> None:
         Names what contradicts what.
     """
     slope, intercept = struct.unpack_from(f"{order}2f", header, 112)
-    if not np.isfinite([slope, intercept]).all() or (slope == 0 and intercept != 0):
+    if not np.isfinite([slope, intercept]).all() or (slope == 0 and intercept != 0) or 0 < abs(slope) < MIN_SLOPE:
         raise ImageError(
             f"{path} scales its voxels by slope {slope:g} and intercept {intercept:g}, which readers take in different ways: "
             "write it with its values as they are."

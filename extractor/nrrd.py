@@ -37,7 +37,7 @@ UNITS = {"", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
 DATA_FILES = ("data file", "datafile")
 VECTOR = re.compile(r"\(([^()]*)\)")
-VECTORS = re.compile(r"(?:\([^()]*\)\s*)+")
+VECTORS = re.compile(r"\([^()]*\)(?: +\([^()]*\))*")
 
 
 def nrrd_stored(path: Path) -> Stored:

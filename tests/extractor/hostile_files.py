@@ -140,6 +140,7 @@ NIFTI = {
     "voxels within the header": Hostile("ct", nifti((108, "f", 16)), "begin at byte 16"),
     "voxels nowhere": Hostile("ct", nifti((108, "f", np.inf)), "begin at byte inf"),
     "slope that is no number": Hostile("ct", nifti((112, "f", np.nan)), "slope nan"),
+    "slope next to nothing": Hostile("pet", nifti((112, "2f", 1e-20, 0), column="pet"), "slope 1e-20"),
     "slope beyond numbers": Hostile("ct", nifti((112, "2f", 3e38, 0)), "NaN or infinite|lies within 100000"),
     "no orientation": Hostile("ct", nifti((252, "2h", 0, 0)), "qform and sform code are 0"),
     "nan among the voxels": Hostile("pet", nifti((352, "f", np.nan), column="pet"), "1 voxels that are NaN"),
