@@ -40,6 +40,8 @@ MIN_OFFSET_BYTES, MAX_OFFSET_BYTES = 352, 2**24
 """Of a NIfTI file's voxels: the header and the mark of its extensions come before; header extensions are far smaller."""
 NIFTI_TYPE_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
 """Bytes of a voxel by the code of its type, for whole and floating numbers; a file may claim another size."""
+FORM_CODES = set(range(6))
+"""What readers take of others is each one's own."""
 NIFTI_KINDS = {
     1: "bits",
     32: "complex numbers",
@@ -245,6 +247,8 @@ def _nifti_geometry(data: bytes, order: str, rank: int) -> tuple[tuple[int, int]
     spacing_mm = struct.unpack_from(f"{order}3f", data, 80)[:rank]
     (offset,) = struct.unpack_from(f"{order}f", data, 108)
     qform, sform = struct.unpack_from(f"{order}2h", data, 252)
+    if not {qform, sform} <= FORM_CODES:
+        raise ValueError(f"its header gives qform code {qform} and sform code {sform}, 0 to 5 expected")
     placing = struct.unpack_from(f"{order}6f", data, 256) if qform > 0 else ()
     placing += struct.unpack_from(f"{order}12f", data, 280) if sform > 0 else ()
     if not all(map(math.isfinite, (*spacing_mm, *placing))) or min(spacing_mm) <= 0:

@@ -127,6 +127,7 @@ NIFTI = {
     "axes that lean": Hostile("ct", nifti(*sheared()), "sheared"),
     "two places": Hostile("lesion", nifti((292, "f", 40), column="lesion"), "two places"),
     "no rotation": Hostile("ct", nifti((254, "h", 0), (256, "f", 2)), "no rotation"),
+    "form codes of no meaning": Hostile("ct", nifti((252, "2h", 256, 256)), "qform code 256"),
     "time series": Hostile("pet", nifti(column="pet", values=np.ones((2, 3, 4, 5), np.float32)), "damaged|3-D image"),
     "four axes": Hostile("ct", nifti((40, "8h", 4, 16, 16, 5, 2, 1, 1, 1)), r"3-D image.*\(16, 16, 5, 2\)"),
     "colours": Hostile("ct", nifti((70, "2h", 128, 24)), "not one scalar 3-D image.*RGB"),

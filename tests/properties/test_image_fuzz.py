@@ -5,6 +5,7 @@ NIfTI is read again by nibabel, NRRD by pynrrd, MetaImage by the lines below, wh
 
 import gzip
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -38,7 +39,16 @@ def nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_pynrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    values, header = nrrd.read(str(path))
+    # pynrrd wants names in small letters and no blank within a vector, where the format does not mind.
+    header, blank, data = path.read_bytes().partition(b"\n\n")
+    header = re.sub(rb"^[\w ]+(?=:)", lambda name: name[0].lower(), header, flags=re.MULTILINE)
+    header = re.sub(rb"\([^()\n]*\)", lambda vector: vector[0].replace(b" ", b""), header)
+    plain = path.with_name(f"plain-{path.name}")
+    plain.write_bytes(header + blank + data)
+    try:
+        values, header = nrrd.read(str(plain))
+    finally:
+        plain.unlink()
     affine = np.eye(4)
     affine[:3, :3] = header["space directions"].T
     affine[:3, 3] = header["space origin"]
