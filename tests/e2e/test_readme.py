@@ -64,7 +64,7 @@ def look_around(folder: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     for page in ("look/inspect.html", "regions/index.html", "gallery.html"):
-        assert (folder / page).stat().st_size > 5_000
+        assert (folder / page).stat().st_size > 1_000
     (folder / "studies.csv").write_text(whole)
 
 
