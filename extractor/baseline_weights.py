@@ -6,9 +6,7 @@ or `state_dict`.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from extractor.weights import Checkpoint, check_sha256
-from store_schema.errors import UsageError, WeightsError
-from store_schema.files import is_remote, local_file, name_of, without_secret
+from extractor.weights import UNLOADABLE, Checkpoint, first_line, weights_bytes
+from store_schema.errors import WeightsError
+from store_schema.files import is_remote, name_of, without_secret
 
 WRAPPERS = ("model", "state_dict")
 """Keys under which a file may hold the tensors, beside other things."""
@@ -73,13 +71,8 @@ def read_weights(
         If the file cannot be had, holds anything but tensors by name, or has another digest.
     """
     place = _place(encoder, weights, fetch or fetch_published)
-    try:
-        with local_file(place) as path:
-            data = path.read_bytes()
-    except (OSError, UsageError) as error:
-        raise WeightsError(f"weights {place} of {encoder} cannot be read: {error}. {_remedy(encoder)}") from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    check_sha256(sha256, expected_sha256, what=f"weights {place} of {encoder}")
+    what = f"weights {place} of {encoder}"
+    data, sha256 = weights_bytes(place, expected_sha256=expected_sha256, what=what, remedy=_remedy(encoder))
     payload = _loaded(data, place)
     tensors = next((payload[key] for key in WRAPPERS if isinstance(payload.get(key), dict)), payload)
     strange = sorted(str(name) for name, value in tensors.items() if not isinstance(value, Tensor))
@@ -151,17 +144,8 @@ def _loaded(data: bytes, place: str) -> dict[str, Any]:
         if name_of(place).endswith(".safetensors"):
             return dict(safetensors.torch.load(data))
         payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else "the file ends early"
+    except (*UNLOADABLE, SafetensorError) as error:
+        reason = first_line(error)
         raise WeightsError(
             f"weights {place} cannot be loaded as tensors alone ({type(error).__name__}: {reason}): the file is damaged, not of "
             "tensors, or holds code; expected a .pth or .safetensors file of tensors by name"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from extractor.baseline_layouts import SliceEncoderName
 from extractor.config import EncoderFacts, ExtractConfig
 from extractor.worker import BaselineSpec, WorkerSpec
 from store_schema.errors import ConfigError
 from store_schema.files import is_remote
+
+if TYPE_CHECKING:
+    from extractor.baselines import SliceEncoder
+    from extractor.segmenter import Segmenter
 
 DEFAULT_WEIGHTS = "MedSAM2_latest.pt"
 
@@ -61,14 +66,7 @@ def _load_encoder(name: SliceEncoderName, config: ExtractConfig, device: str) ->
 
     weights = config.baseline_weights.get(name)
     encoder = load_encoder(name, weights, device=device, precision=config.precision)
-    return EncoderFacts(
-        name=encoder.name,
-        image_size=encoder.image_size,
-        weights_sha256=encoder.weights_sha256,
-        trained=encoder.trained,
-        flags=encoder.flags,
-        features=encoder.features,
-    )
+    return _facts(encoder, encoder.features)
 
 
 def _load_segmenter(config: ExtractConfig, device: str) -> EncoderFacts:
@@ -78,13 +76,17 @@ def _load_segmenter(config: ExtractConfig, device: str) -> EncoderFacts:
         raise ConfigError("the mini model has no published weights: give --weights random:SEED or a checkpoint path.")
     weights = _whole_path(config.weights or DEFAULT_WEIGHTS)
     segmenter = load_segmenter(config.model, weights, device=device, precision=config.precision)
+    return _facts(segmenter, segmenter.feature_channels)
+
+
+def _facts(network: SliceEncoder | Segmenter, features: int) -> EncoderFacts:
     return EncoderFacts(
-        name=segmenter.name,
-        image_size=segmenter.image_size,
-        weights_sha256=segmenter.weights_sha256,
-        trained=segmenter.trained,
-        flags=dict(segmenter.flags),
-        features=segmenter.feature_channels,
+        name=network.name,
+        image_size=network.image_size,
+        weights_sha256=network.weights_sha256,
+        trained=network.trained,
+        flags=dict(network.flags),
+        features=features,
     )
 
 

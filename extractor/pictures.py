@@ -46,13 +46,18 @@ class Panel:
     """Picture pixels per voxel along rows and columns."""
 
 
-def panel(picture: np.ndarray, *, pixel_mm: tuple[float, float], height_px: int) -> Panel:
-    """Grey values or colours enlarged or reduced to a height, with square millimetres."""
+def panel(picture: np.ndarray, *, pixel_mm: tuple[float, float], height_px: int, widest: float = WIDEST) -> Panel:
+    """Grey values or colours enlarged or reduced to a height, with square millimetres; at most `widest` heights wide."""
     height, width = picture.shape[:2]
     wide = height_px * width * pixel_mm[1] / (height * pixel_mm[0])
-    size = (max(16, min(round(WIDEST * height_px), round(wide))), height_px)
+    return sized(picture, (max(16, min(round(widest * height_px), round(wide))), height_px))
+
+
+def sized(picture: np.ndarray, size: tuple[int, int]) -> Panel:
+    """Grey values or colours as a picture of so many pixels, width and height."""
+    height, width = picture.shape[:2]
     image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
-    return Panel(np.array(image.resize(size, Image.Resampling.BILINEAR)), (height_px / height, size[0] / width))
+    return Panel(np.array(image.resize(size, Image.Resampling.BILINEAR)), (size[1] / height, size[0] / width))
 
 
 def outlined(shown: Panel, mask: Bool[np.ndarray, "row column"], colour: Colour = MASK_RGB) -> Panel:
@@ -139,9 +144,30 @@ def colour_bar(width_px: int = 240, height_px: int = 12) -> Rgb:
 
 
 def side_by_side(panels: Sequence[Panel], gap_px: int = 4) -> Rgb:
-    """Panels of one height in a row, with white between."""
-    gap = np.full((panels[0].rgb.shape[0], gap_px, 3), 255, np.uint8)
-    return np.concatenate([part for one in panels for part in (one.rgb, gap)][:-1], axis=1)
+    """Panels in a row on white, at the height of the tallest."""
+    height = max(one.rgb.shape[0] for one in panels)
+    row = np.full((height, sum(one.rgb.shape[1] + gap_px for one in panels) - gap_px, 3), 255, np.uint8)
+    left = 0
+    for one in panels:
+        row[: one.rgb.shape[0], left : left + one.rgb.shape[1]] = one.rgb
+        left += one.rgb.shape[1] + gap_px
+    return row
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as an address that holds it, with what is said of it."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    caption: str = ""
+
+    @classmethod
+    def of(cls, rgb: Rgb, alt: str, caption: str = "", *, lossless: bool = False) -> Picture:
+        """The picture as a page holds it."""
+        return cls(data_uri(rgb, lossless=lossless), rgb.shape[1], rgb.shape[0], alt, caption)
 
 
 def data_uri(rgb: Rgb, *, lossless: bool = False) -> str:

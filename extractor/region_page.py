@@ -7,10 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from extractor.pages import template
 from extractor.study_folders import StudyMade
 
 PAGE, TABLE = "index.html", "regions.csv"
@@ -22,24 +20,12 @@ COLUMNS = (
 
 def write_page(studies: Sequence[StudyMade], out: Path, *, settings: Mapping[str, Any]) -> Path:
     """Writes index.html and regions.csv over older ones, and gives the page's path; failed studies come first on it."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": _share, "address": quote}
     failed = [study for study in studies if study.state == "failed"]
     held = [study for study in studies if study.state != "failed"]
-    page = environment.get_template("regions.html.jinja").render(failed=failed, held=held, settings=settings)
+    page = template("regions.html.jinja").render(failed=failed, held=held, settings=settings)
     _replace(out / PAGE, page)
     _replace(out / TABLE, _table(studies))
     return out / PAGE
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"
 
 
 def _table(studies: Sequence[StudyMade]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from scipy import ndimage
 
-from extractor.pictures import Rgb
-from extractor.preview import GAP_PX, outlined
+from extractor.pictures import Rgb, outlined, side_by_side, sized
 from extractor.study import PreparedStudy, PrepareRules, StudyFiles, prepare_study
 from extractor.volumes import Grid, write_image
 
@@ -116,25 +115,15 @@ def region_picture(ct_zyx: UInt8[np.ndarray, "z y x"], mask_zyx: UInt8[np.ndarra
     ]
     depth, height, width = np.multiply(mask.shape, (z_mm, y_mm, x_mm))
     scale = min(HEIGHT_PX / depth, WIDTH_PX / max(height, width))
-    drawn = [outlined(grey, inside, _size(grey.shape, pixel_mm, scale)) for grey, inside, pixel_mm in panels]
-    return _beside(drawn)
+    return side_by_side(
+        [outlined(sized(grey, _size(grey.shape, pixel_mm, scale)), inside) for grey, inside, pixel_mm in panels]
+    )
 
 
 def _size(shape: tuple[int, ...], pixel_mm: tuple[float, float], scale: float) -> tuple[int, int]:
     """Width and height in pixels at `scale` pixels per millimetre."""
     rows, columns = (max(1, round(n * step_mm * scale)) for n, step_mm in zip(shape, pixel_mm, strict=True))
     return columns, rows
-
-
-def _beside(panels: Sequence[Rgb]) -> Rgb:
-    """Panels in a row on white, at the height of the tallest."""
-    height = max(panel.shape[0] for panel in panels)
-    row = np.full((height, sum(panel.shape[1] + GAP_PX for panel in panels) - GAP_PX, 3), 255, np.uint8)
-    left = 0
-    for panel in panels:
-        row[: panel.shape[0], left : left + panel.shape[1]] = panel
-        left += panel.shape[1] + GAP_PX
-    return row
 
 
 def _middle(mask_zyx: np.ndarray) -> tuple[int, int, int]:

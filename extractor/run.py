@@ -172,7 +172,7 @@ def _check_pet_units(config: ExtractConfig, rows: Sequence[StudyRow]) -> None:
         raise ConfigError(
             f"the PET units of {len(unknown)} of {len(rows)} studies are not known (first: line {unknown[0].line} of the table): "
             "NIfTI, NRRD and MetaImage cannot say them. Declare 'pet_units: suv' in the settings if the images hold SUV by body "
-            "weight; convert them first if they hold Bq/ml or counts."
+            "weight; convert them first if they hold Bq/ml or counts, or declare 'pet_units: relative'."
         )
 
 

@@ -12,7 +12,19 @@ import extractor
 import store_schema
 from store_schema.origin import ABSENT, joined_digest, library_versions, source_digest
 
-LIBRARIES = ("engram", "torch", "torchvision", "sam2", "SimpleITK", "pydicom", "numpy", "pillow", "scipy", "zarr")
+LIBRARIES = (
+    "engram",
+    "torch",
+    "torchvision",
+    "timm",
+    "sam2",
+    "SimpleITK",
+    "pydicom",
+    "numpy",
+    "pillow",
+    "scipy",
+    "zarr",
+)
 """Distributions that can change a number of an entry."""
 SHOWING = ("cli.py", "commands", "doctor.py", "machine.py", "advice.py", "progress.py")
 """Parts of `extractor` that only show and ask: processes work together although they differ in them."""

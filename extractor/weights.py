@@ -32,6 +32,17 @@ PUBLISHED = (
 )
 """Checkpoint files of `wanglab/MedSAM2` on the Hugging Face hub; the first is the one recommended there."""
 
+UNLOADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+)
+"""What torch raises of a file that is damaged, of another kind, or holds code."""
+
 Fetch = Callable[[str], str]
 """Gives the local path of a published checkpoint file."""
 
@@ -89,15 +100,37 @@ def read_checkpoint(weights: str, *, expected_sha256: str | None = None, fetch: 
         If the file cannot be had, is not a checkpoint of tensors alone, or has another digest.
     """
     place = without_secret(weights) if is_remote(weights) else str(_local_path(weights, fetch or fetch_published))
+    data, sha256 = weights_bytes(place, expected_sha256=expected_sha256, what=f"checkpoint {place}")
+    payload = _unpickled(data, place)
+    return Checkpoint(tensors=_tensors(payload, place), sha256=sha256, trained=bool(payload.get("trained", True)))
+
+
+def weights_bytes(
+    place: str, *, expected_sha256: str | None, what: str, remedy: str | None = None
+) -> tuple[bytes, str]:
+    """The bytes of a weights file, here or at an address, and their sha256.
+
+    Parameters
+    ----------
+    what
+        What the file is called in an error.
+    remedy
+        What to do where it cannot be read.
+
+    Raises
+    ------
+    WeightsError
+        If it cannot be read, or has another digest than the one expected.
+    """
     try:
         with local_file(place) as path:
             data = path.read_bytes()
     except (OSError, UsageError) as error:
-        raise WeightsError(f"checkpoint {place} cannot be read: {error}") from error
+        said = f"{what} cannot be read: {error}"
+        raise WeightsError(said if remedy is None else f"{said}. {remedy}") from error
     sha256 = hashlib.sha256(data).hexdigest()
-    check_sha256(sha256, expected_sha256, what=f"checkpoint {place}")
-    payload = _unpickled(data, place)
-    return Checkpoint(tensors=_tensors(payload, place), sha256=sha256, trained=bool(payload.get("trained", True)))
+    check_sha256(sha256, expected_sha256, what=what)
+    return data, sha256
 
 
 def check_sha256(sha256: str, expected_sha256: str | None, *, what: str) -> None:
@@ -141,6 +174,11 @@ def fetch_published(name: str, *, download: Callable[[str, str], str] | None = N
             f"({type(error).__name__}: {error}). "
             f"Without network, download the file elsewhere and give its path as --weights; random:SEED serves for tests"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What torch says of a file that does not load, without the pages that follow."""
+    return str(error).splitlines()[0] if str(error) else "the file ends early"
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -196,8 +234,8 @@ def _unpickled(data: bytes, path: str) -> dict[str, Any]:
     """The payload of a checkpoint; code in a pickle is refused, never run."""
     try:
         payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "the file ends early"
+    except UNLOADABLE as error:
+        reason = first_line(error)
         raise WeightsError(
             f"checkpoint {path} cannot be loaded as tensors alone ({type(error).__name__}: {reason}): it is damaged, "
             f"not a torch file, or holds code; expected a MedSAM2 or SAM2.1 file such as {PUBLISHED[0]}"

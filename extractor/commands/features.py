@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from extractor.commands import options
 from store_schema.console import EngramCommand, FileOrAddress, error_console, result_console
 
 _TABLE = FileOrAddress()
@@ -44,12 +45,10 @@ def _settings(_context: click.Context, _option: click.Parameter, given: tuple[st
     help="How the features were measured; other settings are another view. May be repeated.",
 )
 @click.option("--leave-out", multiple=True, metavar="COLUMN", help="A column that is no feature. May be repeated.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and its reasons; write nothing.")
-@click.option("--make-current", is_flag=True, help="Commit again a row that a later one has replaced.")
-@click.option("--no-pack", is_flag=True, help="Do not pack the vectors of the snapshot.")
-@click.option(
-    "--pseudonymise", is_flag=True, help="Key patients by HMAC with the secret in ENGRAM_PSEUDONYM_KEY; no id leaves."
-)
+@options.dry_run
+@options.make_current
+@options.no_pack
+@options.pseudonymise
 def import_features(
     *,
     table: str,
@@ -80,7 +79,7 @@ def import_features(
     from extractor.outcome import print_plan  # noqa: PLC0415
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
 
-    options = ImportOptions(
+    chosen = ImportOptions(
         table,
         store_url,
         name,
@@ -91,7 +90,7 @@ def import_features(
         pack=not no_pack,
         ids=Pseudonyms.from_environment() if pseudonymise else PlainIds(),
     )
-    report = run_import(options)
+    report = run_import(chosen)
     out = result_console()
     print_plan(report.plan, out)
     out.print(
@@ -139,6 +138,6 @@ def radiomics(*, studies: str, out: Path, config_path: str | None, resume: bool)
     )
     for item, reason in report.failed.items():
         printed.print(f"  {item}: {reason}", markup=False, soft_wrap=True)
-    options = " ".join(f"--setting {key}={value}" for key, value in SETTINGS.items())
-    printed.print(f"Next: extractor import-features {out} --store URL --name radiomics {options}", soft_wrap=True)
+    shown = " ".join(f"--setting {key}={value}" for key, value in SETTINGS.items())
+    printed.print(f"Next: extractor import-features {out} --store URL --name radiomics {shown}", soft_wrap=True)
     raise click.exceptions.Exit(1 if report.failed else 0)

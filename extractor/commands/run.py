@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from extractor.commands import options
 from store_schema.console import WRONG_USE, EngramCommand, FileOrAddress, error_console, result_console
 from store_schema.errors import WeightsError
 from store_schema.redact import redact
@@ -45,12 +46,10 @@ _TABLE = FileOrAddress()
 @click.option(
     "--shard", metavar="I/N", help="Work on part I of N of the table, from 1: for arrays of jobs without Dask."
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan and its reasons; write nothing.")
-@click.option("--make-current", is_flag=True, help="Commit again an input that a later one has replaced.")
-@click.option("--no-pack", is_flag=True, help="Do not pack the mean maps of the snapshots.")
-@click.option(
-    "--pseudonymise", is_flag=True, help="Key patients by HMAC with the secret in ENGRAM_PSEUDONYM_KEY; no id leaves."
-)
+@options.dry_run
+@options.make_current
+@options.no_pack
+@options.pseudonymise
 def run(
     *,
     studies: str,
@@ -110,7 +109,7 @@ def run(
     given = {name: value for name, value in (("weights", weights), ("model", model)) if value is not None}
     settings = load_config(config_path).model_dump() | given
     config = parse_config(settings, origin="--weights/--model with the settings")
-    options = RunOptions(
+    chosen = RunOptions(
         studies,
         store_url,
         jobs,
@@ -123,7 +122,7 @@ def run(
         ids=Pseudonyms.from_environment() if pseudonymise else PlainIds(),
     )
     try:
-        report = run_extraction(config, options, console=error_console())
+        report = run_extraction(config, chosen, console=error_console())
     except WeightsError as error:
         # They are loaded before anything is written, so that this is a wrong call; in a worker it is an item's outcome.
         click.echo(redact(f"{type(error).__name__}: {error}"), err=True)
@@ -135,7 +134,7 @@ def run(
     for layout, snapshot in (report.snapshots or {}).items():
         packed = f"  packed in {report.pack_s[layout]:.1f} s" if layout in report.pack_s else ""
         out.print(f"snapshot {layout:7s} {snapshot}  view {report.views[layout]}{packed}", soft_wrap=True)
-    if options.shard is not None and not dry_run and not report.snapshots:
+    if chosen.shard is not None and not dry_run and not report.snapshots:
         click.echo(_no_snapshot(report.missing), err=True)
     if report.error:
         click.echo(f"The run's records could not be written, the commits above stand. {report.error}", err=True)

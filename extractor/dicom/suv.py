@@ -12,14 +12,13 @@ DICOM PS3.3 C.8.9.1 (PET series) and C.8.9.2 (PET isotope).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pydicom.dataset import Dataset
-
 from extractor.dicom.decay import Frame, check_decay_factors, reference_by_frames
-from extractor.dicom.headers import DAMAGE, Slice, items, label, number, quiet, text
-from extractor.dicom.moments import clock, moment, whole_moment
+from extractor.dicom.facts import ISOTOPE, PetFacts, acquired, agreed, pet_facts
+from extractor.dicom.headers import Slice, label
+from extractor.dicom.moments import clock, whole_moment
 from store_schema.errors import ImageError, IntensityError
 
 HALF_LIVES_S = {
@@ -50,9 +49,6 @@ MAX_EARLY_S = 900.0
 """How long before its first acquisition a series may begin: 15 minutes are 9% of fluorine's decay."""
 CLOCKS_WITHIN_S = 60.0
 """Two fields for one moment may differ by so much."""
-ISOTOPE = "RadiopharmaceuticalInformationSequence"
-PHILIPS, PHILIPS_SUV, PHILIPS_BQ = (0x7053, "Philips PET Private Group"), 0x00, 0x09
-GE, GE_SCAN = (0x0009, "GEMS_PETD_01"), 0x0D
 
 
 @dataclass(frozen=True)
@@ -80,27 +76,6 @@ class SuvScale:
     """What the image is corrected for: DICOM's CorrectedImage."""
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What one header says; all slices must agree."""
-
-    units: str | None
-    suv_type: str | None
-    decay_correction: str | None
-    corrected: str | None
-    weight_kg: float | None
-    dose_bq: float | None
-    half_life_s: float | None
-    start_time: str | None
-    start_datetime: str | None
-    series: datetime | None
-    ge_scan: str | None
-    philips_suv: float | None
-    philips_bq: float | None
-    zone: str | None
-    nuclide: str | None
-
-
 def suv_scale(slices: Sequence[Slice], *, declared: str | None, shown: str) -> SuvScale:
     """How the series becomes SUV by body weight.
 
@@ -116,8 +91,8 @@ def suv_scale(slices: Sequence[Slice], *, declared: str | None, shown: str) -> S
         converted: not corrected for attenuation and decay, or of units that do not lead to SUV by body weight.
     """
     try:
-        facts = _agreed([_facts(one.header) for one in slices], shown)
-        frames = [Frame.of(one.header, _acquired(one.header)) for one in slices]
+        facts = agreed([pet_facts(one.header) for one in slices], shown)
+        frames = [Frame.of(one.header, acquired(one.header)) for one in slices]
         return replace(
             _scale(facts, frames, declared, shown),
             dose_bq=facts.dose_bq,
@@ -130,78 +105,7 @@ def suv_scale(slices: Sequence[Slice], *, declared: str | None, shown: str) -> S
         raise IntensityError(f"{shown} cannot be converted to SUV: {error}") from None
 
 
-def _facts(header: Dataset) -> _Facts:
-    isotope = _isotope(header)
-    return _Facts(
-        units=text(header, "Units"),
-        suv_type=text(header, "SUVType"),
-        decay_correction=text(header, "DecayCorrection"),
-        corrected=text(header, "CorrectedImage"),
-        weight_kg=number(header, "PatientWeight"),
-        dose_bq=number(isotope, "RadionuclideTotalDose"),
-        half_life_s=number(isotope, "RadionuclideHalfLife"),
-        start_time=text(isotope, "RadiopharmaceuticalStartTime"),
-        start_datetime=text(isotope, "RadiopharmaceuticalStartDateTime"),
-        series=moment(header, "SeriesDate", "SeriesTime"),
-        ge_scan=_private(header, GE, GE_SCAN),
-        philips_suv=_private_number(header, PHILIPS_SUV),
-        philips_bq=_private_number(header, PHILIPS_BQ),
-        zone=text(header, "TimezoneOffsetFromUTC"),
-        nuclide=_nuclide(isotope),
-    )
-
-
-def _isotope(header: Dataset) -> Dataset:
-    """The one item of the isotope sequence; an empty one where there is none."""
-    found = items(header, ISOTOPE)
-    if len(found) > 1:
-        raise ImageError(f"{label(ISOTOPE)} has {len(found)} items: which injection the image shows is not known.")
-    return found[0] if found else Dataset()
-
-
-def _nuclide(isotope: Dataset) -> str | None:
-    codes = items(isotope, "RadionuclideCodeSequence")
-    return text(codes[0], "CodeValue") if codes else None
-
-
-def _private(header: Dataset, group: tuple[int, str], element: int) -> str | None:
-    try:
-        with quiet():
-            value = header.private_block(*group)[element].value
-    except DAMAGE:
-        # pydicom says with a KeyError that a block or element is absent
-        return None
-    written = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-    return written.strip("\0 ") or None
-
-
-def _private_number(header: Dataset, element: int) -> float | None:
-    """A factor of Philips; 0 there stands for none."""
-    written = _private(header, PHILIPS, element)
-    try:
-        return (float(written) or None) if written else None
-    except ValueError:
-        raise ImageError(f"Philips' private factor (7053,10{element:02X}) is not a number.") from None
-
-
-def _agreed(found: Sequence[_Facts], shown: str) -> _Facts:
-    differing = [field.name for field in fields(_Facts) if len({getattr(one, field.name) for one in found}) > 1]
-    if differing:
-        raise IntensityError(
-            f"{shown} cannot be converted to SUV: {', '.join(differing)} differ(s) between its slices. Export the series again."
-        )
-    return found[0]
-
-
-def _acquired(header: Dataset) -> datetime | None:
-    found = moment(header, "AcquisitionDate", "AcquisitionTime")
-    written = text(header, "AcquisitionDateTime")
-    if found is None and written:
-        found, _ = whole_moment(written, label("AcquisitionDateTime"), zone=text(header, "TimezoneOffsetFromUTC"))
-    return found
-
-
-def _scale(facts: _Facts, frames: Sequence[Frame], declared: str | None, shown: str) -> SuvScale:
+def _scale(facts: PetFacts, frames: Sequence[Frame], declared: str | None, shown: str) -> SuvScale:
     missing = [
         label(name) for name, value in (("Units", facts.units), ("CorrectedImage", facts.corrected)) if value is None
     ]
@@ -225,7 +129,7 @@ def _scale(facts: _Facts, frames: Sequence[Frame], declared: str | None, shown: 
     )
 
 
-def _check_corrected(facts: _Facts, shown: str) -> None:
+def _check_corrected(facts: PetFacts, shown: str) -> None:
     """Refuses values that were not corrected for attenuation and decay, whatever their units."""
     lacking = {"ATTN", "DECY"} - set(str(facts.corrected).split("\\"))
     if lacking:
@@ -240,7 +144,7 @@ def _check_corrected(facts: _Facts, shown: str) -> None:
         )
 
 
-def _of_gml(facts: _Facts, declared: str | None, shown: str) -> SuvScale:
+def _of_gml(facts: PetFacts, declared: str | None, shown: str) -> SuvScale:
     if facts.suv_type == "BW" or (facts.suv_type is None and declared == "suv"):
         return SuvScale(1.0, "GML", "converted by the scanner", None)
     if facts.suv_type is None:
@@ -253,7 +157,7 @@ def _of_gml(facts: _Facts, declared: str | None, shown: str) -> SuvScale:
     )
 
 
-def _of_counts(facts: _Facts, frames: Sequence[Frame], shown: str) -> SuvScale:
+def _of_counts(facts: PetFacts, frames: Sequence[Frame], shown: str) -> SuvScale:
     """Counts of a Philips scanner, which writes what they are worth into private fields."""
     for factor in (facts.philips_suv, facts.philips_bq):
         if factor is not None and not 0 < factor < float("inf"):
@@ -268,7 +172,7 @@ def _of_counts(facts: _Facts, frames: Sequence[Frame], shown: str) -> SuvScale:
     )
 
 
-def _of_activity(facts: _Facts, frames: Sequence[Frame], bq_ml: float, shown: str) -> SuvScale:
+def _of_activity(facts: PetFacts, frames: Sequence[Frame], bq_ml: float, shown: str) -> SuvScale:
     """SUV = activity concentration x weight / dose that is left at the time to which the image was corrected."""
     units = str(facts.units)
     assert facts.dose_bq is not None
@@ -292,7 +196,7 @@ def _of_activity(facts: _Facts, frames: Sequence[Frame], bq_ml: float, shown: st
     return SuvScale(factor, units, what, elapsed_s, f"{injected:%H:%M:%S}", f"{reference:%H:%M:%S}")
 
 
-def _check_admin(facts: _Facts, frames: Sequence[Frame], shown: str) -> None:
+def _check_admin(facts: PetFacts, frames: Sequence[Frame], shown: str) -> None:
     """Refuses decay factors that do not reach back to the injection, where the header tells its time."""
     acquired = [frame.acquired for frame in frames if frame.acquired is not None]
     assert facts.half_life_s is not None
@@ -301,7 +205,7 @@ def _check_admin(facts: _Facts, frames: Sequence[Frame], shown: str) -> None:
         check_decay_factors(frames, injected, facts.half_life_s, what="injection (ADMIN)", shown=shown)
 
 
-def _missing_for_activity(facts: _Facts, frames: Sequence[Frame]) -> list[str]:
+def _missing_for_activity(facts: PetFacts, frames: Sequence[Frame]) -> list[str]:
     """Every field that the conversion of an activity needs and the header lacks."""
     needed: dict[str, object] = {
         label("DecayCorrection"): facts.decay_correction,
@@ -342,7 +246,7 @@ def _check_plausible(dose_bq: float, weight_kg: float, half_life_s: float, nucli
         )
 
 
-def _reference(facts: _Facts, frames: Sequence[Frame], shown: str) -> tuple[datetime, str]:
+def _reference(facts: PetFacts, frames: Sequence[Frame], shown: str) -> tuple[datetime, str]:
     """The moment to which a scanner corrected the decay, and what told it.
 
     A series that was written after its acquisition (GE's and Siemens' reformatted ones) has a time that says nothing of the scan.
@@ -373,7 +277,7 @@ def _reference(facts: _Facts, frames: Sequence[Frame], shown: str) -> tuple[date
     return scan, "GE private scan time (0009,100D)"
 
 
-def _check_one_day(facts: _Facts, injected: datetime, reference: datetime, shown: str) -> None:
+def _check_one_day(facts: PetFacts, injected: datetime, reference: datetime, shown: str) -> None:
     """Refuses a time of injection without a date where the nuclide lives long enough for a scan some days later."""
     assert facts.half_life_s is not None
     a_day_more_s = (reference - injected).total_seconds() + 86_400
@@ -384,7 +288,7 @@ def _check_one_day(facts: _Facts, injected: datetime, reference: datetime, shown
         )
 
 
-def _injected(facts: _Facts, reference: datetime, shown: str) -> datetime:
+def _injected(facts: PetFacts, reference: datetime, shown: str) -> datetime:
     """The moment of injection; a time without a date is the last such time before the scan."""
     by_time = None
     if facts.start_time is not None:

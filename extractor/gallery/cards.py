@@ -11,10 +11,10 @@ import numpy as np
 
 from extractor.pictures import (
     Panel,
+    Picture,
     Plane,
     box_bars,
     boxed,
-    data_uri,
     heat_map,
     outlined,
     panel,
@@ -34,16 +34,6 @@ SAMPLED = 64
 """Maps from which the scale of all is taken."""
 
 Scale = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture as an address that holds it, with what is said of it."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -187,7 +177,7 @@ def _preview(commit: CommitRecord, preview: np.ndarray | None) -> Picture | None
     if preview is None:
         return None
     alt = f"{commit.key}: coronal projection and kept slices with the region's outline (orange) and boxes (sky blue)"
-    return _picture(preview, alt)
+    return Picture.of(preview, alt)
 
 
 def _region(commit: CommitRecord, mask_zyx: np.ndarray) -> Picture:
@@ -203,7 +193,7 @@ def _region(commit: CommitRecord, mask_zyx: np.ndarray) -> Picture:
         f"{commit.key}: stored mask in coronal and sagittal projection with the boxes of {len(slices)} kept slices, and its "
         f"largest kept slice, z {slices[rank]}"
     )
-    return _picture(side_by_side(panels), alt)
+    return Picture.of(side_by_side(panels), alt)
 
 
 def _from_side(
@@ -216,8 +206,4 @@ def _from_side(
 
 def _map(key: EntryKey, mean_map: np.ndarray, scale: Scale) -> Picture:
     alt = f"{key}: mean memory map, from {mean_map.min():.3g} to {mean_map.max():.3g}"
-    return _picture(heat_map(mean_map, scale), alt, lossless=True)
-
-
-def _picture(rgb: np.ndarray, alt: str, *, lossless: bool = False) -> Picture:
-    return Picture(data_uri(rgb, lossless=lossless), rgb.shape[1], rgb.shape[0], alt)
+    return Picture.of(heat_map(mean_map, scale), alt, lossless=True)

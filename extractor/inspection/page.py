@@ -21,10 +21,9 @@ from extractor.pages import template
 from extractor.pictures import (
     REGION_RGB,
     Colour,
-    Panel,
+    Picture,
     Plane,
     boxed,
-    data_uri,
     fused,
     inverted,
     outlined,
@@ -38,17 +37,6 @@ from extractor.study import PreparedStudy
 WHOLE_PX, SLICE_PX = 300, 240
 """Heights of projections and of slices."""
 Kind = Literal["CT", "PET", "fused"]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture with what is said of it."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -139,7 +127,9 @@ def _projected(prepared: PreparedStudy, patient: str, kind: Kind, plane: Plane) 
     shown = panel(_shown(kind, ct, pet), pixel_mm=mm, height_px=WHOLE_PX)
     shown = outlined_all(shown, {roi: projection(mask != 0, plane) for roi, mask in prepared.masks_zyx.items()})
     named = f" with the outline of {', '.join(prepared.masks_zyx)}" if prepared.masks_zyx else ""
-    return _picture(shown, f"{patient}: {plane} maximum projection of the {_name(kind)}{named}", f"{kind}, {plane}")
+    return Picture.of(
+        shown.rgb, f"{patient}: {plane} maximum projection of the {_name(kind)}{named}", f"{kind}, {plane}"
+    )
 
 
 def _name(kind: Kind) -> str:
@@ -169,9 +159,4 @@ def _slice(
     shown = outlined(shown, prepared.masks_zyx[one.roi][z] != 0, colour)
     shown = boxed(shown, one.boxes_xyxy[one.kept_slices_z.index(z)])
     alt = f"{patient}: {what} of {one.roi}, z {z}, {_name(kind)}, with the region's outline and box"
-    return _picture(shown, alt, f"{kind}, {what}, z {z}")
-
-
-def _picture(shown: Panel, alt: str, caption: str) -> Picture:
-    height, width = shown.rgb.shape[:2]
-    return Picture(data_uri(shown.rgb), width, height, alt, caption)
+    return Picture.of(shown.rgb, alt, f"{kind}, {what}, z {z}")

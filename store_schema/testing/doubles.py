@@ -16,6 +16,7 @@ from store_schema.errors import BackendError
 from store_schema.keys import ID_PATTERN, MAX_ID_LENGTH, RESERVED, EntryKey
 from store_schema.location import Location, ObjectInfo
 from store_schema.records import Encoder, Intensity, Layout, Prompt, ViewSpec, sha256
+from store_schema.store import Store
 
 SHAPE = (2, 3, 4, 4)
 """Memory layer, channel, row, column of the example view: small, so that a test may change every byte."""
@@ -47,6 +48,16 @@ def example_entry(seed: int = 0, *, shape: tuple[int, ...] = SHAPE) -> Entry:
         "preview": rng.integers(0, 256, (4, 5, 3), dtype=np.uint8),
     }
     return Entry(arrays, {"boxes_xyxy": [[0, 1, 2, 3]], "kept_slices_z": [4, 3], "valid_layers": [True, True]})
+
+
+def content_digests(store: Store) -> dict[str, str]:
+    """Content digest of every current entry, by view and key: equal ones are what 'identical stores' means."""
+    return {
+        f"{view}/{key}": commit.content_sha256
+        for view in store.view_ids()
+        for key in store.keys(view)
+        if (commit := store.current(view, key)) is not None
+    }
 
 
 def digest_of(text: str) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from extractor.config import EncoderFacts, ExtractConfig, views_of
+from extractor.config import ExtractConfig, views_of
+from extractor.loading import load_networks
 from extractor.plan import make_plan, sources_of
-from extractor.segmenter import load_segmenter
 from extractor.table import StudyRow, read_study_table
 from store_schema import EntryKey, Store, create_store, open_store
 from store_schema.commits import commit_path
@@ -60,7 +60,8 @@ class Done:
         self.table.write_text("\n".join(["patient,ct,pet,tumour", *lines]) + "\n")
         self.rows = read_study_table(self.table, CONFIG)
         self.store = create_store(self.url)
-        self.views = {"paper": self.store.put_view(views_of(CONFIG, _facts())["paper"])}
+        _, facts, _ = load_networks(CONFIG, self.url, device="cpu", looked_at_on="cpu")
+        self.views = {"paper": self.store.put_view(views_of(CONFIG, facts)["paper"])}
         for row in self.rows:
             for modality in CONFIG.modalities:
                 self._commit(row, EntryKey(row.patient, modality, "tumour"))
@@ -75,17 +76,6 @@ class Done:
         place.parent.mkdir(parents=True, exist_ok=True)
         # Without a sync: the time of the disk is not what is measured.
         place.write_bytes(record.to_bytes())
-
-
-def _facts() -> EncoderFacts:
-    made = load_segmenter("mini", "random:0", device="cpu", precision="float32")
-    return EncoderFacts(
-        name=made.name,
-        image_size=made.image_size,
-        weights_sha256=made.weights_sha256,
-        trained=made.trained,
-        flags=dict(made.flags),
-    )
 
 
 def dry_run(done: Done, folder: Path) -> tuple[int, str, dict[str, float]]:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the usual name
 
-from extractor.config import EncoderFacts, ExtractConfig, views_of
+from extractor.config import ExtractConfig, views_of
+from extractor.loading import load_networks
 from extractor.pipeline import work_through
-from extractor.segmenter import load_segmenter
 from extractor.table import read_study_table
 from extractor.work import StudyTask, Write, embed_study
 from extractor.worker import StudyResult, StudyStage, WorkerSpec, worker
@@ -54,17 +54,9 @@ def table(tmp_path_factory) -> Path:
 
 def prepared(table: Path, folder: Path) -> tuple[list[StudyTask], WorkerSpec]:
     """The tasks of the whole table for a store of their own."""
-    segmenter = load_segmenter(MODEL, "random:0", device=DEVICE)
-    facts = EncoderFacts(
-        name=segmenter.name,
-        image_size=segmenter.image_size,
-        weights_sha256=segmenter.weights_sha256,
-        trained=segmenter.trained,
-        flags=dict(segmenter.flags),
-    )
     store = create_store(str(folder))
+    spec, facts, _ = load_networks(CONFIG, store.url, device=DEVICE, looked_at_on=DEVICE)
     views = {name: store.put_view(view) for name, view in views_of(CONFIG, facts).items()}
-    spec = WorkerSpec(str(folder), MODEL, "random:0", segmenter.weights_sha256, DEVICE, "float32")
     return [StudyTask(row, CONFIG, views) for row in read_study_table(table, CONFIG)], spec
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from extractor.config import ExtractConfig
 from extractor.run import RunOptions, RunReport, run
 from store_schema import open_store
+from store_schema.testing import content_digests
 
 CONFIG = ExtractConfig(model="mini", weights="random:0", pet_units="suv", layouts=("paper", "pooled"))
 PATIENTS, ROIS, MODALITIES = 24, 2, 2
@@ -42,15 +43,6 @@ def write_table(data: Path, folder: Path) -> Path:
 
 def extract(table: Path, store: Path, **options) -> RunReport:
     return run(CONFIG, RunOptions(table, str(store), **options), console=Console(quiet=True))
-
-
-def digests(store: Path) -> dict[str, str]:
-    opened = open_store(str(store))
-    return {
-        f"{view}/{key}": opened.current(view, key).content_sha256
-        for view in opened.view_ids()
-        for key in opened.keys(view)
-    }
 
 
 def commits(store: Path) -> int:
@@ -109,7 +101,7 @@ def test_24_real_patients_on_two_workers_one_of_them_killed_give_the_store_of_on
     began_s = time.perf_counter()
     assert not extract(table, tmp_path / "whole", jobs=0).failed
     whole_s = time.perf_counter() - began_s
-    assert digests(tmp_path / "cluster") == digests(tmp_path / "whole")
+    assert content_digests(open_store(tmp_path / "cluster")) == content_digests(open_store(tmp_path / "whole"))
     print(
         f"\n{PATIENTS} patients, {ENTRIES} entries in {len(CONFIG.layouts)} views: two workers, one killed with {len(held)} "
         f"studies, {cluster_s:.0f} s; one process {whole_s:.0f} s; {verified.commits} commits, "

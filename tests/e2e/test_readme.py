@@ -64,7 +64,12 @@ def look_around(folder: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     for page in ("look/inspect.html", "regions/index.html", "gallery.html"):
-        assert (folder / page).stat().st_size > 1_000
+        shown = (folder / page).read_text()
+        assert {"P001", "P002", "spine"} <= set(re.findall(r"\w+", shown)), page
+        pictures = re.findall(r'<img[^>]* src="([^"]+)"', shown)
+        assert len(pictures) >= 2, page
+        # Held by the page itself, or lying beside it.
+        assert all(one.startswith("data:image/") or (folder / page).parent.joinpath(one).is_file() for one in pictures)
     (folder / "studies.csv").write_text(whole)
 
 

@@ -166,7 +166,11 @@ def claims_gigabytes(folder: Path) -> None:
 
 def cases(hostile: type) -> dict[str, object]:
     """Every folder by its name; `hostile` is the class of a hostile input."""
-    pet = {"role": "PET"}
+    return folders(hostile) | contents(hostile)
+
+
+def folders(hostile: type) -> dict[str, object]:
+    """Folders that are no one whole series of their kind."""
     return {
         "two series in a folder": hostile("ct", series(setting(2, SeriesInstanceUID="1.2.3")), "2 series"),
         "two patients in a series": hostile("ct", series(setting(2, PatientID="OTHER")), "2 patients"),
@@ -185,7 +189,7 @@ def cases(hostile: type) -> dict[str, object]:
         "pixels of infinite spacing": hostile("ct", series(setting(PixelSpacing=["1e999", "2"])), "finite number"),
         "rows beyond any slice": hostile("ct", series(setting(Rows=65535, Columns=65535)), "536870912 voxels|bytes"),
         "magnetic resonance": hostile("ct", series(setting(Modality="MR")), "got Modality MR"),
-        "pet in place of ct": hostile("ct", series(**pet), "no CT image"),
+        "pet in place of ct": hostile("ct", series(role="PET"), "no CT image"),
         "dicom of colours": hostile(
             "ct", series(setting(SamplesPerPixel=3, PhotometricInterpretation="RGB")), "RGB with 3"
         ),
@@ -203,6 +207,13 @@ def cases(hostile: type) -> dict[str, object]:
         "kernel in a folder": hostile(
             "ct", series(damage=lambda f: (f / "a.dcm").symlink_to("/proc/self/status")), "not DICOM"
         ),
+    }
+
+
+def contents(hostile: type) -> dict[str, object]:
+    """Bombs, and headers that lack what a conversion needs."""
+    pet = {"role": "PET"}
+    return {
         "run length bomb": hostile(
             "ct", series(damage=encapsulated(RLELossless, run_lengths())), "20001122 bytes for 16 x 16"
         ),

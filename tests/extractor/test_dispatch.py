@@ -25,6 +25,7 @@ from extractor.work import StudyTask
 from extractor.worker import DIED, StudyResult, StudyStage, WorkerSpec
 from store_schema import Store, create_store, open_store
 from store_schema.errors import UsageError
+from store_schema.testing import content_digests
 
 CONFIG = ExtractConfig(
     model="mini", weights="random:0", pet_units="suv", stride=16, derive=("spine_dilated",), layouts=("paper",)
@@ -62,21 +63,12 @@ def extract(studies: Path, store: Path, **options) -> RunReport:
     return run(CONFIG, RunOptions(studies, str(store), **options), console=Console(quiet=True))
 
 
-def digests(store: Path) -> dict[str, str]:
-    opened = open_store(str(store))
-    return {
-        f"{view}/{key}": opened.current(view, key).content_sha256
-        for view in opened.view_ids()
-        for key in opened.keys(view)
-    }
-
-
 @pytest.fixture(scope="module")
 def whole(studies, tmp_path_factory) -> dict[str, str]:
     """Content digests of a run in one process."""
     store = tmp_path_factory.mktemp("whole") / "store"
     assert not extract(studies, store, jobs=0).failed
-    return digests(store)
+    return content_digests(open_store(store))
 
 
 @pytest.fixture
@@ -92,7 +84,7 @@ def test_a_cluster_makes_the_store_that_one_process_makes(studies, cluster, whol
     report = extract(studies, tmp_path / "store", scheduler=cluster.scheduler_address)
     assert {outcome.result for outcome in report.outcomes} == {"committed"}
     assert len(report.outcomes) == 5 * ITEMS
-    assert digests(tmp_path / "store") == whole
+    assert content_digests(open_store(tmp_path / "store")) == whole
     again = extract(studies, tmp_path / "store", scheduler=cluster.scheduler_address)
     assert {item.state for item in again.plan} == {"done"}
     assert again.snapshots == report.snapshots
@@ -119,7 +111,7 @@ def test_a_worker_killed_midway_loses_nothing(studies, cluster, whole, tmp_path)
     assert killed
     assert not report.failed
     assert len(report.outcomes) == 5 * ITEMS
-    assert digests(tmp_path / "store") == whole
+    assert content_digests(open_store(tmp_path / "store")) == whole
     assert len(list((tmp_path / "store").glob("commits/*/*/*/*/*.json"))) == 5 * ITEMS, "no entry is committed twice"
     assert open_store(str(tmp_path / "store")).verify().ok
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from extractor.config import EncoderFacts, ExtractConfig, views_of
+from extractor.config import ExtractConfig, views_of
+from extractor.loading import load_networks
 from extractor.phantom import write_cohort
 from extractor.pool import Processes, run_studies
-from extractor.segmenter import load_segmenter
 from extractor.table import read_study_table
 from extractor.work import StudyTask
 from extractor.worker import DIED, NO_WORKER, StudyResult, StudyStage, WorkerSpec
@@ -33,18 +33,10 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture
 def planned(cohort, tmp_path) -> tuple[list[StudyTask], WorkerSpec]:
     """Tasks of four studies, and what a process opens for them."""
-    segmenter = load_segmenter("mini", "random:0")
-    facts = EncoderFacts(
-        name="mini",
-        image_size=segmenter.image_size,
-        weights_sha256=segmenter.weights_sha256,
-        trained=False,
-        flags=dict(segmenter.flags),
-    )
     store = create_store(str(tmp_path / "store"))
+    spec, facts, _ = load_networks(CONFIG, store.url, device="cpu", looked_at_on="cpu")
     views = {name: store.put_view(view) for name, view in views_of(CONFIG, facts).items()}
     rows = read_study_table(str(cohort / "studies.csv"), CONFIG)
-    spec = WorkerSpec(str(tmp_path / "store"), "mini", "random:0", segmenter.weights_sha256, "cpu", "float32")
     return [StudyTask(row, CONFIG, views) for row in rows], spec
 
 

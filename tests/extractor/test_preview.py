@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from extractor.preview import BOX_RGB, MASK_RGB, PANEL_PX, render_preview
+from extractor.pictures import BOX_RGB, MASK_RGB
+from extractor.preview import PANEL_PX, render_preview
 from extractor.prompts import kept_slices, tight_boxes
 from extractor.study import PreparedStudy
 from extractor.volumes import Grid

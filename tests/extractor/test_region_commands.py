@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from extractor.cli import main
-from extractor.preview import MASK_RGB
+from extractor.pictures import MASK_RGB
 from extractor.regions import derive_regions
 from extractor.volumes import Grid, Labels, read_labels, write_image
 

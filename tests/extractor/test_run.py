@@ -26,6 +26,7 @@ from store_schema.errors import ConfigError, EntryWithdrawnError, UsageError
 from store_schema.location import FolderLocation
 from store_schema.packs import open_pack
 from store_schema.pseudonyms import PlainIds, Pseudonyms
+from store_schema.testing import content_digests
 from store_schema.withdraw import withdraw
 
 CONFIG = ExtractConfig(
@@ -54,15 +55,6 @@ def extract(studies: Path, store: Path | str, config: ExtractConfig = CONFIG, **
     return run(config, RunOptions(studies, str(store), **options), console=Console(quiet=True))
 
 
-def digests(store: Store) -> dict[str, str]:
-    """Content digest of every current entry: what 'identical stores' means."""
-    return {
-        f"{view}/{key}": store.current(view, key).content_sha256
-        for view in store.view_ids()
-        for key in store.keys(view)
-    }
-
-
 def states(report: RunReport) -> set[str]:
     return {item.state for item in report.plan}
 
@@ -85,12 +77,12 @@ def test_a_run_commits_every_item_and_a_rerun_does_nothing(studies, tmp_path):
     assert results(first) == {"committed"}
     assert len(first.outcomes) == 4 * ITEMS
     assert not first.failed
-    before = digests(open_store(str(tmp_path / "store")))
+    before = content_digests(open_store(str(tmp_path / "store")))
     second = extract(studies, tmp_path / "store")
     assert states(second) == {"done"}
     assert results(second) == {"done"}
     assert second.snapshots == first.snapshots
-    assert digests(open_store(str(tmp_path / "store"))) == before
+    assert content_digests(open_store(str(tmp_path / "store"))) == before
 
 
 def test_the_snapshot_is_exactly_the_table(studies, tmp_path):
@@ -291,7 +283,7 @@ def test_studies_at_an_address_give_the_store_that_files_give(studies, tmp_path)
     here = extract(studies, tmp_path / "here", SMALL)
     there = extract(f"{folder}/studies.csv", tmp_path / "there", SMALL)
     assert results(here) == results(there) == {"committed"}
-    assert digests(open_store(tmp_path / "here")) == digests(open_store(tmp_path / "there"))
+    assert content_digests(open_store(tmp_path / "here")) == content_digests(open_store(tmp_path / "there"))
     assert states(extract(f"{folder}/studies.csv", tmp_path / "there", SMALL)) == {"done"}
     assert states(extract(studies, tmp_path / "there", SMALL)) == {"changed"}
 
@@ -308,7 +300,7 @@ def test_a_header_at_an_address_brings_its_voxels(studies, tmp_path):
     whole = extract(studies, tmp_path / "whole", SMALL)
     replace_text(studies, str(patient_file(studies, "pet").relative_to(studies.parent)), f"{folder}/pet.mhd")
     assert results(whole) == results(extract(studies, tmp_path / "store", SMALL)) == {"committed"}
-    assert digests(open_store(tmp_path / "whole")) == digests(open_store(tmp_path / "store"))
+    assert content_digests(open_store(tmp_path / "whole")) == content_digests(open_store(tmp_path / "store"))
     memory.rm_file(f"{folder}/pet.raw")
     report = extract(studies, tmp_path / "other", SMALL)
     assert {o.reason for o in report.outcomes} == {f"FileNotFoundError: {folder}/pet.raw is not there."}
@@ -379,8 +371,8 @@ def test_pseudonyms_change_no_number(studies, tmp_path):
     ids = Pseudonyms(b"a key of many bytes")
     extract(studies, tmp_path / "plain", SMALL)
     extract(studies, tmp_path / "pseudonyms", SMALL, ids=ids)
-    plain = digests(open_store(tmp_path / "plain"))
-    assert {name.replace("P001", ids.key("P001")): one for name, one in plain.items()} == digests(
+    plain = content_digests(open_store(tmp_path / "plain"))
+    assert {name.replace("P001", ids.key("P001")): one for name, one in plain.items()} == content_digests(
         open_store(tmp_path / "pseudonyms")
     )
 
@@ -411,7 +403,7 @@ def test_a_memory_store_cannot_be_shared_by_processes(studies):
 def test_processes_change_no_number(studies, tmp_path):
     extract(studies, tmp_path / "inline")
     extract(studies, tmp_path / "pool", jobs=2)
-    assert digests(open_store(str(tmp_path / "inline"))) == digests(open_store(str(tmp_path / "pool")))
+    assert content_digests(open_store(str(tmp_path / "inline"))) == content_digests(open_store(str(tmp_path / "pool")))
 
 
 def test_a_killed_worker_process_costs_nothing(studies, tmp_path):
@@ -432,7 +424,7 @@ def test_a_killed_worker_process_costs_nothing(studies, tmp_path):
     report = extract(studies, tmp_path / "killed", jobs=1)
     assert killed
     assert not report.failed
-    assert digests(open_store(str(tmp_path / "killed"))) == digests(open_store(str(tmp_path / "whole")))
+    assert content_digests(open_store(str(tmp_path / "killed"))) == content_digests(open_store(str(tmp_path / "whole")))
 
 
 @pytest.fixture
@@ -471,7 +463,7 @@ def test_a_full_disk_loses_no_outcome_and_is_resumed_to_the_same_store(studies, 
     assert all("No space left" in o.reason for o in report.outcomes if o.result == "failed")
     resumed = extract(studies, tmp_path / "store")
     assert (resumed.failed, resumed.error) == (False, None)
-    assert digests(store) == digests(open_store(str(tmp_path / "whole")))
+    assert content_digests(store) == content_digests(open_store(str(tmp_path / "whole")))
     assert store.verify().ok
 
 

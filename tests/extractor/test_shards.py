@@ -20,6 +20,7 @@ from extractor.table import StudyRow, read_study_table
 from store_schema import open_store
 from store_schema.errors import UsageError
 from store_schema.pseudonyms import Pseudonyms
+from store_schema.testing import content_digests
 from store_schema.withdraw import withdraw
 
 SETTINGS = "model: mini\nweights: random:0\npet_units: suv\nstride: 16\nderive: [spine_dilated]\nlayouts: [paper]\n"
@@ -93,15 +94,6 @@ def extract(studies: Path, store: Path, shard: str | None = None, **options) -> 
     return run(CONFIG, RunOptions(studies, str(store), jobs=0, shard=part, **options), console=Console(quiet=True))
 
 
-def digests(store: Path) -> dict[str, str]:
-    opened = open_store(str(store))
-    return {
-        f"{view}/{key}": opened.current(view, key).content_sha256
-        for view in opened.view_ids()
-        for key in opened.keys(view)
-    }
-
-
 def pins(store: Path, snapshot_id: str) -> list[tuple[str, int]]:
     """What a snapshot pins; its id also holds the store's own."""
     return [(str(row.key), row.number) for row in open_store(str(store)).snapshot(snapshot_id).rows]
@@ -112,7 +104,7 @@ def whole(cohort, tmp_path_factory) -> tuple[dict[str, str], list[tuple[str, int
     """Content digests and pins of one plain run."""
     store = tmp_path_factory.mktemp("whole") / "store"
     report = extract(cohort / "studies.csv", store)
-    return digests(store), pins(store, report.snapshots["paper"])
+    return content_digests(open_store(store)), pins(store, report.snapshots["paper"])
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
@@ -121,7 +113,10 @@ def test_parts_in_any_order_make_what_one_run_makes(cohort, whole, tmp_path, ord
     assert [dict(report.snapshots) for report in reports[:2]] == [{}, {}]
     assert [report.missing > 0 for report in reports] == [True, True, False]
     assert not any(report.failed for report in reports)
-    assert (digests(tmp_path / "store"), pins(tmp_path / "store", reports[2].snapshots["paper"])) == whole
+    assert (
+        content_digests(open_store(tmp_path / "store")),
+        pins(tmp_path / "store", reports[2].snapshots["paper"]),
+    ) == whole
     plain = extract(cohort / "studies.csv", tmp_path / "store")
     assert plain.snapshots == reports[2].snapshots
     assert {item.state for item in plain.plan} == {"done"}
@@ -150,7 +145,7 @@ def test_parts_at_the_same_time_make_what_one_run_makes(cohort, whole, tmp_path)
     ]
     said = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], said
-    assert digests(tmp_path / "store") == whole[0]
+    assert content_digests(open_store(tmp_path / "store")) == whole[0]
     store = open_store(str(tmp_path / "store"))
     (snapshot,) = store.snapshot_ids()
     assert pins(tmp_path / "store", snapshot) == whole[1]
