@@ -2,24 +2,32 @@
 
 from collections import Counter
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from store_schema.errors import ConfigError, InvalidKeyError
+from store_schema.errors import ConfigError
 from store_schema.files import Place, read_text, without_secret
-from store_schema.keys import check_id
+from trainer.candidates import candidates_of
 from trainer.columns import Columns
+from trainer.model_config import (
+    ChoiceModel,
+    Images,
+    Model,
+    NetworkModel,
+    PycoxModel,
+    RidgeCoxModel,
+    Settings,
+    plain_message,
+)
 from trainer.preprocess import PreprocessRules
-from trainer.spec import FitConfig, FusionKind, Head, MapScaling, ModelSpec, Ties
+from trainer.search_config import SearchSettings
+from trainer.spec import FitConfig
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SplitSettings(_Settings):
+class SplitSettings(Settings):
     """How patients are dealt into outer folds; see `trainer.splits.make_splits`.
 
     Attributes
@@ -43,126 +51,7 @@ class SplitSettings(_Settings):
     by_centre: bool = False
 
 
-class Images(_Settings):
-    """Which entries of the view a model reads: one region of each modality.
-
-    Attributes
-    ----------
-    modalities
-        In the order in which their vectors are fused: with the gate, alpha is the weight of the first.
-    roi
-        Region of interest.
-    pool
-        Maps are averaged in plane over blocks of so many cells before the head; 1 leaves them as stored. A `paper` map
-        of a small network is an enlarged one (8×8 to 64×64 for `mini`): 4 then loses nothing and fits 16 times faster.
-    """
-
-    modalities: Annotated[tuple[str, ...], Field(min_length=1)] = ("PET", "CT")
-    roi: str
-    pool: Annotated[int, Field(ge=1)] = 1
-
-    @field_validator("modalities", "roi")
-    @classmethod
-    def _ids(cls, value: Any) -> Any:
-        for text in (value,) if isinstance(value, str) else value:
-            _checked_id("modality or roi", text)
-        return value
-
-
-class _NamedModel(_Settings):
-    name: str
-    """Row of the tables; unique."""
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return _checked_id("model", value)
-
-
-class NetworkModel(_NamedModel):
-    """A network with a DeepSurv head on images, clinical covariates, or both.
-
-    Attributes
-    ----------
-    view
-        Name or id of the view whose mean maps are read; needed where `images` is.
-    images
-        Entries that are read; none for a clinical model.
-    clinical
-        Whether the covariates of `columns` are stacked behind the image vector.
-    head, fusion, hidden, dropout, batch_norm, norm_momentum, map_scaling
-        See `trainer.spec.ModelSpec`.
-    fit
-        Settings of fitting that differ from the config's own `fit`.
-    """
-
-    kind: Literal["network"]
-    view: str | None = None
-    images: Images | None = None
-    clinical: bool = False
-    head: Head = "average"
-    fusion: FusionKind = "concat"
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    batch_norm: bool = True
-    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.3
-    map_scaling: MapScaling = "pixel"
-    fit: FitConfig = FitConfig()
-
-    @model_validator(mode="after")
-    def _has_input(self) -> Self:
-        if self.images is None and not self.clinical:
-            raise ValueError(f"model {self.name!r} has no input: give it `images`, `clinical: true`, or both")
-        if (self.images is None) != (self.view is None):
-            raise ValueError(f"model {self.name!r} needs `view` and `images` together, or neither")
-        try:
-            self.spec(clinical_features=int(self.clinical))
-        except ValidationError as error:
-            raise ValueError(f"model {self.name!r}: {_plain(error.errors()[0]['msg'])}") from error
-        return self
-
-    def spec(self, *, clinical_features: int) -> ModelSpec:
-        """Network of this model for a fold whose preprocessing gives so many clinical features."""
-        return ModelSpec(
-            head=None if self.images is None else self.head,
-            modalities=() if self.images is None else self.images.modalities,
-            fusion=self.fusion,
-            clinical_features=clinical_features,
-            hidden=self.hidden,
-            dropout=self.dropout,
-            batch_norm=self.batch_norm,
-            norm_momentum=self.norm_momentum,
-            map_scaling=self.map_scaling,
-        )
-
-
-class RidgeCoxModel(_NamedModel):
-    """Ridge Cox on the clinical covariates: the linear baseline; see `trainer.cox.RidgeCox`."""
-
-    kind: Literal["ridge_cox"]
-    penalty: Annotated[float, Field(gt=0)] = 1.0
-    ties: Ties = "efron"
-
-    @property
-    def view(self) -> None:
-        """It reads no view."""
-        return
-
-    @property
-    def images(self) -> None:
-        """It reads no entry."""
-        return
-
-    @property
-    def clinical(self) -> bool:
-        """It always reads the covariates."""
-        return True
-
-
-Model = Annotated[NetworkModel | RidgeCoxModel, Field(discriminator="kind")]
-
-
-class PermutedControl(_Settings):
+class PermutedControl(Settings):
     """Models that are also fitted on permuted outcomes, where they must be at chance.
 
     Attributes
@@ -180,7 +69,7 @@ class PermutedControl(_Settings):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class Oracle(_Settings):
+class Oracle(Settings):
     """Risks that are known because the outcomes were simulated with them.
 
     Attributes
@@ -196,7 +85,31 @@ class Oracle(_Settings):
     columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("log_hazard",)
 
 
-class RunConfig(_Settings):
+class ContrastSettings(Settings):
+    """Two models whose c-indices are compared on the same folds; a positive difference favours the first.
+
+    Attributes
+    ----------
+    first, second
+        Names of models.
+    """
+
+    first: str
+    second: str
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.first == self.second:
+            raise ValueError(f"a contrast needs two models, got {self.first} twice")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.first} − {self.second}"
+
+
+class RunConfig(Settings):
     """Everything that decides the numbers of a run, but the table and the snapshots.
 
     Attributes
@@ -209,25 +122,42 @@ class RunConfig(_Settings):
         How missing covariates are filled.
     fit
         Settings of fitting that every network starts from.
+    search
+        How models with a `search` of their own are tuned.
     models
         Rows of the result, all judged on one cohort and the same folds.
+    claim
+        The primary contrast, declared before the run: the one test that may be called a finding. By default the first model of
+        images and covariates against the first of covariates alone, where there are both.
+    contrasts
+        Secondary contrasts, whose p-values are adjusted together (Holm); by default every other model against the claim's
+        second, or none without a claim.
+    horizons_months
+        Times at which survival is judged, in months; those with fewer than 10 patients at risk are left out.
     permuted_control, oracle
         What the results are held against.
     require_clinical
         Exclude patients without a single covariate.
     seed
         Of weights and dropout.
+    fit_together
+        Small networks that are fitted as one batched model at most; part of what decides the last digits.
     """
 
     columns: Columns
     splits: SplitSettings = SplitSettings()
     preprocessing: PreprocessRules = PreprocessRules()
     fit: FitConfig = FitConfig()
+    search: SearchSettings = SearchSettings()
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
+    claim: ContrastSettings | None = None
+    contrasts: tuple[ContrastSettings, ...] | None = None
+    horizons_months: tuple[Annotated[float, Field(gt=0)], ...] = (12.0, 24.0, 36.0, 60.0)
     permuted_control: PermutedControl | None = None
     oracle: Oracle | None = None
     require_clinical: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+    fit_together: Annotated[int, Field(ge=1)] = 64
 
     @model_validator(mode="before")
     @classmethod
@@ -244,11 +174,12 @@ class RunConfig(_Settings):
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ValueError(f"two models are named {', '.join(twice)}: give each a name of its own")
-        controls = () if self.permuted_control is None else self.permuted_control.models
-        unknown = [name for name in controls if name not in names]
-        if unknown:
-            raise ValueError(f"permuted_control names {', '.join(unknown)}: the models are {', '.join(names)}")
-        blind = [model.name for model in self.models if model.clinical and not self.columns.covariates]
+        for place, wanted in self._named_models().items():
+            unknown = [name for name in wanted if name not in names]
+            if unknown:
+                raise ValueError(f"{place} names {', '.join(unknown)}: the models are {', '.join(names)}")
+        self._check_choices()
+        blind = [model.name for model in self.fitted_models if model.clinical and not self.columns.covariates]
         if blind:
             raise ValueError(
                 f"{', '.join(blind)} reads clinical covariates, and `columns` declares none: name them under "
@@ -256,10 +187,36 @@ class RunConfig(_Settings):
             )
         return self
 
+    def _named_models(self) -> dict[str, tuple[str, ...]]:
+        controls = () if self.permuted_control is None else self.permuted_control.models
+        contrasts = (*(() if self.claim is None else (self.claim,)), *(self.contrasts or ()))
+        return {
+            "permuted_control": controls,
+            "a contrast": tuple(name for contrast in contrasts for name in (contrast.first, contrast.second)),
+            "a choice": tuple(name for model in self.models if isinstance(model, ChoiceModel) for name in model.of),
+        }
+
+    def _check_choices(self) -> None:
+        choices = {model.name for model in self.models if isinstance(model, ChoiceModel)}
+        nested = [model.name for model in self.models if isinstance(model, ChoiceModel) and choices.intersection(model.of)]
+        if nested:
+            raise ValueError(f"{', '.join(nested)} chooses from a choice: name the models themselves")
+
+    @property
+    def fitted_models(self) -> tuple[NetworkModel | RidgeCoxModel | PycoxModel, ...]:
+        """Models that are fitted themselves, in their order: all but choices among others."""
+        return tuple(model for model in self.models if not isinstance(model, ChoiceModel))
+
+    @cached_property
+    def candidates(self) -> dict[str, tuple[NetworkModel | RidgeCoxModel | PycoxModel, ...]]:
+        """Every setting that is tried of each fitted model, by its name; one where nothing is searched."""
+        return {model.name: candidates_of(model, self.search) for model in self.fitted_models}
+
     @property
     def views(self) -> tuple[str, ...]:
-        """Views that the models name, each once, in their order."""
-        return tuple(dict.fromkeys(model.view for model in self.models if model.view is not None))
+        """Views that the models read, each once, in their order."""
+        read = (model.view for tried in self.candidates.values() for model in tried)
+        return tuple(dict.fromkeys(view for view in read if view is not None))
 
 
 def load_config(path: Place) -> RunConfig:
@@ -288,9 +245,15 @@ def parse_config(settings: dict[str, Any], *, origin: str = "the config") -> Run
         If a setting is unknown, missing or out of range.
     """
     try:
-        return RunConfig.model_validate(settings)
+        config = RunConfig.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {'; '.join(_problems(error))}") from error
+    for model in config.fitted_models:
+        try:
+            candidates_of(model, config.search)
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from error
+    return config
 
 
 _CLASSES: dict[str, type[BaseModel]] = {
@@ -298,12 +261,17 @@ _CLASSES: dict[str, type[BaseModel]] = {
     "splits": SplitSettings,
     "preprocessing": PreprocessRules,
     "fit": FitConfig,
+    "search": SearchSettings,
     "network": NetworkModel,
     "ridge_cox": RidgeCoxModel,
+    "pycox": PycoxModel,
+    "choice": ChoiceModel,
     "images": Images,
+    "claim": ContrastSettings,
     "permuted_control": PermutedControl,
     "oracle": Oracle,
 }
+KINDS = ("network", "ridge_cox", "pycox", "choice")
 
 
 def _problems(error: ValidationError) -> list[str]:
@@ -315,20 +283,18 @@ def _problems(error: ValidationError) -> list[str]:
 
 
 def _problem(loc: tuple[int | str, ...], kind: str, message: str) -> str:
-    place = ".".join(str(part) for part in loc if part not in ("network", "ridge_cox"))
+    # after a model's number stands its kind, which nobody wrote
+    told = [part for before, part in zip((None, *loc), loc, strict=False) if not (isinstance(before, int) and part in KINDS)]
+    place = ".".join(map(str, told))
     if kind == "union_tag_not_found":
-        return f"{place}.kind: expected 'network' or 'ridge_cox', got none"
+        return f"{place}.kind: expected {', '.join(KINDS)}, got none"
     if kind != "extra_forbidden":
-        return f"{place}: {_plain(message)}" if place else _plain(message)
+        return f"{place}: {plain_message(message)}" if place else plain_message(message)
     owners = [_CLASSES[part] for part in loc[:-1] if isinstance(part, str) and part in _CLASSES]
     known = list((owners[-1] if owners else RunConfig).model_fields)
     near = get_close_matches(str(loc[-1]), known, n=1)
     meant = f", perhaps {near[0]!r}?" if near else "."
     return f"{place} is not a setting{meant} Known here: {', '.join(known)}"
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
 
 
 def _with_fit(model: Any, base: Any) -> Any:
@@ -339,10 +305,3 @@ def _with_fit(model: Any, base: Any) -> Any:
     own = model.get("fit", {})
     own = own.model_dump() if isinstance(own, FitConfig) else own
     return {**model, "fit": {**base, **own}} if isinstance(own, dict) else model
-
-
-def _checked_id(kind: str, text: str) -> str:
-    try:
-        return check_id(kind, text)
-    except InvalidKeyError as error:
-        raise ValueError(str(error)) from error

@@ -9,6 +9,7 @@ from store_schema import EntryKey, Snapshot, open_snapshot
 from store_schema.bulk import BulkReader
 from store_schema.disk_cache import cache_from_environment
 from store_schema.errors import ConfigError
+from trainer.model_config import NetworkModel, PycoxModel, RidgeCoxModel
 
 MEAN_MAP = "mean_map"
 
@@ -54,6 +55,27 @@ def mean_maps(
     stacked = reader_of(store_url, snapshot_id).stack(MEAN_MAP, keys)
     stacked.setflags(write=False)
     return stacked
+
+
+def images_of(
+    model: NetworkModel | RidgeCoxModel | PycoxModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]
+) -> dict[str, Float[np.ndarray, "patient *axes"]]:
+    """What a model reads of each patient, by modality, as it is stored but for the pooling that its settings ask for.
+
+    Raises
+    ------
+    NotCommittedError, ObjectMissingError, ObjectAlteredError
+        See `mean_maps`.
+    ConfigError
+        If the pooling does not part the maps evenly.
+    """
+    images = model.images
+    if images is None:
+        return {}
+    return {
+        modality: pooled(mean_maps(store_url, snapshot_id, modality, images.roi, patients), images.pool)
+        for modality in images.modalities
+    }
 
 
 def pooled(

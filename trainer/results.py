@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from store_schema.errors import SchemaError
+from trainer.baseline_hazard import BreslowBaseline
 
 
 class _Record(BaseModel):
@@ -36,15 +37,39 @@ class Curves(_Record):
     validation_loss: tuple[float, ...]
 
 
-class TaskResult(_Record):
-    """What came of one fold of one model.
+class InnerScore(_Record):
+    """What came of one model on one inner part: only what a choice of settings needs.
 
     Attributes
     ----------
-    task_id
-        Identity of the task.
-    model, permutation, fold, repeat
-        Which row and fold; permutation 0 is the real outcomes.
+    model, candidate, permutation, fold, inner
+        Which row of which search table, and on whom; see `trainer.task.Part`.
+    c, comparable
+        Harrell's c of the inner part, and the pairs by which it was judged.
+    best_epoch
+        Epoch that a network kept.
+    seconds
+        Wall time.
+    """
+
+    model: str
+    candidate: int
+    permutation: int
+    fold: int
+    inner: int
+    c: float
+    comparable: int
+    best_epoch: int | None
+    seconds: float
+
+
+class JobResult(_Record):
+    """What came of one outer fold of one model.
+
+    Attributes
+    ----------
+    model, candidate, permutation, fold, repeat
+        Which row of which search table, and which fold; permutation 0 is the real outcomes.
     c
         Harrell's c of the test part.
     concordant, discordant, tied_risk, comparable
@@ -59,6 +84,8 @@ class TaskResult(_Record):
         Harrell's c of the outer training part: how far the model fits what it has seen.
     train_patients, train_events, test_events
         Sizes.
+    baseline
+        Breslow's baseline hazard of the outer training part: with it a log-risk becomes a survival curve.
     curves
         Of a network.
     coefficients
@@ -66,12 +93,11 @@ class TaskResult(_Record):
     preprocessing
         Statistics of the fold's training part by which covariates became features.
     seconds
-        Wall time of the task; the only thing that differs between machines.
+        Wall time; the only thing that differs between machines. Of what is fitted together, an equal share.
     """
 
-    layout: Literal["engram-result-1"] = "engram-result-1"
-    task_id: str
     model: str
+    candidate: int = 0
     permutation: int
     fold: int
     repeat: int
@@ -89,6 +115,7 @@ class TaskResult(_Record):
     train_patients: int
     train_events: int
     test_events: int
+    baseline: BreslowBaseline
     curves: Curves | None
     coefficients: dict[str, float] | None
     preprocessing: dict[str, Any] | None
@@ -100,6 +127,23 @@ class TaskResult(_Record):
         if self.train_sd == 0:
             return tuple(None for _ in self.log_risk)
         return tuple((risk - self.train_mean) / self.train_sd for risk in self.log_risk)
+
+
+class TaskResult(_Record):
+    """What came of a task: of each of its jobs, in their order.
+
+    Attributes
+    ----------
+    task_id
+        Identity of the task.
+    outer, inner
+        Jobs that judged an outer test part, and those that judged an inner part.
+    """
+
+    layout: Literal["engram-result-2"] = "engram-result-2"
+    task_id: str
+    outer: tuple[JobResult, ...]
+    inner: tuple[InnerScore, ...] = ()
 
 
 class FoldScore(_Record):
@@ -257,7 +301,7 @@ def parse_results(data: bytes, *, where: str) -> RunResults:
         raise SchemaError(f"{where} is not a run's results: {error}. Run `trainer cv` again") from error
 
 
-def of_model(results: Iterable[TaskResult], model: str, permutation: int = 0) -> tuple[TaskResult, ...]:
+def of_model(results: Iterable[JobResult], model: str, permutation: int = 0) -> tuple[JobResult, ...]:
     """Results of one model on the real outcomes or on one permutation, by fold."""
     mine = (result for result in results if (result.model, result.permutation) == (model, permutation))
     return tuple(sorted(mine, key=lambda result: result.fold))

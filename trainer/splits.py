@@ -19,6 +19,8 @@ from trainer.tables import shown
 
 INNER_STREAM = 1
 """Keeps the random numbers of inner splits apart from those of outer ones, which use 0."""
+SEARCH_STREAM = 3
+"""The same for the inner folds by which settings are chosen; 2 is taken by `trainer.judging`."""
 
 
 @dataclass(frozen=True)
@@ -170,18 +172,24 @@ def make_splits(
 
 
 def inner_split(
-    cohort: Cohort, train: Sequence[str], *, seed: int, fold: int, share: float = 0.2, method: Method = "blocks"
+    cohort: Cohort,
+    train: Sequence[str],
+    *,
+    seed: int,
+    fold: int | Sequence[int],
+    share: float = 0.2,
+    method: Method = "blocks",
 ) -> InnerSplit:
-    """Part an outer training fold for early stopping, stratified like the outer folds.
+    """Part a training part for early stopping, stratified like the outer folds.
 
     Parameters
     ----------
     cohort
         Holds the outcomes.
     train
-        The outer training part; no other patient is looked at.
+        The training part; no other patient is looked at.
     seed, fold
-        Seed of the run and index of the outer fold: each fold has its own stream.
+        Seed of the run, and index of the outer fold, or several numbers that tell the part: each has its own stream.
     share
         Share to watch; 1/share is rounded to a whole number of parts, of which one is taken.
     method
@@ -196,15 +204,45 @@ def inner_split(
     """
     if not 0 < share <= 0.5:
         raise ConfigError(f"the share to watch must be in (0, 0.5], got {share}")
-    parts = round(1 / share)
+    stream = (fold,) if isinstance(fold, int) else tuple(fold)
+    rows, number = _dealt_part(cohort, train, round(1 / share), [seed, INNER_STREAM, *stream], method)
+    return InnerSplit(fit=_names(cohort, rows[number != 0]), watch=_names(cohort, rows[number == 0]))
+
+
+def inner_folds(cohort: Cohort, fold: Fold, *, folds: int, seed: int, method: Method = "blocks") -> tuple[Fold, ...]:
+    """Folds of an outer training part, by which settings are chosen; the outer test part is not looked at.
+
+    Each has the index and repeat of the outer fold.
+
+    Raises
+    ------
+    CohortError
+        If there are fewer training patients than parts, or a part has no comparable pair.
+    """
+    rows, number = _dealt_part(cohort, fold.train, folds, [seed, SEARCH_STREAM, fold.index], method)
+    found = tuple(
+        Fold(fold.index, fold.repeat, _names(cohort, rows[number != part]), _names(cohort, rows[number == part]))
+        for part in range(folds)
+    )
+    for inner, part in enumerate(found):
+        for name, patients in (("test", part.test), ("training", part.train)):
+            chosen = cohort.rows(patients)
+            told = f"the {name} part of inner fold {inner} of fold {fold.index}"
+            _refuse_undecidable(cohort.time[chosen], cohort.event[chosen], told)
+    return found
+
+
+def _dealt_part(
+    cohort: Cohort, train: Sequence[str], parts: int, stream: Sequence[int], method: Method
+) -> tuple[Int[np.ndarray, " patient"], Int[np.ndarray, " patient"]]:
+    """Rows of a training part, and the part that each is dealt to; one person's studies share one."""
     rows = np.sort(cohort.rows(train))
     if len(rows) < parts:
-        raise CohortError(f"{len(rows)} training patients of fold {fold} cannot be dealt into {parts} parts")
-    rng = np.random.default_rng([seed, INNER_STREAM, fold])
+        raise CohortError(f"{len(rows)} training patients of fold {stream[2]} cannot be dealt into {parts} parts")
+    rng = np.random.default_rng(stream)
     persons = [cohort.person[row] for row in rows]
     groups = persons if len(set(persons)) < len(persons) else None
-    number = deal(cohort.time[rows], cohort.event[rows], folds=parts, rng=rng, method=method, groups=groups)
-    return InnerSplit(fit=_names(cohort, rows[number != 0]), watch=_names(cohort, rows[number == 0]))
+    return rows, deal(cohort.time[rows], cohort.event[rows], folds=parts, rng=rng, method=method, groups=groups)
 
 
 def write_splits(splits: Splits, path: str | os.PathLike[str]) -> Splits:
