@@ -130,8 +130,7 @@ class RunConfig(Settings):
         The primary contrast, declared before the run: the one test that may be called a finding. By default the first model of
         images and covariates against the first of covariates alone, where there are both.
     contrasts
-        Secondary contrasts, whose p-values are adjusted together (Holm); by default every other model against the claim's
-        second, or none without a claim.
+        Secondary contrasts, whose p-values are adjusted together (Holm).
     horizons_months
         Times at which survival is judged, in months; those with fewer than 10 patients at risk are left out.
     permuted_control, oracle
@@ -151,7 +150,7 @@ class RunConfig(Settings):
     search: SearchSettings = SearchSettings()
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
     claim: ContrastSettings | None = None
-    contrasts: tuple[ContrastSettings, ...] | None = None
+    contrasts: tuple[ContrastSettings, ...] = ()
     horizons_months: tuple[Annotated[float, Field(gt=0)], ...] = (12.0, 24.0, 36.0, 60.0)
     permuted_control: PermutedControl | None = None
     oracle: Oracle | None = None
@@ -189,7 +188,7 @@ class RunConfig(Settings):
 
     def _named_models(self) -> dict[str, tuple[str, ...]]:
         controls = () if self.permuted_control is None else self.permuted_control.models
-        contrasts = (*(() if self.claim is None else (self.claim,)), *(self.contrasts or ()))
+        contrasts = (*(() if self.claim is None else (self.claim,)), *self.contrasts)
         return {
             "permuted_control": controls,
             "a contrast": tuple(name for contrast in contrasts for name in (contrast.first, contrast.second)),
@@ -211,6 +210,39 @@ class RunConfig(Settings):
     def candidates(self) -> dict[str, tuple[NetworkModel | RidgeCoxModel | PycoxModel, ...]]:
         """Every setting that is tried of each fitted model, by its name; one where nothing is searched."""
         return {model.name: candidates_of(model, self.search) for model in self.fitted_models}
+
+    @property
+    def primary_contrast(self) -> ContrastSettings | None:
+        """The claim as declared, or the default one; None where the models allow none."""
+        if self.claim is not None:
+            return self.claim
+        both = [model.name for model in self.fitted_models if model.clinical and model.images is not None]
+        clinical = [model.name for model in self.fitted_models if model.images is None]
+        return ContrastSettings(first=both[0], second=clinical[0]) if both and clinical else None
+
+    @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """For each row, the fitted models that it is chosen from: a fitted model is its own only member."""
+        return {model.name: model.of if isinstance(model, ChoiceModel) else (model.name,) for model in self.models}
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Rows whose settings are chosen among several."""
+        return tuple(name for name in self.members if self.tried(name) > 1)
+
+    def tried(self, name: str) -> int:
+        """Settings that a row is chosen from."""
+        return sum(len(self.candidates[member]) for member in self.members[name])
+
+    def is_chosen_from(self, name: str) -> bool:
+        """Whether some row chooses among the settings of this fitted model."""
+        return any(name in self.members[row] for row in self.tuned)
+
+    @property
+    def permuted_models(self) -> tuple[str, ...]:
+        """Fitted models that the permuted controls need."""
+        controls = () if self.permuted_control is None else self.permuted_control.models
+        return tuple(dict.fromkeys(member for name in controls for member in self.members[name]))
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from store_schema.errors import TaskError
+from store_schema.errors import EngramError, TaskError
 from trainer.baseline_hazard import BreslowBaseline
 from trainer.cohort import Cohort
 from trainer.features import images_of
 from trainer.judging import Asked, Judged, judge
 from trainer.metrics import harrell_c
 from trainer.part_data import PartData
-from trainer.results import InnerScore, JobResult, TaskResult, parse_result
+from trainer.results import InnerScore, JobFault, JobResult, TaskResult, parse_result
 from trainer.run_folder import RunFolder, read_cohort, read_run_splits, task_name
 from trainer.splits import Fold, Splits, inner_folds
 from trainer.task import Job, Part, Task
@@ -76,12 +76,10 @@ def run_task(task: Task) -> TaskResult:
     The same task gives the same numbers in any process on machines alike: it computes on one thread, from its own
     seeds, and what it reads is pinned by digests. Done twice at once, the first to finish writes.
 
+    A job that cannot be fitted (too few events, a fit that diverges) is part of the result: another try would end the same way.
+
     Raises
     ------
-    CohortError
-        If a part does not allow the fit.
-    TaskError
-        If a fit diverges.
     StoreError
         If the store or the run folder does not hold what was pinned, or cannot be read or written.
     """
@@ -101,30 +99,51 @@ def _done(task: Task) -> TaskResult:
     start = time.perf_counter()
     data = TaskData(task)
     asked = [Asked(job.model, job.seed, data.data(job)) for job in task.jobs]
-    judged = judge(asked)
+    answers = judge(asked)
     # what is fitted together costs each its share
     seconds = (time.perf_counter() - start) / len(asked)
-    triples = list(zip(task.jobs, asked, judged, strict=True))
-    return TaskResult(
-        task_id=task.id,
-        outer=tuple(_outer(job, one.data, said, seconds) for job, one, said in triples if job.part.inner is None),
-        inner=tuple(_inner(job, one.data, said, seconds) for job, one, said in triples if job.part.inner is not None),
+    outer: list[JobResult] = []
+    inner: list[InnerScore] = []
+    faults: list[JobFault] = []
+    for job, one, answer in zip(task.jobs, asked, answers, strict=True):
+        if job.part.inner is not None:
+            inner.append(_inner(job, one.data, answer, seconds))
+        elif isinstance(answer, Judged):
+            outer.append(_outer(job, one.data, answer, seconds))
+        else:
+            faults.append(_fault(job, answer))
+    return TaskResult(task_id=task.id, outer=tuple(outer), inner=tuple(inner), faults=tuple(faults))
+
+
+def _fault(job: Job, error: EngramError) -> JobFault:
+    return JobFault(
+        model=job.model.name,
+        candidate=job.candidate,
+        permutation=job.part.permutation,
+        fold=job.part.fold,
+        reason=f"{type(error).__name__}: {error}",
     )
 
 
-def _inner(job: Job, data: PartData, judged: Judged, seconds: float) -> InnerScore:
-    time_, event = data.outcome(data.fold.test)
-    test = harrell_c(risk=judged.test_risk, time=time_, event=event)
+def _inner(job: Job, data: PartData, answer: Judged | EngramError, seconds: float) -> InnerScore:
     assert job.part.inner is not None
+    test, fault, best_epoch = None, None, None
+    if isinstance(answer, Judged):
+        time_, event = data.outcome(data.fold.test)
+        test = harrell_c(risk=answer.test_risk, time=time_, event=event)
+        best_epoch = None if answer.curves is None else answer.curves.best_epoch
+    else:
+        fault = f"{type(answer).__name__}: {answer}"
     return InnerScore(
         model=job.model.name,
         candidate=job.candidate,
         permutation=job.part.permutation,
         fold=job.part.fold,
         inner=job.part.inner,
-        c=test.c,
-        comparable=test.comparable,
-        best_epoch=None if judged.curves is None else judged.curves.best_epoch,
+        c=None if test is None else test.c,
+        comparable=None if test is None else test.comparable,
+        fault=fault,
+        best_epoch=best_epoch,
         seconds=seconds,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from store_schema.errors import CohortError, TaskError
 from trainer.cox import RidgeCox
 from trainer.dealing import deal
 from trainer.epochs import choose_epochs
@@ -45,25 +46,34 @@ class Asked:
     data: PartData
 
 
-def judge(asked: Sequence[Asked]) -> list[Judged]:
+def judge(asked: Sequence[Asked]) -> list[Judged | CohortError | TaskError]:
     """Fit each model in the training part of its data, and let it judge both parts; in the order asked.
 
-    Raises
-    ------
-    CohortError
-        If a part does not allow the fit.
-    TaskError
-        If a fit diverges.
+    An error stands where a part does not allow the fit (CohortError) or a fit diverges (TaskError).
     """
-    return [_judged(one) for one in asked]
+    return [_answer(one) for one in asked]
+
+
+def _answer(asked: Asked) -> Judged | CohortError | TaskError:
+    try:
+        return _judged(asked)
+    except (CohortError, TaskError) as error:
+        return error
 
 
 def _judged(asked: Asked) -> Judged:
     if isinstance(asked.model, RidgeCoxModel):
-        return _ridge_cox(asked.model, asked.data)
+        return _finite(_ridge_cox(asked.model, asked.data))
     if isinstance(asked.model, NetworkModel):
-        return _network(asked.model, asked.seed, asked.data)
+        return _finite(_network(asked.model, asked.seed, asked.data))
     raise NotImplementedError(asked.model.kind)
+
+
+def _finite(judged: Judged) -> Judged:
+    wrong = int((~np.isfinite(judged.train_risk)).sum() + (~np.isfinite(judged.test_risk)).sum())
+    if wrong:
+        raise TaskError(f"{wrong} of {len(judged.train_risk) + len(judged.test_risk)} risks are not finite: the model diverged")
+    return judged
 
 
 def _ridge_cox(model: RidgeCoxModel, data: PartData) -> Judged:

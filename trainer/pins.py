@@ -36,7 +36,7 @@ class Pin:
 def wanted_entries(config: RunConfig) -> Wanted:
     """What the models of a config read, by view."""
     pairs: dict[str, dict[tuple[str, str], None]] = {}
-    for model in config.models:
+    for model in (tried for several in config.candidates.values() for tried in several):
         if model.view is not None and model.images is not None:
             reads = {(modality, model.images.roi): None for modality in model.images.modalities}
             pairs.setdefault(model.view, {}).update(reads)

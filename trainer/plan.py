@@ -1,6 +1,6 @@
 """Decides everything about a run before its first task: snapshots, cohort, folds, tasks; does none of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,12 +13,13 @@ from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds, check_rule
 from store_schema.records import sha256
 from trainer.cohort import Cohort, build_cohort, check_table
-from trainer.config import Model, RunConfig
+from trainer.config import RunConfig
+from trainer.jobs import grouped
 from trainer.oracle import read_oracle
 from trainer.pins import Pin, pin_views, wanted_entries
 from trainer.run_folder import cohort_bytes
 from trainer.splits import Splits, make_splits
-from trainer.task import Task
+from trainer.task import Job, Task
 
 
 @dataclass(frozen=True)
@@ -76,32 +77,25 @@ class Plan:
         """Cohort with the outcomes of a permutation; 0 leaves them as they are."""
         return _permuted(self.config, self.cohort, permutation)
 
-    def tasks(self, run_url: str) -> tuple[Task, ...]:
-        """Every fold of every model, then of every permuted control."""
-        controls = () if self.config.permuted_control is None else self.config.permuted_control.models
-        return tuple(
-            self._task(model, permutation, fold, run_url)
-            for permutation, splits in self.splits.items()
-            for model in self.config.models
-            if not permutation or model.name in controls
-            for fold in range(len(splits))
-        )
+    def tasks(self, jobs: Sequence[Job], run_url: str) -> tuple[Task, ...]:
+        """Tasks that do these jobs: small networks of one row together, every other job alone."""
+        return tuple(self._task(together, run_url) for together in grouped(jobs, most=self.config.fit_together))
 
-    def _task(self, model: Model, permutation: int, fold: int, run_url: str) -> Task:
-        snapshots = {pin.view: pin.snapshot.id for pin in self.pins}
-        control = self.config.permuted_control if permutation else None
+    def _task(self, jobs: Sequence[Job], run_url: str) -> Task:
+        pinned = {pin.view: pin.snapshot.id for pin in self.pins}
+        views = sorted({job.model.view for job in jobs if job.model.view is not None})
+        permutations = sorted({job.part.permutation for job in jobs})
+        control = self.config.permuted_control if any(permutations) else None
         return Task(
-            store_url=None if model.view is None or self.store is None else self.store.url,
+            store_url=self.store.url if views and self.store is not None else None,
             run_url=run_url,
-            snapshot=None if model.view is None else snapshots[model.view],
-            model=model,
+            snapshots={view: pinned[view] for view in views},
             preprocessing=self.config.preprocessing,
-            fold=fold,
-            seed=_seed(self.config, permutation, fold),
-            permutation=permutation,
+            jobs=tuple(jobs),
+            inner_folds=self.config.search.inner_folds,
             permutation_seed=None if control is None else control.seed,
             cohort_sha256=self.cohort_sha256,
-            splits_sha256=self.splits_sha256[permutation],
+            splits_sha256={number: self.splits_sha256[number] for number in permutations},
         )
 
 
@@ -185,8 +179,3 @@ def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:
 def _permuted(config: RunConfig, cohort: Cohort, permutation: int) -> Cohort:
     control = config.permuted_control
     return cohort if not permutation or control is None else cohort.permuted([control.seed, permutation])
-
-
-def _seed(config: RunConfig, permutation: int, fold: int) -> int:
-    """Own stream for each fold and permutation; models share it, and none depends on its place in the config."""
-    return int(np.random.SeedSequence([config.seed, permutation, fold]).generate_state(1)[0])

@@ -5,12 +5,16 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trainer.results import RunResults, TaskResult
+from trainer.candidates import search_table
+from trainer.config import RunConfig
+from trainer.results import InnerScore, JobResult, RunResults
 from trainer.summary import Judgement
 
 FOLD_FACTS = ("c", "concordant", "discordant", "tied_risk", "comparable", "train_c")
 SIZES = ("train_patients", "train_events", "test_events", "train_mean", "train_sd", "seconds")
 ROW_FACTS = (
+    "tried",
+    "tuned",
     "mean",
     "se",
     "t",
@@ -24,13 +28,13 @@ ROW_FACTS = (
 GROUP_FACTS = ("chi_squared", "nominal_p", "permutation_p", "low_median", "high_median")
 
 
-def folds_csv(results: Iterable[TaskResult]) -> str:
-    """One line per task: its c, pairs, sizes and epochs."""
+def folds_csv(judgement: Judgement) -> str:
+    """One line per row and fold: its c, pairs, sizes and epochs."""
     header = ("model", "permutation", "repeat", "fold", *FOLD_FACTS, "test_patients", *SIZES)
-    return _csv((*header, "stopped_by", "epochs_run", "best_epoch"), map(_fold_line, results))
+    return _csv((*header, "stopped_by", "epochs_run", "best_epoch"), map(_fold_line, judgement.results))
 
 
-def _fold_line(result: TaskResult) -> list[Any]:
+def _fold_line(result: JobResult) -> list[Any]:
     curves = result.curves
     ended = ["", "", ""] if curves is None else [curves.reason, curves.epochs_run, curves.best_epoch]
     facts = [getattr(result, name) for name in FOLD_FACTS]
@@ -45,7 +49,7 @@ def risks_csv(judgement: Judgement) -> str:
     return _csv(header, (line for result in judgement.results for line in _risk_lines(judgement, result)))
 
 
-def _risk_lines(judgement: Judgement, result: TaskResult) -> list[list[Any]]:
+def _risk_lines(judgement: Judgement, result: JobResult) -> list[list[Any]]:
     cohort = judgement.permuted_cohort(result.permutation)
     rows = cohort.rows(result.patients)
     alpha: Sequence[float | None] = result.alpha or [None] * len(rows)
@@ -60,6 +64,25 @@ def _risk_lines(judgement: Judgement, result: TaskResult) -> list[list[Any]]:
         strict=True,
     )
     return [[*first, *line] for line in cells]
+
+
+def search_csv(config: RunConfig, outer: Iterable[JobResult], inner: Iterable[InnerScore]) -> str:
+    """One line per setting and fold that a search tried: its c on the outer fold, and on each inner one."""
+    names = list(dict.fromkeys(name for model in config.fitted_models for name in model.search))
+    found: dict[tuple[str, int, int, int], dict[str, Any]] = {}
+    for result in outer:
+        place = (result.model, result.candidate, result.permutation, result.fold)
+        found.setdefault(place, {})["outer"] = result.c
+    for score in inner:
+        place = (score.model, score.candidate, score.permutation, score.fold)
+        found.setdefault(place, {})[f"inner_{score.inner}"] = score.c
+    parts = ["outer", *(f"inner_{number}" for number in range(config.search.inner_folds))]
+    tables = {model.name: search_table(model, config.search) for model in config.fitted_models}
+    lines = []
+    for place, scores in sorted(found.items()):
+        settings = tables[place[0]][place[1]]
+        lines.append([*place, *(settings.get(name) for name in names), *(scores.get(part) for part in parts)])
+    return _csv(("model", "candidate", "permutation", "fold", *names, *(f"c_{part}" for part in parts)), lines)
 
 
 def summary_csv(results: RunResults) -> str:

@@ -45,7 +45,9 @@ class InnerScore(_Record):
     model, candidate, permutation, fold, inner
         Which row of which search table, and on whom; see `trainer.task.Part`.
     c, comparable
-        Harrell's c of the inner part, and the pairs by which it was judged.
+        Harrell's c of the inner part, and the pairs by which it was judged; None where the fit failed.
+    fault
+        Why it failed: such a setting is not chosen.
     best_epoch
         Epoch that a network kept.
     seconds
@@ -57,8 +59,9 @@ class InnerScore(_Record):
     permutation: int
     fold: int
     inner: int
-    c: float
-    comparable: int
+    c: float | None
+    comparable: int | None
+    fault: str | None = None
     best_epoch: int | None
     seconds: float
 
@@ -129,6 +132,24 @@ class JobResult(_Record):
         return tuple((risk - self.train_mean) / self.train_sd for risk in self.log_risk)
 
 
+class JobFault(_Record):
+    """A job on an outer fold that no fit can do, and why; another try would end the same way.
+
+    Attributes
+    ----------
+    model, candidate, permutation, fold
+        Which row of which search table, and which fold.
+    reason
+        What was wrong.
+    """
+
+    model: str
+    candidate: int
+    permutation: int
+    fold: int
+    reason: str
+
+
 class TaskResult(_Record):
     """What came of a task: of each of its jobs, in their order.
 
@@ -136,14 +157,15 @@ class TaskResult(_Record):
     ----------
     task_id
         Identity of the task.
-    outer, inner
-        Jobs that judged an outer test part, and those that judged an inner part.
+    outer, inner, faults
+        Jobs that judged an outer test part, those that judged an inner part, and outer ones that cannot be fitted.
     """
 
     layout: Literal["engram-result-2"] = "engram-result-2"
     task_id: str
     outer: tuple[JobResult, ...]
     inner: tuple[InnerScore, ...] = ()
+    faults: tuple[JobFault, ...] = ()
 
 
 class FoldScore(_Record):
@@ -183,6 +205,87 @@ class RiskGroups(_Record):
     permutation_p: float | None
 
 
+class ChosenSetting(_Record):
+    """What a tuned row used in one fold.
+
+    Attributes
+    ----------
+    fold
+        Outer fold.
+    model, candidate
+        Row of that model's search table.
+    score
+        Mean c by which it was chosen, over inner folds or, tuned the paper's way, over the reported ones.
+    settings
+        What the row of the table says, by dotted name; empty where that model is not searched.
+    """
+
+    fold: int
+    model: str
+    candidate: int
+    score: float | None
+    settings: dict[str, Any]
+
+
+class Optimism(_Record):
+    """By how much a mean c gains where settings are chosen on the folds that are reported.
+
+    Attributes
+    ----------
+    model, tried
+        Row, and how many settings it was chosen from.
+    paper, nested
+        Mean c of either way.
+    optimism
+        Their difference.
+    """
+
+    model: str
+    tried: int
+    paper: float
+    nested: float
+    optimism: float
+
+
+class ContrastResult(_Record):
+    """How much higher the first model's c is than the second's on the same folds.
+
+    Attributes
+    ----------
+    label, first, second
+        Models.
+    primary
+        Whether it is the claim that was declared before the run.
+    folds
+        Over all repeats.
+    mean, se, t, df, p_two_sided, low, high
+        Corrected resampled t-test and its 95% interval (Nadeau and Bengio); None where a model is incomplete, and t and p where the
+        differences do not vary.
+    p_holm
+        Of secondary contrasts: adjusted for all of them.
+    differences
+        Fold by fold.
+    note
+        What weakens it.
+    """
+
+    label: str
+    first: str
+    second: str
+    primary: bool
+    folds: int
+    mean: float | None = None
+    se: float | None = None
+    t: float | None = None
+    df: int | None = None
+    p_two_sided: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_holm: float | None = None
+    differences: tuple[float, ...] = ()
+    note: str | None = None
+
+
 class Row(_Record):
     """One row of the table.
 
@@ -193,7 +296,13 @@ class Row(_Record):
     kind
         ``model``, ``permuted`` (its outcomes dealt at random) or ``oracle`` (risks known from simulation).
     model
-        Name of the model; of an oracle, its column.
+        Label of the model's row; of an oracle, its column.
+    tried
+        Settings that were tried for it.
+    tuned
+        How they were chosen: ``nested`` (inside the training folds), ``paper`` (on the reported folds: optimistic), or None.
+    chosen
+        What each fold used, where there was a choice.
     scores
         c of each fold. Of several permutations, c of each permutation's mean.
     mean, se
@@ -216,6 +325,9 @@ class Row(_Record):
     label: str
     kind: Literal["model", "permuted", "oracle"]
     model: str
+    tried: int = 1
+    tuned: Literal["nested", "paper"] | None = None
+    chosen: tuple[ChosenSetting, ...] = ()
     scores: tuple[FoldScore, ...]
     mean: float | None
     se: float | None
@@ -247,6 +359,10 @@ class RunResults(_Record):
         Whether every task has a result.
     rows
         Models, then permuted controls, then oracles.
+    contrasts
+        The claim, then the secondary contrasts.
+    optimism
+        Of rows that were tuned both ways.
     warnings
         What a reader must know before believing a figure: signs of a leak.
     notes
@@ -257,9 +373,11 @@ class RunResults(_Record):
         Tasks whose results these are, in order.
     """
 
-    layout: Literal["engram-results-1"] = "engram-results-1"
+    layout: Literal["engram-results-2"] = "engram-results-2"
     complete: bool
     rows: tuple[Row, ...]
+    contrasts: tuple[ContrastResult, ...] = ()
+    optimism: tuple[Optimism, ...] = ()
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     failures: tuple[Failure, ...]

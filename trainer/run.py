@@ -1,7 +1,7 @@
 """Runs a cross-validation from table and store to result files; knows nothing of how a fold is fitted or spread."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Console
@@ -11,14 +11,16 @@ from store_schema.errors import SchemaError, UsageError
 from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
 from trainer.dispatch import Outcome, Workers, run_tasks
+from trainer.jobs import first_jobs, outer_job
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
-from trainer.result_tables import folds_csv, risks_csv, summary_csv
-from trainer.results import Failure, RunResults, TaskResult, parse_result
+from trainer.result_tables import folds_csv, risks_csv, search_csv, summary_csv
+from trainer.results import Failure, InnerScore, JobResult, RunResults, TaskResult, parse_result
 from trainer.run_folder import RESULTS, RunFolder, task_name
 from trainer.run_record import keep_plan, recorded_pins
+from trainer.selection import Line, lines_of
 from trainer.summary import Judgement, summarise
-from trainer.task import Task
+from trainer.task import Job, Part, Task
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,56 @@ class CvReport:
     """Tasks that an earlier call had done."""
 
 
+@dataclass
+class _Work:
+    """What was done of a run so far."""
+
+    plan: Plan
+    folder: RunFolder
+    workers: Workers
+    console: Console
+    outer: list[JobResult] = field(default_factory=list)
+    inner: list[InnerScore] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    task_ids: list[str] = field(default_factory=list)
+    tasks: int = 0
+    resumed: int = 0
+
+    def do(self, jobs: Sequence[Job], told: str) -> None:
+        """Do the tasks of these jobs that the folder does not hold yet, and take in the results of all."""
+        tasks = self.plan.tasks(jobs, self.folder.url)
+        waiting = [task for task in tasks if not self.folder.location.exists(task_name(task.id))]
+        failures = _run(waiting, self.workers, self.console, self.plan.ids, told)
+        self.tasks += len(tasks)
+        self.resumed += len(tasks) - len(waiting)
+        self.failures += failures
+        failed = {failure.task_id for failure in failures}
+        for task in tasks:
+            if task.id not in failed:
+                self._take(task, checked_result(self.plan, task, self.folder))
+
+    def _take(self, task: Task, result: TaskResult) -> None:
+        self.task_ids.append(task.id)
+        self.outer += result.outer
+        self.inner += result.inner
+        for fault in result.faults:
+            if len(self.plan.config.candidates[fault.model]) > 1:
+                # a setting of a search that cannot be fitted is not chosen: no failure of the run
+                continue
+            part = Part(permutation=fault.permutation, fold=fault.fold)
+            reason = self.plan.ids.clean(fault.reason)
+            self.failures.append(Failure(task_id=task.id, label=f"{fault.model}, {part.label}", reason=reason))
+
+    def lines(self) -> tuple[Line, ...]:
+        """Rows as far as they can be made."""
+        folds = len(self.plan.splits[0])
+        return lines_of(self.plan.config, self.outer, self.inner, permutations=self.plan.splits, folds=folds)
+
+
 def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Workers, console: Console) -> CvReport:
     """Fit and judge every model of a config on every fold, and write the results; a rerun resumes.
+
+    Models with a search are fitted with every setting first, then with those that were chosen.
 
     Parameters
     ----------
@@ -60,11 +110,28 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
     plan = make_plan(config, inputs, recorded=recorded_pins(folder))
     _refuse_unreachable(plan, folder, workers)
     keep_plan(plan, folder)
-    tasks = plan.tasks(folder.url)
-    waiting = [task for task in tasks if not folder.location.exists(task_name(task.id))]
-    failures = _run(waiting, workers, console, inputs.ids)
-    results = _write_results(plan, tasks, failures, folder)
-    return CvReport(plan, results, folder, tasks=len(tasks), resumed=len(tasks) - len(waiting))
+    work = _Work(plan, folder, workers, console)
+    work.do(first_jobs(config, permutations=plan.splits, folds=len(plan.splits[0])), "fits")
+    work.do(_chosen_jobs(plan, work.outer, work.lines()), "chosen fits")
+    results = _write_results(work)
+    return CvReport(plan, results, folder, tasks=work.tasks, resumed=work.resumed)
+
+
+def _chosen_jobs(plan: Plan, outer: Sequence[JobResult], lines: Sequence[Line]) -> tuple[Job, ...]:
+    """Outer folds of the settings that inner folds chose, each once, without those that are done."""
+    done = {(found.model, found.candidate, found.permutation, found.fold) for found in outer}
+    wanted = {
+        (pick.model, pick.candidate, *place): None
+        for line in lines
+        if line.way == "nested"
+        for place, pick in line.picks.items()
+        if len(plan.config.candidates[pick.model]) > 1
+    }
+    return tuple(
+        outer_job(plan.config, model, candidate, permutation=permutation, fold=fold)
+        for model, candidate, permutation, fold in wanted
+        if (model, candidate, permutation, fold) not in done
+    )
 
 
 def _refuse_unreachable(plan: Plan, folder: RunFolder, workers: Workers) -> None:
@@ -74,17 +141,19 @@ def _refuse_unreachable(plan: Plan, folder: RunFolder, workers: Workers) -> None
             raise UsageError(f"{location.url} lives in this process alone: use --workers 0, or a folder")
 
 
-def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainIds) -> list[Failure]:
-    """Do the tasks under a progress bar; gives those that failed."""
+def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainIds, told: str) -> list[Failure]:
+    """Do the tasks under a progress bar that counts fits; gives those that failed."""
+    if not tasks:
+        return []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("folds", total=len(tasks))
+        bar = progress.add_task(told, total=sum(len(task.jobs) for task in tasks))
 
         def on_done(outcome: Outcome) -> None:
-            progress.advance(bar)
+            progress.advance(bar, len(outcome.task.jobs))
             if outcome.error is not None:
-                told = ids.clean(f"failed: {outcome.task.label}: {outcome.error}")
-                progress.console.print(told, markup=False, soft_wrap=True)
+                said = ids.clean(f"failed: {outcome.task.label}: {outcome.error}")
+                progress.console.print(said, markup=False, soft_wrap=True)
 
         outcomes = run_tasks(tasks, workers, on_done=on_done)
     return [
@@ -94,28 +163,41 @@ def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainId
     ]
 
 
-def _checked_result(plan: Plan, task: Task, folder: RunFolder) -> TaskResult:
-    """A task's result as its file has it, if it is of this task and its c is that of its risks."""
+def checked_result(plan: Plan, task: Task, folder: RunFolder) -> TaskResult:
+    """A task's result as its file has it, if it is of this task's jobs and each c is that of its risks."""
     where = f"{folder.url}/{task_name(task.id)}"
     result = parse_result(folder.location.get(task_name(task.id)), where=where, task_id=task.id)
-    test, cohort = plan.splits[task.permutation].fold(task.fold).test, plan.cohort_of(task.permutation)
-    rows = cohort.rows(test)
-    same = (result.model, result.fold, result.permutation) == (task.model.name, task.fold, task.permutation)
-    risk = np.array(result.log_risk)
-    if not same or result.patients != test or len(risk) != len(rows):
+    asked = sorted((job.model.name, job.candidate, *_numbers(job.part)) for job in task.jobs)
+    found = [(one.model, one.candidate, one.permutation, one.fold, -1) for one in (*result.outer, *result.faults)]
+    found += [(one.model, one.candidate, one.permutation, one.fold, one.inner) for one in result.inner]
+    if sorted(found) != asked:
         raise SchemaError(f"{where} is not of {task.label}. Remove it, and the task runs again")
-    if result.c != harrell_c(risk=risk, time=cohort.time[rows], event=cohort.event[rows]).c:
-        raise SchemaError(f"{where} gives a c that does not follow from its risks. Remove it, and the task runs again")
+    for one in result.outer:
+        _check_scores(plan, one, where)
     return result
 
 
-def _write_results(plan: Plan, tasks: Sequence[Task], failures: Sequence[Failure], folder: RunFolder) -> RunResults:
-    failed = {failure.task_id for failure in failures}
-    done = [_checked_result(plan, task, folder) for task in tasks if task.id not in failed]
-    judgement = Judgement(plan.config, plan.cohort, plan.splits[0], done, plan.oracle)
-    results = summarise(judgement, task_ids=[result.task_id for result in done], failures=failures)
+def _numbers(part: Part) -> tuple[int, int, int]:
+    return (part.permutation, part.fold, -1 if part.inner is None else part.inner)
+
+
+def _check_scores(plan: Plan, result: JobResult, where: str) -> None:
+    test, cohort = plan.splits[result.permutation].fold(result.fold).test, plan.cohort_of(result.permutation)
+    rows, risk = cohort.rows(test), np.array(result.log_risk)
+    if result.patients != test or len(risk) != len(rows):
+        raise SchemaError(f"{where} is not of fold {result.fold}. Remove it, and the task runs again")
+    if result.c != harrell_c(risk=risk, time=cohort.time[rows], event=cohort.event[rows]).c:
+        raise SchemaError(f"{where} gives a c that does not follow from its risks. Remove it, and the task runs again")
+
+
+def _write_results(work: _Work) -> RunResults:
+    plan, folder = work.plan, work.folder
+    judgement = Judgement(plan.config, plan.cohort, plan.splits[0], work.lines(), work.outer, plan.oracle)
+    results = summarise(judgement, task_ids=work.task_ids, failures=work.failures)
     folder.replace(RESULTS, results.to_json())
-    folder.replace("folds.csv", folds_csv(done))
+    folder.replace("folds.csv", folds_csv(judgement))
     folder.replace("risks.csv", risks_csv(judgement))
     folder.replace("summary.csv", summary_csv(results))
+    if plan.config.tuned:
+        folder.replace("search.csv", search_csv(plan.config, work.outer, work.inner))
     return results

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Ties = Literal["efron", "breslow"]
 Head = Literal["average"]
+FLAT_HEADS: tuple[str, ...] = ()
+"""Heads without a convolution, many of which fit as one batched model."""
 FusionKind = Literal["concat", "gate"]
 MapScaling = Literal["pixel", "scalar", "none"]
 Schedule = Literal["cosine", "step", "constant"]

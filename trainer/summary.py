@@ -2,22 +2,38 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 
 from store_schema.errors import CohortError, TaskError
+from trainer.candidates import search_table
 from trainer.cohort import Cohort
-from trainer.config import RunConfig
+from trainer.config import ContrastSettings, RunConfig
 from trainer.leaks import chance_band, kin_warnings, leak_warnings
 from trainer.metrics import harrell_c
-from trainer.results import Failure, FoldScore, RiskGroups, Row, RunResults, TaskResult, of_model
+from trainer.results import (
+    ChosenSetting,
+    ContrastResult,
+    Failure,
+    FoldScore,
+    JobResult,
+    Optimism,
+    RiskGroups,
+    Row,
+    RunResults,
+    of_model,
+)
 from trainer.risk_groups import RiskQuartiles, risk_quartiles
+from trainer.selection import Line
 from trainer.splits import Splits
-from trainer.stats import CHANCE, corrected_t, mean_se, permutation_p, t_against_half
+from trainer.stats import CHANCE, corrected_t, holm, mean_se, paired_contrast, permutation_p, t_against_half
 
 TESTS = ("mean", "se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided")
 """Figures of a row that follow from its scores."""
+CONTRAST_FACTS = ("mean", "se", "t", "df", "p_two_sided", "low", "high", "differences")
+"""Figures of a contrast as the test gives them."""
 LEAST_PERMUTATIONS = 19
 """Fewer cannot reach p = 0.05."""
 
@@ -29,9 +45,17 @@ class Judgement:
     config: RunConfig
     cohort: Cohort
     splits: Splits
-    results: Sequence[TaskResult]
+    lines: Sequence[Line]
+    """Rows, as their settings were chosen."""
+    outer: Sequence[JobResult]
+    """Every fit that judged an outer test part, of settings that no row uses too."""
     oracle: Mapping[str, Float[np.ndarray, " patient"]]
     """Log-risks that are known from simulation, by column, in the order of the cohort."""
+
+    @cached_property
+    def results(self) -> tuple[JobResult, ...]:
+        """Results of every row under its label, in the order of the rows."""
+        return tuple(result for line in self.lines for result in line.of(self.outer))
 
     def permuted_cohort(self, permutation: int) -> Cohort:
         """Cohort with the outcomes of a permutation; 0 leaves them as they are."""
@@ -53,16 +77,19 @@ def summarise(judgement: Judgement, *, task_ids: Sequence[str], failures: Sequen
     A row of which a task failed has no mean and no test: folds that fail are not missing at random.
     """
     config = judgement.config
-    controls = () if config.permuted_control is None else config.permuted_control.models
+    named = () if config.permuted_control is None else config.permuted_control.models
+    controls = [line.label for line in judgement.lines if line.row in named]
     rows = [
-        *(_model_row(judgement, model.name) for model in config.models),
-        *(_permuted_row(judgement, name) for name in controls),
+        *(_model_row(judgement, line) for line in judgement.lines),
+        *(_permuted_row(judgement, label) for label in controls),
         *(_oracle_row(judgement, column) for column in judgement.oracle),
     ]
     band = chance_band(_test_parts(judgement), permutations=len(judgement.permutations)) if controls else 0.0
     return RunResults(
         complete=not failures and all(row.mean is not None for row in rows),
         rows=tuple(rows),
+        contrasts=_contrasts(judgement),
+        optimism=_optimism(judgement, rows),
         warnings=(*leak_warnings(rows, dict.fromkeys(controls, band)), *kin_warnings(judgement.cohort.person)),
         notes=_notes(judgement),
         failures=tuple(failures),
@@ -70,7 +97,7 @@ def summarise(judgement: Judgement, *, task_ids: Sequence[str], failures: Sequen
     )
 
 
-def pooled_risks(results: Sequence[TaskResult]) -> dict[str, float]:
+def pooled_risks(results: Sequence[JobResult]) -> dict[str, float]:
     """Standardised out-of-fold risk of each patient, averaged over repeats; empty where one is not defined."""
     found: dict[str, list[float]] = {}
     for result in results:
@@ -81,7 +108,7 @@ def pooled_risks(results: Sequence[TaskResult]) -> dict[str, float]:
     return {patient: float(np.mean(values)) for patient, values in sorted(found.items())}
 
 
-def quartiles_of(results: Sequence[TaskResult], cohort: Cohort) -> RiskQuartiles:
+def quartiles_of(results: Sequence[JobResult], cohort: Cohort) -> RiskQuartiles:
     """Outer quartiles of a model's out-of-fold risks (Fig. 4).
 
     Raises
@@ -110,7 +137,76 @@ def _notes(judgement: Judgement) -> tuple[str, ...]:
     )
 
 
-def _model_row(judgement: Judgement, name: str) -> Row:
+def _contrasts(judgement: Judgement) -> tuple[ContrastResult, ...]:
+    """The claim first, then the secondary contrasts, their p-values adjusted together."""
+    config = judgement.config
+    primary = config.primary_contrast
+    secondary = [_contrast(judgement, contrast, primary=False) for contrast in config.contrasts]
+    known = [found.p_two_sided for found in secondary if found.p_two_sided is not None]
+    adjusted = iter(holm(known))
+    secondary = [
+        found if found.p_two_sided is None else found.model_copy(update={"p_holm": next(adjusted)}) for found in secondary
+    ]
+    first = () if primary is None else (_contrast(judgement, primary, primary=True),)
+    return (*first, *secondary)
+
+
+def _contrast(judgement: Judgement, contrast: ContrastSettings, *, primary: bool) -> ContrastResult:
+    lines = [next(line for line in judgement.lines if line.row == name) for name in (contrast.first, contrast.second)]
+    first, second = (_all_values(_scores(judgement, line.label, 0)) for line in lines)
+    optimistic = [line.label for line in lines if line.way == "paper"]
+    found = None
+    if first and second:
+        found = paired_contrast(first, second, test_to_train=1 / (judgement.splits.folds - 1))
+    return ContrastResult(
+        label=contrast.label,
+        first=contrast.first,
+        second=contrast.second,
+        primary=primary,
+        folds=len(judgement.splits),
+        note=f"tuned on the reported folds: {', '.join(optimistic)}" if optimistic else None,
+        **({} if found is None else {name: getattr(found, name) for name in CONTRAST_FACTS}),
+    )
+
+
+def _optimism(judgement: Judgement, rows: Sequence[Row]) -> tuple[Optimism, ...]:
+    """By how much the paper's way of tuning exceeds the nested one, for each row that was tuned by both."""
+    means = {row.label: row.mean for row in rows if row.kind == "model"}
+    found = []
+    for row in judgement.config.tuned:
+        labels = {line.way: line.label for line in judgement.lines if line.row == row}
+        paper, nested = means.get(labels.get("paper", "")), means.get(labels.get("nested", ""))
+        if paper is not None and nested is not None:
+            tried = judgement.config.tried(row)
+            found.append(Optimism(model=row, tried=tried, paper=paper, nested=nested, optimism=paper - nested))
+    return tuple(found)
+
+
+def _chosen(judgement: Judgement, line: Line) -> tuple[ChosenSetting, ...]:
+    """What each fold of the real outcomes chose; nothing where there was no choice."""
+    if line.way is None:
+        return ()
+    tables = {
+        member: search_table(model, judgement.config.search)
+        for member in judgement.config.members[line.row]
+        for model in judgement.config.fitted_models
+        if model.name == member
+    }
+    return tuple(
+        ChosenSetting(
+            fold=fold,
+            model=pick.model,
+            candidate=pick.candidate,
+            score=pick.score,
+            settings=tables[pick.model][pick.candidate],
+        )
+        for (permutation, fold), pick in sorted(line.picks.items())
+        if not permutation
+    )
+
+
+def _model_row(judgement: Judgement, line: Line) -> Row:
+    name = line.label
     scores = _scores(judgement, name, 0)
     values = _all_values(scores)
     permuted = [_mean(judgement, name, number) for number in judgement.permutations]
@@ -125,6 +221,9 @@ def _model_row(judgement: Judgement, name: str) -> Row:
         label=name,
         kind="model",
         model=name,
+        tried=line.tried,
+        tuned=line.way,
+        chosen=_chosen(judgement, line),
         **tests,
         permutation_p=found,
         pooled_c=pooled,

@@ -10,7 +10,7 @@ from store_schema.errors import CohortError, TaskError
 from trainer.kaplan_meier import KaplanMeier
 from trainer.report.reading import FinishedRun
 from trainer.report.svg import FAINT, INK, SERIES, bare_figure, styled, to_svg
-from trainer.results import Row, TaskResult
+from trainer.results import JobResult, Row
 from trainer.risk_groups import RiskQuartiles
 from trainer.summary import quartiles_of
 
@@ -158,7 +158,7 @@ def _curves(run: FinishedRun, model: str) -> Drawn | None:
     )
 
 
-def _paint_curves(figure: Any, results: Sequence[TaskResult], lines: int, columns: int) -> None:
+def _paint_curves(figure: Any, results: Sequence[JobResult], lines: int, columns: int) -> None:
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, result in zip(grid, results, strict=False):
         curves = result.curves
@@ -177,19 +177,22 @@ def _paint_curves(figure: Any, results: Sequence[TaskResult], lines: int, column
 
 def _gate(run: FinishedRun, model: str) -> Drawn | None:
     results = [result for result in run.of(model) if result.alpha is not None]
-    images = next(found.images for found in run.config.models if found.name == model)
-    if not results or images is None:
+    line = next(line for line in run.lines if line.label == model)
+    read = [run.config.candidates[pick.model][pick.candidate].images for pick in line.picks.values()]
+    pairs = {images.modalities for images in read if images is not None}
+    # folds that chose other modalities have no common weight to show
+    if not results or len(pairs) != 1:
         return None
-    first = images.modalities[0]
+    first, second = pairs.pop()
     every = np.concatenate([result.alpha or () for result in results])
-    caption = f"{model}: the gate's weight of {first} (α) for each test patient, by fold; the rest goes to {images.modalities[1]}."
+    caption = f"{model}: the gate's weight of {first} (α) for each test patient, by fold; the rest goes to {second}."
     said = f"Median {np.median(every):.3f}, from {every.min():.3f} to {every.max():.3f} over {len(every)} patients."
     return _draw(
         f"gate-{model}", caption, said, (5.6, 2.4), lambda figure: _paint_gate(figure, results, f"α ({first})")
     )
 
 
-def _paint_gate(figure: Any, results: Sequence[TaskResult], label: str) -> None:
+def _paint_gate(figure: Any, results: Sequence[JobResult], label: str) -> None:
     axes = figure.subplots()
     axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for place, result in enumerate(results):

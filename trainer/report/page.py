@@ -59,7 +59,7 @@ def render(run: FinishedRun, figures: list[Drawn]) -> str:
         figures=_by_section(figures),
         settings=yaml.safe_dump(run.record["config"], sort_keys=False, allow_unicode=True, default_flow_style=None),
         suspicious=SUSPICIOUS_C,
-        seconds=sum(result.seconds for result in run.tasks),
+        seconds=run.seconds,
     )
 
 

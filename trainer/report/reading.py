@@ -8,8 +8,10 @@ from typing import Any
 from store_schema.errors import NotCommittedError
 from trainer.cohort import Cohort
 from trainer.config import RunConfig, parse_config
-from trainer.results import RunResults, TaskResult, of_model, parse_result, parse_results
-from trainer.run_folder import RESULTS, RUN, RunFolder, read_cohort, task_name
+from trainer.results import JobResult, RunResults, TaskResult, of_model, parse_result, parse_results
+from trainer.run_folder import RESULTS, RUN, RunFolder, read_cohort, read_run_splits, task_name
+from trainer.selection import Line, lines_of
+from trainer.splits import Splits
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,42 @@ class FinishedRun:
     config: RunConfig
     cohort: Cohort
     results: RunResults
+    splits: Splits
     tasks: tuple[TaskResult, ...]
     """Results of the tasks that succeeded."""
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Models, in the order of the config."""
-        return tuple(model.name for model in self.config.models)
+    def lines(self) -> tuple[Line, ...]:
+        """Rows of models, in their order."""
+        control = self.config.permuted_control
+        return lines_of(
+            self.config,
+            [result for task in self.tasks for result in task.outer],
+            [score for task in self.tasks for score in task.inner],
+            permutations=range(1 + (0 if control is None else control.repeats)),
+            folds=len(self.splits),
+        )
 
-    def of(self, model: str) -> tuple[TaskResult, ...]:
-        """Results of one model on the real outcomes, by fold."""
-        return of_model(self.tasks, model)
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Labels of the models' rows, in their order."""
+        return tuple(line.label for line in self.lines)
+
+    @cached_property
+    def fits(self) -> tuple[JobResult, ...]:
+        """Results of every row under its label."""
+        outer = [result for task in self.tasks for result in task.outer]
+        return tuple(result for line in self.lines for result in line.of(outer))
+
+    def of(self, label: str) -> tuple[JobResult, ...]:
+        """Results of one row on the real outcomes, by fold."""
+        return of_model(self.fits, label)
+
+    @property
+    def seconds(self) -> float:
+        """Time that all fits took, on one thread each."""
+        outer = sum(result.seconds for task in self.tasks for result in task.outer)
+        return outer + sum(score.seconds for task in self.tasks for score in task.inner)
 
     @property
     def untrained(self) -> tuple[str, ...]:
@@ -62,6 +89,7 @@ def read_run(folder: RunFolder) -> FinishedRun:
         config=parse_config(record["config"], origin=f"{folder.url}/{RUN}"),
         cohort=read_cohort(folder.url, record["cohort_sha256"]),
         results=parsed,
+        splits=read_run_splits(folder.url, 0, record["splits_sha256"]["0"]),
         tasks=tuple(
             parse_result(folder.location.get(name), where=f"{folder.url}/{name}", task_id=task_id)
             for task_id, name in tasks.items()

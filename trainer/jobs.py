@@ -1,0 +1,84 @@
+"""Lists what a run has to fit: of every model, setting, fold and permutation; fits nothing and reads nothing."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from trainer.config import RunConfig
+from trainer.model_config import NetworkModel, PycoxModel, RidgeCoxModel
+from trainer.spec import FLAT_HEADS
+from trainer.task import Job, Part
+
+def first_jobs(config: RunConfig, *, permutations: Iterable[int], folds: int) -> tuple[Job, ...]:
+    """Everything that can be fitted before any setting was chosen.
+
+    Models without a search: every outer fold. With one: the inner folds of every setting (nested), every outer fold of every
+    setting (paper's way), or both.
+
+    Parameters
+    ----------
+    permutations
+        0 for the real outcomes; of others only the permuted controls are fitted.
+    folds
+        Outer folds of all repeats.
+    """
+    return tuple(
+        job
+        for permutation in permutations
+        for name, tried in config.candidates.items()
+        if not permutation or name in config.permuted_models
+        for job in _of_model(config, tried, permutation, folds)
+    )
+
+
+def outer_job(config: RunConfig, model: str, candidate: int, *, permutation: int, fold: int) -> Job:
+    """An outer fold of one setting of a model."""
+    return _job(config, config.candidates[model], candidate, Part(permutation=permutation, fold=fold))
+
+
+def grouped(jobs: Sequence[Job], *, most: int) -> Iterator[tuple[Job, ...]]:
+    """Jobs that are done together: at most so many small networks of one model and permutation, every other job alone.
+
+    Which stand together follows from the jobs alone, so that the same run makes the same groups on any number of workers.
+    """
+    together: dict[tuple[str, int], list[Job]] = {}
+    for job in jobs:
+        if not is_small(job.model):
+            yield (job,)
+        else:
+            together.setdefault((job.model.name, job.part.permutation), []).append(job)
+    for group in together.values():
+        for start in range(0, len(group), most):
+            yield tuple(group[start : start + most])
+
+
+def is_small(model: NetworkModel | RidgeCoxModel | PycoxModel) -> bool:
+    """Whether many of the model fit in one batch: networks without a convolution."""
+    return isinstance(model, NetworkModel) and (model.images is None or model.head in FLAT_HEADS)
+
+
+def _of_model(
+    config: RunConfig, tried: Sequence[NetworkModel | RidgeCoxModel | PycoxModel], permutation: int, folds: int
+) -> Iterator[Job]:
+    name, mode = tried[0].name, config.search.mode
+    inner = config.is_chosen_from(name) and mode != "paper"
+    outer = len(tried) == 1 or mode != "nested"
+    for fold in range(folds):
+        for row in range(len(tried)):
+            if outer:
+                yield _job(config, tried, row, Part(permutation=permutation, fold=fold))
+            if inner:
+                for part in range(config.search.inner_folds):
+                    yield _job(config, tried, row, Part(permutation=permutation, fold=fold, inner=part))
+
+
+def _job(
+    config: RunConfig, tried: Sequence[NetworkModel | RidgeCoxModel | PycoxModel], row: int, part: Part
+) -> Job:
+    return Job(model=tried[row], candidate=row, part=part, seed=_seed(config, part))
+
+
+def _seed(config: RunConfig, part: Part) -> int:
+    """Own stream for each part; models and settings share it, and none depends on its place in the config."""
+    inner = () if part.inner is None else (1 + part.inner,)
+    return int(np.random.SeedSequence([config.seed, part.permutation, part.fold, *inner]).generate_state(1)[0])
