@@ -7,13 +7,13 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.stats import qmc
 
 from store_schema.errors import ConfigError
-from trainer.model_config import Candidate, NetworkModel, PycoxModel, RidgeCoxModel, plain_message
+from trainer.model_config import Candidate, FittedModel, plain_message
 from trainer.search_config import SearchSettings
 
 _MODEL: TypeAdapter[Any] = TypeAdapter(Candidate)
 
 
-def search_table(model: NetworkModel | RidgeCoxModel | PycoxModel, search: SearchSettings) -> tuple[dict[str, Any], ...]:
+def search_table(model: FittedModel, search: SearchSettings) -> tuple[dict[str, Any], ...]:
     """Settings of each row of a model's table, by dotted name; one empty row where nothing is searched.
 
     A scrambled Sobol sequence: the rows fill the ranges evenly, every prefix of 2ⁿ rows too, and depend on the ranges and the
@@ -32,9 +32,7 @@ def search_table(model: NetworkModel | RidgeCoxModel | PycoxModel, search: Searc
     )
 
 
-def candidates_of(
-    model: NetworkModel | RidgeCoxModel | PycoxModel, search: SearchSettings
-) -> tuple[NetworkModel | RidgeCoxModel | PycoxModel, ...]:
+def candidates_of(model: FittedModel, search: SearchSettings) -> tuple[FittedModel, ...]:
     """The model once for each row of its table, each row's settings in place and nothing left to search.
 
     Raises
@@ -48,14 +46,12 @@ def candidates_of(
     return tuple(_with_settings(model, settings, row) for row, settings in enumerate(rows))
 
 
-def _with_settings(
-    model: NetworkModel | RidgeCoxModel | PycoxModel, settings: Mapping[str, Any], row: int
-) -> NetworkModel | RidgeCoxModel | PycoxModel:
+def _with_settings(model: FittedModel, settings: Mapping[str, Any], row: int) -> FittedModel:
     record = model.model_dump(mode="json", exclude={"search"})
     for name, value in settings.items():
         _put(record, name, value, model.name)
     try:
-        made: NetworkModel | RidgeCoxModel | PycoxModel = _MODEL.validate_python(record)
+        made: FittedModel = _MODEL.validate_python(record)
     except ValidationError as error:
         told = ", ".join(f"{name} {value!r}" for name, value in settings.items())
         problem = error.errors()[0]

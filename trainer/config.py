@@ -14,6 +14,7 @@ from trainer.candidates import candidates_of
 from trainer.columns import Columns
 from trainer.model_config import (
     ChoiceModel,
+    FittedModel,
     Images,
     Model,
     NetworkModel,
@@ -197,17 +198,19 @@ class RunConfig(Settings):
 
     def _check_choices(self) -> None:
         choices = {model.name for model in self.models if isinstance(model, ChoiceModel)}
-        nested = [model.name for model in self.models if isinstance(model, ChoiceModel) and choices.intersection(model.of)]
+        nested = [
+            model.name for model in self.models if isinstance(model, ChoiceModel) and choices.intersection(model.of)
+        ]
         if nested:
             raise ValueError(f"{', '.join(nested)} chooses from a choice: name the models themselves")
 
     @property
-    def fitted_models(self) -> tuple[NetworkModel | RidgeCoxModel | PycoxModel, ...]:
+    def fitted_models(self) -> tuple[FittedModel, ...]:
         """Models that are fitted themselves, in their order: all but choices among others."""
         return tuple(model for model in self.models if not isinstance(model, ChoiceModel))
 
     @cached_property
-    def candidates(self) -> dict[str, tuple[NetworkModel | RidgeCoxModel | PycoxModel, ...]]:
+    def candidates(self) -> dict[str, tuple[FittedModel, ...]]:
         """Every setting that is tried of each fitted model, by its name; one where nothing is searched."""
         return {model.name: candidates_of(model, self.search) for model in self.fitted_models}
 
@@ -316,7 +319,9 @@ def _problems(error: ValidationError) -> list[str]:
 
 def _problem(loc: tuple[int | str, ...], kind: str, message: str) -> str:
     # after a model's number stands its kind, which nobody wrote
-    told = [part for before, part in zip((None, *loc), loc, strict=False) if not (isinstance(before, int) and part in KINDS)]
+    told = [
+        part for before, part in zip((None, *loc), loc, strict=False) if not (isinstance(before, int) and part in KINDS)
+    ]
     place = ".".join(map(str, told))
     if kind == "union_tag_not_found":
         return f"{place}.kind: expected {', '.join(KINDS)}, got none"

@@ -9,7 +9,7 @@ from store_schema import EntryKey, Snapshot, open_snapshot
 from store_schema.bulk import BulkReader
 from store_schema.disk_cache import cache_from_environment
 from store_schema.errors import ConfigError
-from trainer.model_config import NetworkModel, PycoxModel, RidgeCoxModel
+from trainer.model_config import FittedModel
 
 MEAN_MAP = "mean_map"
 
@@ -58,8 +58,8 @@ def mean_maps(
 
 
 def images_of(
-    model: NetworkModel | RidgeCoxModel | PycoxModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]
-) -> dict[str, Float[np.ndarray, "patient *axes"]]:
+    model: FittedModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]
+) -> dict[str, Float[np.ndarray, "patient ..."]]:
     """What a model reads of each patient, by modality, as it is stored but for the pooling that its settings ask for.
 
     Raises

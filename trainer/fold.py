@@ -55,7 +55,7 @@ class TaskData:
             images=self._images(job),
         )
 
-    def _images(self, job: Job) -> Mapping[str, Float[np.ndarray, "patient *axes"]]:
+    def _images(self, job: Job) -> Mapping[str, Float[np.ndarray, "patient ..."]]:
         view = job.model.view
         if view is None:
             return {}

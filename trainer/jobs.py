@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from trainer.config import RunConfig
-from trainer.model_config import NetworkModel, PycoxModel, RidgeCoxModel
+from trainer.model_config import FittedModel, NetworkModel
 from trainer.spec import FLAT_HEADS
 from trainer.task import Job, Part
+
 
 def first_jobs(config: RunConfig, *, permutations: Iterable[int], folds: int) -> tuple[Job, ...]:
     """Everything that can be fitted before any setting was chosen.
@@ -52,14 +53,12 @@ def grouped(jobs: Sequence[Job], *, most: int) -> Iterator[tuple[Job, ...]]:
             yield tuple(group[start : start + most])
 
 
-def is_small(model: NetworkModel | RidgeCoxModel | PycoxModel) -> bool:
+def is_small(model: FittedModel) -> bool:
     """Whether many of the model fit in one batch: networks without a convolution."""
     return isinstance(model, NetworkModel) and (model.images is None or model.head in FLAT_HEADS)
 
 
-def _of_model(
-    config: RunConfig, tried: Sequence[NetworkModel | RidgeCoxModel | PycoxModel], permutation: int, folds: int
-) -> Iterator[Job]:
+def _of_model(config: RunConfig, tried: Sequence[FittedModel], permutation: int, folds: int) -> Iterator[Job]:
     name, mode = tried[0].name, config.search.mode
     inner = config.is_chosen_from(name) and mode != "paper"
     outer = len(tried) == 1 or mode != "nested"
@@ -72,9 +71,7 @@ def _of_model(
                     yield _job(config, tried, row, Part(permutation=permutation, fold=fold, inner=part))
 
 
-def _job(
-    config: RunConfig, tried: Sequence[NetworkModel | RidgeCoxModel | PycoxModel], row: int, part: Part
-) -> Job:
+def _job(config: RunConfig, tried: Sequence[FittedModel], row: int, part: Part) -> Job:
     return Job(model=tried[row], candidate=row, part=part, seed=_seed(config, part))
 
 

@@ -11,7 +11,7 @@ from trainer.cox import RidgeCox
 from trainer.dealing import deal
 from trainer.epochs import choose_epochs
 from trainer.fit import Fitted, fit_model
-from trainer.model_config import NetworkModel, PycoxModel, RidgeCoxModel
+from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
 from trainer.part_data import PartData
 from trainer.results import Curves
 from trainer.splits import inner_split
@@ -41,7 +41,7 @@ class Judged:
 class Asked:
     """A model to fit, and on what."""
 
-    model: NetworkModel | RidgeCoxModel | PycoxModel
+    model: FittedModel
     seed: int
     data: PartData
 
@@ -72,7 +72,9 @@ def _judged(asked: Asked) -> Judged:
 def _finite(judged: Judged) -> Judged:
     wrong = int((~np.isfinite(judged.train_risk)).sum() + (~np.isfinite(judged.test_risk)).sum())
     if wrong:
-        raise TaskError(f"{wrong} of {len(judged.train_risk) + len(judged.test_risk)} risks are not finite: the model diverged")
+        raise TaskError(
+            f"{wrong} of {len(judged.train_risk) + len(judged.test_risk)} risks are not finite: the model diverged"
+        )
     return judged
 
 

@@ -133,7 +133,13 @@ class RidgeCoxModel(_NamedModel):
     images: Images | None = None
     clinical: bool = True
     penalty: Annotated[float, Field(gt=0)] | Literal["inner_cv"] = 1.0
-    penalties: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2)] = (0.1, 1.0, 10.0, 100.0, 1000.0)
+    penalties: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2)] = (
+        0.1,
+        1.0,
+        10.0,
+        100.0,
+        1000.0,
+    )
     ties: Ties = "efron"
 
     @model_validator(mode="after")
@@ -194,8 +200,10 @@ class ChoiceModel(_Named):
     of: Annotated[tuple[str, ...], Field(min_length=2)]
 
 
-Candidate = Annotated[NetworkModel | RidgeCoxModel | PycoxModel, Field(discriminator="kind")]
+FittedModel = NetworkModel | RidgeCoxModel | PycoxModel
 """A model that can be fitted."""
+Candidate = Annotated[FittedModel, Field(discriminator="kind")]
+"""The same, as settings hold it."""
 Model = Annotated[NetworkModel | RidgeCoxModel | PycoxModel | ChoiceModel, Field(discriminator="kind")]
 """A row of the result."""
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from trainer.batch import Batch
 from trainer.cohort import Cohort
-from trainer.model_config import NetworkModel, PycoxModel, RidgeCoxModel
+from trainer.model_config import FittedModel
 from trainer.preprocess import ClinicalPreprocessor, PreprocessRules
 from trainer.splits import Fold
 
@@ -27,20 +27,20 @@ class PartData:
     """Of outer and inner splits."""
     preprocessor: ClinicalPreprocessor | None
     """Fitted on the training patients; None where the model takes no covariate."""
-    images: Mapping[str, Float[np.ndarray, "patient *axes"]]
+    images: Mapping[str, Float[np.ndarray, "patient ..."]]
     """The model's stored tensors by modality, rows as in the cohort, as they are stored; empty without images."""
 
     @classmethod
     def of(
         cls,
-        model: NetworkModel | RidgeCoxModel | PycoxModel,
+        model: FittedModel,
         *,
         cohort: Cohort,
         fold: Fold,
         stream: tuple[int, ...],
         split_seed: int,
         rules: PreprocessRules,
-        images: Mapping[str, Float[np.ndarray, "patient *axes"]],
+        images: Mapping[str, Float[np.ndarray, "patient ..."]],
     ) -> "PartData":
         """Data of a part, its preprocessing fitted where the model takes covariates."""
         preprocessor = None
@@ -59,7 +59,7 @@ class PartData:
             return None
         return self.preprocessor.transform(self.cohort.frame.loc[list(patients)])
 
-    def images_of(self, patients: Sequence[str]) -> dict[str, Float[np.ndarray, "patient *axes"]]:
+    def images_of(self, patients: Sequence[str]) -> dict[str, Float[np.ndarray, "patient ..."]]:
         """Stored tensors of these patients by modality."""
         rows = self.cohort.rows(patients)
         return {modality: array[rows] for modality, array in self.images.items()}

@@ -168,7 +168,8 @@ def checked_result(plan: Plan, task: Task, folder: RunFolder) -> TaskResult:
     where = f"{folder.url}/{task_name(task.id)}"
     result = parse_result(folder.location.get(task_name(task.id)), where=where, task_id=task.id)
     asked = sorted((job.model.name, job.candidate, *_numbers(job.part)) for job in task.jobs)
-    found = [(one.model, one.candidate, one.permutation, one.fold, -1) for one in (*result.outer, *result.faults)]
+    found = [(one.model, one.candidate, one.permutation, one.fold, -1) for one in result.outer]
+    found += [(one.model, one.candidate, one.permutation, one.fold, -1) for one in result.faults]
     found += [(one.model, one.candidate, one.permutation, one.fold, one.inner) for one in result.inner]
     if sorted(found) != asked:
         raise SchemaError(f"{where} is not of {task.label}. Remove it, and the task runs again")

@@ -70,9 +70,9 @@ class SearchSettings(BaseModel):
     seed
         Of the table.
     mode
-        ``nested`` (default): for each outer fold the settings are chosen by cross-validation inside its training part. ``paper``: those
-        with the best mean c on the reported folds themselves, which is optimistic and flagged so. ``both``: both, and the
-        optimism between them.
+        ``nested`` (default): for each outer fold the settings are chosen by cross-validation inside its training part.
+        ``paper``: those with the best mean c on the reported folds themselves, which is optimistic and flagged so.
+        ``both``: both, and the optimism between them.
     inner_folds
         Parts of the training part by which nested settings are chosen.
 

@@ -95,8 +95,8 @@ def nested_picks(
 ) -> Picks:
     """For each fold the setting with the best mean c over the inner folds of its training part; the first among equals.
 
-    A setting that failed in an inner fold is not chosen. A fold whose scores are not all there yet has no pick, nor one in which every
-    setting failed.
+    A setting that failed in an inner fold is not chosen. A fold whose scores are not all there yet has no pick, nor has one
+    in which every setting failed.
     """
     found = _inner_means(scores)
     settings = [(member, tried) for member in config.members[row] for tried in range(len(config.candidates[member]))]

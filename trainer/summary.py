@@ -145,7 +145,8 @@ def _contrasts(judgement: Judgement) -> tuple[ContrastResult, ...]:
     known = [found.p_two_sided for found in secondary if found.p_two_sided is not None]
     adjusted = iter(holm(known))
     secondary = [
-        found if found.p_two_sided is None else found.model_copy(update={"p_holm": next(adjusted)}) for found in secondary
+        found if found.p_two_sided is None else found.model_copy(update={"p_holm": next(adjusted)})
+        for found in secondary
     ]
     first = () if primary is None else (_contrast(judgement, primary, primary=True),)
     return (*first, *secondary)
