@@ -4,13 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from trainer.batch import Batch
 from trainer.cohort import Cohort
+from trainer.dealing import deal
 from trainer.model_config import FittedModel
 from trainer.preprocess import ClinicalPreprocessor, PreprocessRules
 from trainer.splits import Fold
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImages:
+    """What a model reads of everybody."""
+
+    arrays: Mapping[str, Float[np.ndarray, "patient ..."]]
+    """By modality, rows as in the cohort, as they are stored but for pooling."""
+    features: tuple[str, ...] = ()
+    """Names of the numbers of a vector; empty where the view names none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +38,8 @@ class PartData:
     """Of outer and inner splits."""
     preprocessor: ClinicalPreprocessor | None
     """Fitted on the training patients; None where the model takes no covariate."""
-    images: Mapping[str, Float[np.ndarray, "patient ..."]]
-    """The model's stored tensors by modality, rows as in the cohort, as they are stored; empty without images."""
+    images: StoredImages | None
+    """The model's stored tensors; None without images."""
 
     @classmethod
     def of(
@@ -40,7 +51,7 @@ class PartData:
         stream: tuple[int, ...],
         split_seed: int,
         rules: PreprocessRules,
-        images: Mapping[str, Float[np.ndarray, "patient ..."]],
+        images: StoredImages | None,
     ) -> "PartData":
         """Data of a part, its preprocessing fitted where the model takes covariates."""
         preprocessor = None
@@ -60,11 +71,50 @@ class PartData:
         return self.preprocessor.transform(self.cohort.frame.loc[list(patients)])
 
     def images_of(self, patients: Sequence[str]) -> dict[str, Float[np.ndarray, "patient ..."]]:
-        """Stored tensors of these patients by modality."""
+        """Stored tensors of these patients by modality; empty without images."""
         rows = self.cohort.rows(patients)
-        return {modality: array[rows] for modality, array in self.images.items()}
+        return {} if self.images is None else {name: array[rows] for name, array in self.images.arrays.items()}
+
+    def vectors(self, patients: Sequence[str]) -> Float[np.ndarray, "patient feature"]:
+        """Vectors of these patients, the modalities' side by side; NaN where a feature is not known."""
+        arrays = self.images_of(patients).values()
+        return np.concatenate([np.empty((len(patients), 0)), *arrays], axis=1)
+
+    @property
+    def vector_names(self) -> tuple[str, ...]:
+        """Names of the columns of `vectors`, as ``modality.feature``; features that the view does not name are counted."""
+        if self.images is None:
+            return ()
+        return tuple(
+            f"{modality}.{name}"
+            for modality, array in self.images.arrays.items()
+            for name in self.images.features or range(array.shape[1])
+        )
 
     def batch(self, patients: Sequence[str]) -> Batch:
         """All that a network needs of these patients."""
         time, event = self.outcome(patients)
         return Batch.of(time=time, event=event, maps=self.images_of(patients), clinical=self.clinical(patients))
+
+    def inner_parts(self, parts: int, *, purpose: int) -> Int[np.ndarray, " train"]:
+        """Part of each training patient, 0 … parts - 1, for a choice inside the training part.
+
+        A patient's several studies share one.
+
+        Parameters
+        ----------
+        parts
+            How many.
+        purpose
+            Number of the stream: choices for different purposes are dealt apart.
+
+        Raises
+        ------
+        CohortError
+            If there are fewer training patients than parts.
+        """
+        time, event = self.outcome(self.fold.train)
+        persons = [self.cohort.person[row] for row in self.cohort.rows(self.fold.train)]
+        groups = persons if len(set(persons)) < len(persons) else None
+        rng = np.random.default_rng([self.split_seed, purpose, *self.stream])
+        return deal(time, event, folds=parts, rng=rng, groups=groups)
