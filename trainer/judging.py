@@ -70,7 +70,7 @@ class TrainedNetwork:
 
     def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
         """Log-risks in evaluation mode, and the gate's weights."""
-        return self.fitted.predict(data.batch(patients).inputs)
+        return self.fitted.predict(data.inputs(patients))
 
     @property
     def curves(self) -> Curves:

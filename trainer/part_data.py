@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from trainer.batch import Batch
+from trainer.batch import Batch, Inputs
 from trainer.cohort import Cohort
 from trainer.model_config import FittedModel
 from trainer.preprocess import ClinicalPreprocessor, PreprocessRules
@@ -64,7 +64,11 @@ class PartData:
         rows = self.cohort.rows(patients)
         return {modality: array[rows] for modality, array in self.images.items()}
 
+    def inputs(self, patients: Sequence[str]) -> Inputs:
+        """What a network sees of these patients; no outcome is looked at."""
+        return Inputs.of(maps=self.images_of(patients), clinical=self.clinical(patients))
+
     def batch(self, patients: Sequence[str]) -> Batch:
-        """All that a network needs of these patients."""
+        """The same with their outcomes, for fitting."""
         time, event = self.outcome(patients)
         return Batch.of(time=time, event=event, maps=self.images_of(patients), clinical=self.clinical(patients))
