@@ -3,9 +3,16 @@
 Heavy modules are imported inside the commands, so that --help is instant.
 """
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
+
+if TYPE_CHECKING:
+    from trainer.config import RunConfig
+    from trainer.plan import Inputs
 
 _FILE = FileOrAddress()
 
@@ -33,38 +40,59 @@ def main() -> None:
     """
 
 
+def _run_options(*, required: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What every command that fits and judges takes: inputs, run folder, workers."""
+    options = (
+        click.option(
+            "--store", "store_url", metavar="URL", help="Feature store; not needed for clinical models alone."
+        ),
+        click.option(
+            "--clinical",
+            required=required,
+            type=_FILE,
+            help="Clinical table: CSV, TSV or Parquet, one row per patient.",
+        ),
+        click.option(
+            "--out", required=required, metavar="RUN", help="Run folder; created where absent, resumed where present."
+        ),
+        click.option(
+            "--snapshot", "snapshots", multiple=True, metavar="ID", help="Read this snapshot of its view; repeatable."
+        ),
+        click.option(
+            "--latest", is_flag=True, help="Take the latest of entries that were extracted from several inputs."
+        ),
+        click.option(
+            "--oracle", type=_FILE, help="Table of risks known from simulation, for the config's `oracle: columns`."
+        ),
+        click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did."),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Dask scheduler, such as tcp://host:8786, instead of local processes.",
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
+        ),
+    )
+
+    def take(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return take
+
+
 @main.command()
-@click.option("--store", "store_url", metavar="URL", help="Feature store; not needed for clinical models alone.")
-@click.option("--clinical", required=True, type=_FILE, help="Clinical table: CSV, TSV or Parquet, one row per patient.")
 @click.option("--config", "config_path", required=True, type=_FILE, help="Settings in YAML: columns, folds, models.")
-@click.option("--out", required=True, metavar="RUN", help="Run folder; created where absent, resumed where present.")
-@click.option(
-    "--snapshot", "snapshots", multiple=True, metavar="ID", help="Read this snapshot of its view; repeatable."
-)
-@click.option("--latest", is_flag=True, help="Take the latest of entries that were extracted from several inputs.")
-@click.option("--oracle", type=_FILE, help="Table of risks known from simulation, for the config's `oracle: columns`.")
-@click.option(
-    "--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, instead of local processes."
-)
-@click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did.")
-@click.option("--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one.")
-def cv(
-    *,
-    store_url: str | None,
-    clinical: str,
-    config_path: str,
-    out: str,
-    snapshots: tuple[str, ...],
-    latest: bool,
-    oracle: str | None,
-    pseudonymise: bool,
-    scheduler: str | None,
-    workers: int | None,
-) -> None:
+@_run_options()
+def cv(*, config_path: str, **options: Any) -> None:
     r"""Cross-validate every model of a config on one cohort and the same folds.
 
     Without --snapshot the present entries of each view are pinned, and the snapshot's id is printed: give it to another
     run to read exactly the same. A rerun into the same folder does only what is missing; with other settings it is refused.
+
+    Models with a `search` are tuned as `search: {mode: …}` of the config says; see `trainer search --help`.
 
     Tables and settings may be addresses (s3://…, https://…). With --pseudonymise the ids of the tables become those of a store that
     was written by `extractor run --pseudonymise` with the same ENGRAM_PSEUDONYM_KEY, before anything is written or printed.
@@ -80,22 +108,128 @@ def cv(
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run --scheduler tcp://head:8786
     """
-    from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
     from trainer.config import load_config  # noqa: PLC0415
-    from trainer.dispatch import Workers  # noqa: PLC0415
+
+    _fit_and_judge(load_config(config_path), options)
+
+
+@main.command()
+@click.option("--config", "config_path", required=True, type=_FILE, help="Settings in YAML, with a `search`.")
+@click.option("--mode", type=click.Choice(("nested", "paper", "both")), help="Instead of the config's own.")
+@click.option(
+    "--points", type=int, metavar="N", help="Settings tried of each model, a power of 2, instead of the config's own."
+)
+@_run_options()
+def search(*, config_path: str, mode: str | None, points: int | None, **options: Any) -> None:
+    r"""Tune models over ranges of their settings, and judge what was chosen.
+
+    \b
+    In the config, each model may name ranges:
+      search: {points: 64, mode: nested, inner_folds: 3}
+      models:
+        - name: image
+          kind: network
+          …
+          search:
+            fit.learning_rate: {log: [1.0e-4, 1.0e-2]}
+            dropout: {range: [0, 0.6]}
+            fit.epochs: {integer: [20, 100]}
+            hidden: {choice: [[16], [64], [64, 16]]}
+        - {name: best, kind: choice, of: [image, clinical]}
+
+    `nested` (default) chooses the settings of each outer fold by cross-validation inside its training part: its figure is honest.
+    `paper` chooses them by the reported folds themselves, as the paper does: optimistic, and flagged so. `both` shows the
+    optimism between them. The number of settings tried stands beside every figure; search.csv has them all.
+
+    \b
+      trainer search --store ./store --clinical clinical.csv --config cv.yaml --out ./run --mode both --points 16
+    """
+    from trainer.config import load_config, parse_config  # noqa: PLC0415
+
+    config = load_config(config_path)
+    asked = {name: value for name, value in (("mode", mode), ("points", points)) if value is not None}
+    record = config.model_dump(mode="json")
+    config = parse_config({**record, "search": {**record["search"], **asked}}, origin=config_path)
+    if not config.tuned:
+        raise click.UsageError(
+            f"no model of {config_path} has anything to choose: give one a `search`, more than one point, or use `trainer cv`"
+        )
+    _fit_and_judge(config, options)
+
+
+@main.command()
+@click.argument("study", type=_FILE, required=False)
+@click.option("--template", is_flag=True, help="Print the study of the paper, to fill in your columns and views.")
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Tell how many fits there are and how long they take, and fit nothing."
+)
+@_run_options(required=False)
+def study(*, study: str | None, template: bool, only_plan: bool, **options: Any) -> None:
+    r"""Run a whole grid of models on one cohort and the same folds, and print the paper's tables.
+
+    A study names rows by origin (PET, CT, combined), mask, encoder, downsampling and fusion; everything else is as in the config of
+    `trainer cv`. A rerun resumes; the table of progress is live.
+
+    \b
+      trainer study --template > study.yaml     the paper's 22 + 6 rows and its baselines; fill in columns and views
+      trainer study study.yaml --store ./store --clinical clinical.csv --out ./run --plan
+      trainer study study.yaml --store ./store --clinical clinical.csv --out ./run
+      trainer report ./run
+
+    Besides the files of `trainer cv` it writes tables/table-1.csv to table-3.csv.
+    """
+    from trainer.study_config import load_study, paper_study  # noqa: PLC0415
+
+    if template:
+        click.echo(paper_study(), nl=False)
+        return
+    given = {"STUDY": study, "--clinical": options["clinical"], "--out": options["out"]}
+    missing = [name for name, value in given.items() if not value]
+    if missing or study is None:
+        raise click.UsageError(f"missing {', '.join(missing)}; `trainer study --template` prints a study to start from")
+    config = load_study(study)
+    if only_plan:
+        _tell_plan(config, options)
+    else:
+        _fit_and_judge(config, options)
+
+
+def _inputs(options: Mapping[str, Any]) -> "Inputs":
+    from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
     from trainer.plan import Inputs  # noqa: PLC0415
+
+    ids = Pseudonyms.from_environment() if options["pseudonymise"] else PlainIds()
+    return Inputs(
+        options["clinical"],
+        options["store_url"],
+        options["snapshots"],
+        options["oracle"],
+        latest=options["latest"],
+        ids=ids,
+    )
+
+
+def _fit_and_judge(config: "RunConfig", options: Mapping[str, Any]) -> None:
+    from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.printed import print_results, print_run  # noqa: PLC0415
     from trainer.run import cross_validate  # noqa: PLC0415
 
-    config = load_config(config_path)
-    spread = Workers(number=workers, scheduler=scheduler)
-    ids = Pseudonyms.from_environment() if pseudonymise else PlainIds()
-    inputs = Inputs(clinical, store_url, snapshots, oracle, latest=latest, ids=ids)
-    report = cross_validate(config, inputs, out=out, workers=spread, console=error_console())
+    spread = Workers(number=options["workers"], scheduler=options["scheduler"])
+    report = cross_validate(config, _inputs(options), out=options["out"], workers=spread, console=error_console())
     console = result_console()
     print_run(report, console)
-    print_results(report.results, console)
+    print_results(config, report.results, console)
     raise click.exceptions.Exit(0 if report.results.complete else FAILED)
+
+
+def _tell_plan(config: "RunConfig", options: Mapping[str, Any]) -> None:
+    from trainer.dispatch import cores  # noqa: PLC0415
+    from trainer.plan import make_plan  # noqa: PLC0415
+    from trainer.printed import print_estimates  # noqa: PLC0415
+    from trainer.probe import estimate  # noqa: PLC0415
+
+    plan = make_plan(config, _inputs(options))
+    print_estimates(estimate(plan), result_console(), workers=options["workers"] or cores())
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from store_schema.errors import CohortError, TaskError
 from trainer.cox import RidgeCox
 from trainer.dealing import deal
 from trainer.epochs import choose_epochs
-from trainer.fit import Fitted, fit_model
+from trainer.fit import Fitted, Prediction, fit_model
 from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
 from trainer.part_data import PartData
 from trainer.results import Curves
@@ -46,60 +47,119 @@ class Asked:
     data: PartData
 
 
-def judge(asked: Sequence[Asked]) -> list[Judged | CohortError | TaskError]:
+class Trained(Protocol):
+    """A fitted model of any kind: all that prediction needs but the preprocessing of covariates, which its data hold."""
+
+    def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
+        """Log-risks of these patients of the data, and the gate's weights where there is one."""
+
+    @property
+    def curves(self) -> Curves | None:
+        """How a network's fit went."""
+
+    @property
+    def coefficients(self) -> dict[str, float] | None:
+        """Log hazard ratios of a linear model."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """One of our networks."""
+
+    fitted: Fitted
+
+    def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
+        """Log-risks in evaluation mode, and the gate's weights."""
+        return self.fitted.predict(data.batch(patients).inputs)
+
+    @property
+    def curves(self) -> Curves:
+        """How the fit went."""
+        return Curves.model_validate(self.fitted.record.model_dump())
+
+    @property
+    def coefficients(self) -> None:
+        """A network has none."""
+        return
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedCox:
+    """A linear model of covariates."""
+
+    fitted: RidgeCox
+
+    def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
+        """Log-risks."""
+        features = data.clinical(patients)
+        assert features is not None
+        return Prediction(self.fitted.predict(features), None)
+
+    @property
+    def curves(self) -> None:
+        """A linear model has none."""
+        return
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Log hazard ratio of each feature."""
+        return dict(zip(self.fitted.feature_names, self.fitted.coefficients, strict=True))
+
+
+Answer = CohortError | TaskError
+"""Why there is no model."""
+
+
+def train(asked: Sequence[Asked]) -> list[Trained | Answer]:
+    """Fit each model in the training part of its data; in the order asked.
+
+    An error stands where a part does not allow the fit (CohortError) or a fit diverges (TaskError).
+    """
+    return [_trained(one) for one in asked]
+
+
+def judge(asked: Sequence[Asked]) -> list[Judged | Answer]:
     """Fit each model in the training part of its data, and let it judge both parts; in the order asked.
 
     An error stands where a part does not allow the fit (CohortError) or a fit diverges (TaskError).
     """
-    return [_answer(one) for one in asked]
+    return [
+        trained if isinstance(trained, Answer) else _judged(trained, one.data)
+        for one, trained in zip(asked, train(asked), strict=True)
+    ]
 
 
-def _answer(asked: Asked) -> Judged | CohortError | TaskError:
+def _judged(trained: Trained, data: PartData) -> Judged | Answer:
+    train_said, test = (trained.predict(data, patients) for patients in (data.fold.train, data.fold.test))
+    risks = np.concatenate((train_said.log_risk, test.log_risk))
+    wrong = int((~np.isfinite(risks)).sum())
+    if wrong:
+        return TaskError(f"{wrong} of {len(risks)} risks are not finite: the model diverged")
+    return Judged(train_said.log_risk, test.log_risk, test.alpha, trained.curves, trained.coefficients)
+
+
+def _trained(asked: Asked) -> Trained | Answer:
     try:
-        return _judged(asked)
+        if isinstance(asked.model, RidgeCoxModel):
+            return _ridge_cox(asked.model, asked.data)
+        if isinstance(asked.model, NetworkModel):
+            return TrainedNetwork(_fit_network(asked.model, asked.seed, asked.data))
     except (CohortError, TaskError) as error:
         return error
-
-
-def _judged(asked: Asked) -> Judged:
-    if isinstance(asked.model, RidgeCoxModel):
-        return _finite(_ridge_cox(asked.model, asked.data))
-    if isinstance(asked.model, NetworkModel):
-        return _finite(_network(asked.model, asked.seed, asked.data))
     raise NotImplementedError(asked.model.kind)
 
 
-def _finite(judged: Judged) -> Judged:
-    wrong = int((~np.isfinite(judged.train_risk)).sum() + (~np.isfinite(judged.test_risk)).sum())
-    if wrong:
-        raise TaskError(
-            f"{wrong} of {len(judged.train_risk) + len(judged.test_risk)} risks are not finite: the model diverged"
-        )
-    return judged
-
-
-def _ridge_cox(model: RidgeCoxModel, data: PartData) -> Judged:
-    train, test = data.clinical(data.fold.train), data.clinical(data.fold.test)
-    assert train is not None
-    assert test is not None
+def _ridge_cox(model: RidgeCoxModel, data: PartData) -> TrainedCox:
+    features = data.clinical(data.fold.train)
+    assert features is not None
     assert data.preprocessor is not None
     assert not isinstance(model.penalty, str)
     time_, event = data.outcome(data.fold.train)
     names = data.preprocessor.feature_names
-    fitted = RidgeCox.fit(train, time=time_, event=event, penalty=model.penalty, ties=model.ties, feature_names=names)
-    return Judged(
-        train_risk=fitted.predict(train),
-        test_risk=fitted.predict(test),
-        coefficients=dict(zip(names, fitted.coefficients, strict=True)),
+    fitted = RidgeCox.fit(
+        features, time=time_, event=event, penalty=model.penalty, ties=model.ties, feature_names=names
     )
-
-
-def _network(model: NetworkModel, seed: int, data: PartData) -> Judged:
-    fitted = _fit_network(model, seed, data)
-    train = fitted.predict(data.batch(data.fold.train).inputs)
-    test = fitted.predict(data.batch(data.fold.test).inputs)
-    curves = Curves.model_validate(fitted.record.model_dump())
-    return Judged(train_risk=train.log_risk, test_risk=test.log_risk, alpha=test.alpha, curves=curves)
+    return TrainedCox(fitted)
 
 
 def _fit_network(model: NetworkModel, seed: int, data: PartData) -> Fitted:

@@ -42,9 +42,33 @@ class Images(Settings):
         return value
 
 
+class Facets(Settings):
+    """What tells a row of a study from the others, in the words of its tables; – where a facet does not apply.
+
+    Attributes
+    ----------
+    table
+        ``image``, ``multimodal``, ``clinical`` or ``radiomics``.
+    origin, mask, model, downsampling, fusion
+        Columns of the paper's Table 1.
+    baseline
+        Whether `model` is one that the study's own embedding is held against.
+    """
+
+    table: Literal["image", "multimodal", "clinical", "radiomics"]
+    origin: str = "–"
+    mask: str = "–"
+    model: str = "–"
+    downsampling: str = "–"
+    fusion: str = "–"
+    baseline: bool = False
+
+
 class _Named(Settings):
     name: str
     """Row of the tables; unique."""
+    facets: Facets | None = None
+    """Place of the row in the tables of a study."""
 
     @field_validator("name")
     @classmethod
@@ -53,7 +77,7 @@ class _Named(Settings):
 
 
 class _NamedModel(_Named):
-    search: Searched = {}
+    search: Searched = Field(default_factory=dict)
     """Settings of the model that are searched, by dotted name, such as ``fit.learning_rate``; see `trainer.search_config`."""
 
 

@@ -1,12 +1,17 @@
 """Prints a run's results for a person; computes nothing."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trainer.results import Row, RunResults
+from trainer.config import RunConfig
+from trainer.probe import Estimate
+from trainer.results import ContrastResult, Row, RunResults
 from trainer.run import CvReport
-from trainer.wording import mean_text, p_text, scores_text
+from trainer.study_tables import StudyTable, study_tables
+from trainer.wording import contrast_text, mean_text, p_text, scores_text
 
 CAPTION = (
     "c: Harrell's c of the test part, 0.5 is chance; mean ± SE over folds. p: t-test against 0.5 as in the paper, one- and "
@@ -31,20 +36,72 @@ def print_run(report: CvReport, console: Console) -> None:
     console.print(told, markup=False, soft_wrap=True)
 
 
-def print_results(results: RunResults, console: Console) -> None:
-    """Table of rows, then failures and warnings."""
+def print_estimates(estimates: Sequence[Estimate], console: Console, *, workers: int) -> None:
+    """What each model will cost, and all of them on so many workers."""
+    table = Table(
+        title="Planned fits", caption_justify="left", caption="Seconds a fit: at most, on one thread; fits stop early."
+    )
+    for name in ("model", "fits", "seconds a fit", "hours"):
+        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    for found in estimates:
+        table.add_row(escape(found.model), str(found.fits), f"{found.seconds_each:.2f}", f"{found.seconds / 3600:.2f}")
+    console.print(table)
+    fits, seconds = sum(found.fits for found in estimates), sum(found.seconds for found in estimates)
+    console.print(f"{fits} fits, about {_duration(seconds / workers)} on {workers} worker{'' if workers == 1 else 's'}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_results(config: RunConfig, results: RunResults, console: Console) -> None:
+    """Table of rows, a study's tables, contrasts, then failures and warnings."""
     table = Table(title="Harrell's c in cross-validation", caption=CAPTION, caption_justify="left")
     for name in ("model", "c, mean ± SE", "folds", "p one-sided", "p two-sided", "p corrected", "p permutation"):
         table.add_column(name, justify="left" if name in ("model", "folds") else "right", overflow="fold")
     for row in results.rows:
         table.add_row(escape(row.label), mean_text(row), *_cells(row))
     console.print(table)
+    for found in study_tables(config, results):
+        _print_study_table(found, console)
+    _print_tuning(results, console)
+    _print_contrasts(results.contrasts, console)
     for failure in results.failures:
         console.print(f"failed: {failure.label}: {failure.reason}", markup=False, soft_wrap=True)
     for note in results.notes:
         console.print(f"note: {note}.", markup=False, soft_wrap=True)
     for warning in results.warnings:
         console.print(f"LEAK WARNING: {warning}.", markup=False, soft_wrap=True)
+
+
+def _print_study_table(found: StudyTable, console: Console) -> None:
+    table = Table(title=found.title)
+    for name in found.columns:
+        table.add_column(
+            name, justify="right" if name in ("Test c-index", "c-index", "p-value") else "left", overflow="fold"
+        )
+    for line in found.lines:
+        table.add_row(*map(escape, line))
+    console.print(table)
+
+
+def _print_tuning(results: RunResults, console: Console) -> None:
+    for row in results.of_kind("model"):
+        if row.tuned is not None:
+            how = "inside the training folds" if row.tuned == "nested" else "ON THE REPORTED FOLDS: optimistic"
+            console.print(
+                f"tuned    {row.label}: best of {row.tried} settings, chosen {how}", markup=False, soft_wrap=True
+            )
+    for found in results.optimism:
+        told = f"{found.paper:.3f} the paper's way − {found.nested:.3f} nested = {found.optimism:+.3f}"
+        console.print(f"optimism {found.model}: {told}", markup=False, soft_wrap=True)
+
+
+def _print_contrasts(contrasts: Sequence[ContrastResult], console: Console) -> None:
+    for found in contrasts:
+        console.print(contrast_text(found), markup=False, soft_wrap=True)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

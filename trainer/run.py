@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from store_schema.errors import SchemaError, UsageError
 from store_schema.pseudonyms import PlainIds
@@ -19,6 +27,7 @@ from trainer.results import Failure, InnerScore, JobResult, RunResults, TaskResu
 from trainer.run_folder import RESULTS, RunFolder, task_name
 from trainer.run_record import keep_plan, recorded_pins
 from trainer.selection import Line, lines_of
+from trainer.study_tables import study_tables
 from trainer.summary import Judgement, summarise
 from trainer.task import Job, Part, Task
 
@@ -148,9 +157,14 @@ def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainId
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(told, total=sum(len(task.jobs) for task in tasks))
+        rows = _row_bars(progress, tasks)
 
         def on_done(outcome: Outcome) -> None:
             progress.advance(bar, len(outcome.task.jobs))
+            row = rows[outcome.task.jobs[0].model.name]
+            progress.advance(row, len(outcome.task.jobs))
+            # a row that is done makes room for the others
+            progress.update(row, visible=not progress.tasks[progress.task_ids.index(row)].finished)
             if outcome.error is not None:
                 said = ids.clean(f"failed: {outcome.task.label}: {outcome.error}")
                 progress.console.print(said, markup=False, soft_wrap=True)
@@ -161,6 +175,15 @@ def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainId
         for outcome in outcomes
         if outcome.error is not None
     ]
+
+
+def _row_bars(progress: Progress, tasks: Sequence[Task]) -> dict[str, TaskID]:
+    """A bar for each model under that of all."""
+    totals: dict[str, int] = {}
+    for task in tasks:
+        name = task.jobs[0].model.name
+        totals[name] = totals.get(name, 0) + len(task.jobs)
+    return {name: progress.add_task(f"  {name}", total=total) for name, total in totals.items()}
 
 
 def checked_result(plan: Plan, task: Task, folder: RunFolder) -> TaskResult:
@@ -199,6 +222,8 @@ def _write_results(work: _Work) -> RunResults:
     folder.replace("folds.csv", folds_csv(judgement))
     folder.replace("risks.csv", risks_csv(judgement))
     folder.replace("summary.csv", summary_csv(results))
+    for table in study_tables(plan.config, results):
+        folder.replace(f"tables/{table.name}.csv", table.to_csv())
     if plan.config.tuned:
         folder.replace("search.csv", search_csv(plan.config, work.outer, work.inner))
     return results

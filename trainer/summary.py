@@ -10,7 +10,8 @@ from jaxtyping import Float
 from store_schema.errors import CohortError, TaskError
 from trainer.candidates import search_table
 from trainer.cohort import Cohort
-from trainer.config import ContrastSettings, RunConfig
+from trainer.config import RunConfig
+from trainer.contrasts import all_contrasts
 from trainer.leaks import chance_band, kin_warnings, leak_warnings
 from trainer.metrics import harrell_c
 from trainer.results import (
@@ -28,12 +29,10 @@ from trainer.results import (
 from trainer.risk_groups import RiskQuartiles, risk_quartiles
 from trainer.selection import Line
 from trainer.splits import Splits
-from trainer.stats import CHANCE, corrected_t, holm, mean_se, paired_contrast, permutation_p, t_against_half
+from trainer.stats import CHANCE, corrected_t, mean_se, permutation_p, t_against_half
 
 TESTS = ("mean", "se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided")
 """Figures of a row that follow from its scores."""
-CONTRAST_FACTS = ("mean", "se", "t", "df", "p_two_sided", "low", "high", "differences")
-"""Figures of a contrast as the test gives them."""
 LEAST_PERMUTATIONS = 19
 """Fewer cannot reach p = 0.05."""
 
@@ -138,36 +137,9 @@ def _notes(judgement: Judgement) -> tuple[str, ...]:
 
 
 def _contrasts(judgement: Judgement) -> tuple[ContrastResult, ...]:
-    """The claim first, then the secondary contrasts, their p-values adjusted together."""
-    config = judgement.config
-    primary = config.primary_contrast
-    secondary = [_contrast(judgement, contrast, primary=False) for contrast in config.contrasts]
-    known = [found.p_two_sided for found in secondary if found.p_two_sided is not None]
-    adjusted = iter(holm(known))
-    secondary = [
-        found if found.p_two_sided is None else found.model_copy(update={"p_holm": next(adjusted)})
-        for found in secondary
-    ]
-    first = () if primary is None else (_contrast(judgement, primary, primary=True),)
-    return (*first, *secondary)
-
-
-def _contrast(judgement: Judgement, contrast: ContrastSettings, *, primary: bool) -> ContrastResult:
-    lines = [next(line for line in judgement.lines if line.row == name) for name in (contrast.first, contrast.second)]
-    first, second = (_all_values(_scores(judgement, line.label, 0)) for line in lines)
-    optimistic = [line.label for line in lines if line.way == "paper"]
-    found = None
-    if first and second:
-        found = paired_contrast(first, second, test_to_train=1 / (judgement.splits.folds - 1))
-    return ContrastResult(
-        label=contrast.label,
-        first=contrast.first,
-        second=contrast.second,
-        primary=primary,
-        folds=len(judgement.splits),
-        note=f"tuned on the reported folds: {', '.join(optimistic)}" if optimistic else None,
-        **({} if found is None else {name: getattr(found, name) for name in CONTRAST_FACTS}),
-    )
+    every = {line.label: _all_values(_scores(judgement, line.label, 0)) for line in judgement.lines}
+    scores = {label: np.array(values) for label, values in every.items() if values}
+    return all_contrasts(judgement.config, judgement.lines, scores, folds=judgement.splits.folds)
 
 
 def _optimism(judgement: Judgement, rows: Sequence[Row]) -> tuple[Optimism, ...]:

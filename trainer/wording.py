@@ -1,6 +1,6 @@
 """Says figures as text, the same on the terminal and on the page; computes nothing."""
 
-from trainer.results import Row
+from trainer.results import ContrastResult, Row
 
 
 def mean_text(row: Row) -> str:
@@ -24,3 +24,14 @@ def scores_text(row: Row, most: int = 10) -> str:
         span = f"{min(values):.3f} to {max(values):.3f}" if values else "none done"
         return f"{len(row.scores)} scores, {span}"
     return " ".join("failed" if score.c is None else f"{score.c:.3f}" for score in row.scores)
+
+
+def contrast_text(found: ContrastResult) -> str:
+    """A contrast as one line: what, how much, how sure, and what weakens it."""
+    kind = "claim   " if found.primary else "contrast"
+    if found.mean is None:
+        return f"{kind} {found.label}: incomplete"
+    span = "" if found.low is None else f" [95% {found.low:+.3f} to {found.high:+.3f}]"
+    p = f", p {p_text(found.p_two_sided)}" + ("" if found.p_holm is None else f" (Holm {p_text(found.p_holm)})")
+    note = "" if found.note is None else f"; {found.note}"
+    return f"{kind} {found.label}: Δc {found.mean:+.3f}{span}{p}, {found.folds} folds{note}"

@@ -48,7 +48,7 @@ def test_a_run_prints_its_snapshot_and_table_and_exits_0_and_its_report_follows(
     assert "cohort   40 patients" in result.stdout
     for row in ("cox", "image"):
         assert row in result.stdout
-    assert "folds" in result.stderr
+    assert "fits" in result.stderr
     page = CliRunner().invoke(main, ["report", str(tmp_path / "run")])
     assert page.exit_code == 0, page.output
     assert page.stdout.strip() == str(tmp_path / "run" / "report.html")

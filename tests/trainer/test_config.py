@@ -66,7 +66,7 @@ def test_an_unknown_setting_is_named_with_the_known_ones(change, name, known):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda s: s["models"][0].pop("kind"), "models.0.kind: expected 'network' or 'ridge_cox', got none"),
+        (lambda s: s["models"][0].pop("kind"), "models.0.kind: expected network, ridge_cox, pycox, choice, got none"),
         (lambda s: s["models"][0].update(kind="cnn"), "models.0: Input tag 'cnn'"),
         (lambda s: [s["models"][0].pop(key) for key in ("images", "view")], "model 'image' has no input"),
         (lambda s: s["models"][0].pop("view"), "needs `view` and `images` together"),

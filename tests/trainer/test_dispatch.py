@@ -8,6 +8,7 @@ from distributed import KilledWorker, LocalCluster
 
 from store_schema.errors import TaskError, UsageError
 from trainer.dispatch import Outcome, Workers, _on_worker, _reason, cores, run_tasks
+from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
 from trainer.results import parse_result
 from trainer.run_folder import RunFolder, task_name
@@ -25,7 +26,7 @@ def tasks_in(cohort_folder, config, tmp_path):
         plan = make_plan(config(permuted_control={"models": ["image"]}, **changes), inputs)
         folder = RunFolder.open(str(tmp_path / name))
         keep_plan(plan, folder)
-        return plan.tasks(folder.url)
+        return plan.tasks(first_jobs(plan.config, permutations=plan.splits, folds=len(plan.splits[0])), folder.url)
 
     return make
 
@@ -33,7 +34,13 @@ def tasks_in(cohort_folder, config, tmp_path):
 def numbers(tasks) -> list[dict]:
     folder = RunFolder.open(tasks[0].run_url)
     results = [parse_result(folder.location.get(task_name(task.id)), where="", task_id=task.id) for task in tasks]
-    return [result.model_dump(exclude={"seconds"}) for result in results]
+    return [found.model_dump(exclude={"seconds"}) for result in results for found in (*result.outer, *result.inner)]
+
+
+def with_job(task: Task, **changes) -> Task:
+    """The task with something changed in its one job."""
+    (job,) = task.jobs
+    return task.model_copy(update={"jobs": (job.model_copy(update=changes),)})
 
 
 def ignore(outcome: Outcome) -> None:
@@ -83,14 +90,14 @@ def test_a_worker_killed_in_mid_run_changes_no_number(tasks_in, cluster):
 def test_a_task_that_fails_leaves_the_others_alone(tasks_in, cluster, where):
     workers = Workers(number=0) if where == "process" else Workers(scheduler=cluster.scheduler_address)
     tasks = tasks_in("run")
-    broken = tasks[0].model_copy(update={"fold": 99})
+    broken = with_job(tasks[0], part=tasks[0].jobs[0].part.model_copy(update={"fold": 99}))
     outcomes = run_tasks((broken, *tasks[1:3]), workers, on_done=ignore)
     assert outcomes[0].error == "UsageError: fold 99 is not one of 0 to 2"
     assert [outcome.error for outcome in outcomes[1:]] == [None, None]
 
 
 def test_an_error_that_is_not_ours_says_where_it_was_raised(tasks_in):
-    odd = next(task for task in tasks_in("run") if task.model.name == "image").model_copy(update={"seed": 2**70})
+    odd = with_job(next(task for task in tasks_in("run") if task.jobs[0].model.name == "image"), seed=2**70)
     (outcome,) = run_tasks([odd], Workers(number=0), on_done=ignore)
     assert "ValueError" in (outcome.error or "")
     assert ".py:" in (outcome.error or "")

@@ -66,6 +66,13 @@ def table(cohort_folder, tmp_path):
     return write
 
 
+def changed(result: str, **facts) -> str:
+    """A task's result whose first fit has other facts."""
+    record = json.loads(result)
+    record["outer"][0] |= facts
+    return json.dumps(record)
+
+
 def lines(report: CvReport, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((report.folder.read(name) or b"").decode())))
 
@@ -114,9 +121,9 @@ def test_a_result_that_is_not_its_tasks_own_is_refused(cv):
     whole = one.read_text()
     for damaged in (
         other.read_text(),
-        json.dumps(json.loads(whole) | {"c": 0.99}),
-        json.dumps(json.loads(whole) | {"fold": 1}),
-        json.dumps(json.loads(whole) | {"patients": json.loads(whole)["patients"][::-1]}),
+        changed(whole, c=0.99),
+        changed(whole, fold=1),
+        changed(whole, patients=json.loads(whole)["outer"][0]["patients"][::-1]),
     ):
         one.write_text(damaged)
         with pytest.raises(SchemaError, match="Remove it, and the task runs again"):

@@ -7,29 +7,32 @@ from sksurv.compare import compare_survival
 from sksurv.metrics import concordance_index_censored
 from sksurv.util import Surv
 
+from trainer.baseline_hazard import BreslowBaseline
 from trainer.cohort import build_cohort
 from trainer.config import Columns
 from trainer.metrics import harrell_c
-from trainer.results import Failure, TaskResult
+from trainer.results import Failure, JobResult
+from trainer.selection import lines_of
 from trainer.splits import make_splits
 from trainer.summary import Judgement, _test_parts, pooled_risks, summarise
 
+FLAT = BreslowBaseline(time=(1.0,), cumulative_hazard=(0.1,), centre=0.0)
 COLUMNS = Columns(time="months", time_unit="months", event="event", continuous=("age",))
 
 
-def made(judgement: Judgement, fold, *, model="image", permutation=0, noise=1.0, scale=1.0, flat=False) -> TaskResult:
+def made(judgement: Judgement, fold, *, model="image", permutation=0, noise=1.0, scale=1.0, flat=False) -> JobResult:
     """A model that sees the truth through noise; each fold has a zero and a scale of its own."""
     cohort = judgement.permuted_cohort(permutation)
     rows = cohort.rows(fold.test)
     rng = np.random.default_rng([fold.index, permutation, 5])
     risk = scale * (fold.index + 1) * (noise * rng.normal(size=len(rows)) - 0.05 * judgement.cohort.time[rows]) + 10
     pairs = harrell_c(risk=risk, time=cohort.time[rows], event=cohort.event[rows])
-    return TaskResult(
-        task_id=f"{model}{permutation}{fold.index}", model=model, permutation=permutation, fold=fold.index,
+    return JobResult(
+        model=model, permutation=permutation, fold=fold.index,
         repeat=fold.repeat, c=pairs.c, concordant=pairs.concordant, discordant=pairs.discordant,
         tied_risk=pairs.tied_risk, comparable=pairs.comparable, patients=fold.test, log_risk=tuple(risk.tolist()),
         alpha=None, train_mean=10.0, train_sd=0.0 if flat else float(fold.index + 1), train_c=0.6, train_patients=1,
-        train_events=1, test_events=1, curves=None, coefficients=None, preprocessing=None, seconds=1.0,
+        train_events=1, test_events=1, baseline=FLAT, curves=None, coefficients=None, preprocessing=None, seconds=1.0,
     )  # fmt: skip
 
 
@@ -41,13 +44,15 @@ def judge(config, kit):
         cohort = build_cohort(kit.draw(60), COLUMNS, {})
         control = {"models": ["image"], "repeats": permutations} if permutations else None
         settings = config(models=kit.settings["models"][1:], permuted_control=control)
-        empty = Judgement(settings, cohort, make_splits(cohort, folds=3, seed=1, repeats=repeats), [], oracle or {})
+        empty = Judgement(settings, cohort, make_splits(cohort, folds=3, seed=1, repeats=repeats), [], [], oracle or {})
         done = []
         for number in range(1 + permutations):
             permuted = empty.permuted_cohort(number)
             splits = make_splits(permuted, folds=3, seed=1, repeats=repeats)
             done += [made(empty, fold, permutation=number, flat=flat) for fold in splits.outer()]
-        return Judgement(settings, cohort, empty.splits, done if results is None else results(done), oracle or {})
+        outer = done if results is None else results(done)
+        lines = lines_of(settings, outer, [], permutations=range(1 + permutations), folds=len(empty.splits))
+        return Judgement(settings, cohort, empty.splits, lines, outer, oracle or {})
 
     return make
 
