@@ -15,8 +15,12 @@ from store_schema.errors import UsageError
 class Inputs:
     """What a model sees of its patients."""
 
-    maps: Mapping[str, Float[Tensor, "patient 1 row column"]]
-    """Mean maps by modality as stored, float32: standardising them is part of fitting. Empty without images."""
+    maps: Mapping[str, Float[Tensor, "patient ..."]]
+    """What the head reads of each modality, float32, as stored: standardising is part of fitting. Empty without images.
+
+    Mean maps are (patient, 1, row, column), memories (patient, layer, channel, row, column), vectors (patient, feature).
+    NaN is a feature of a vector that is not known; nothing else may hold it.
+    """
     clinical: Float[Tensor, "patient feature"] | None
     """Covariates after the fold's preprocessing, float32."""
 
@@ -25,24 +29,25 @@ class Inputs:
         if len(set(lengths.values())) != 1:
             raise UsageError(f"expected one row per patient in every tensor, got {lengths or 'no tensor'}")
         for name, tensor in self._tensors().items():
-            if not bool(torch.isfinite(tensor).all()):
+            vector = tensor.ndim == 2 and name in self.maps
+            if bool(tensor.isinf().any()) or (not vector and bool(tensor.isnan().any())):
                 raise UsageError(f"{name} holds values that are not finite: impute covariates, verify the store's maps")
 
     @classmethod
     def of(
         cls,
         *,
-        maps: Mapping[str, Float[np.ndarray, "patient row column"]] | None = None,
+        maps: Mapping[str, Float[np.ndarray, "patient ..."]] | None = None,
         clinical: Float[np.ndarray, "patient feature"] | None = None,
     ) -> "Inputs":
-        """Take arrays whose rows are the same patients.
+        """Take arrays whose rows are the same patients; maps as (patient, row, column), the rest as in `maps`.
 
         Raises
         ------
         UsageError
             If the numbers of rows differ, a value is not finite, or there is nothing at all.
         """
-        tensors = {modality: _float32(array).unsqueeze(1) for modality, array in (maps or {}).items()}
+        tensors = {modality: _with_channel(_float32(array)) for modality, array in (maps or {}).items()}
         return cls(maps=tensors, clinical=None if clinical is None else _float32(clinical))
 
     def __len__(self) -> int:
@@ -92,10 +97,10 @@ class Batch:
         *,
         time: Float[np.ndarray, " patient"],
         event: Bool[np.ndarray, " patient"],
-        maps: Mapping[str, Float[np.ndarray, "patient row column"]] | None = None,
+        maps: Mapping[str, Float[np.ndarray, "patient ..."]] | None = None,
         clinical: Float[np.ndarray, "patient feature"] | None = None,
     ) -> "Batch":
-        """Take arrays whose rows are the same patients.
+        """Take arrays whose rows are the same patients; maps as (patient, row, column), the rest as in `Inputs.maps`.
 
         Raises
         ------
@@ -129,3 +134,7 @@ class Batch:
 def _float32(array: Float[np.ndarray, "*axis"]) -> Float[Tensor, "*axis"]:
     # a copy: what the caller does to the array later must not reach a model
     return torch.tensor(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _with_channel(array: Float[Tensor, "patient ..."]) -> Float[Tensor, "patient ..."]:
+    return array.unsqueeze(1) if array.ndim == 3 else array

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from store_schema.errors import CohortError, UsageError
+from store_schema.errors import CohortError
 from trainer.batch import Batch, Inputs
 from trainer.loss import RiskSets, cox_loss, partial_likelihood_loss
 from trainer.minibatch import deal_rows
 from trainer.model import ModelOutput, SurvivalModel, build_model
-from trainer.scaling import MapScaler
+from trainer.preparing import Scaler, fit_scalers, scaled, sized
 from trainer.spec import FitConfig, ModelSpec
 from trainer.stopping import Course, FitRecord, divergence
 
@@ -38,12 +38,12 @@ class Fitted:
     """A fitted model: all that prediction needs, and no patient."""
 
     spec: ModelSpec
-    """What the model is."""
+    """What the model is, `features` filled."""
     config: FitConfig
     """How it was fitted."""
     seed: int
     """Of weights, dropout and mini-batches."""
-    scalers: Mapping[str, MapScaler]
+    scalers: Mapping[str, Scaler]
     """Standardisation of each modality, from the training part."""
     state: Mapping[str, Tensor]
     """Weights and running statistics of the best epoch, on the CPU."""
@@ -57,12 +57,12 @@ class Fitted:
         return model.eval()
 
     def predict(self, inputs: Inputs) -> Prediction:
-        """Log-risks, and the gate's weights, of patients whose maps come as stored; one thread, evaluation mode.
+        """Log-risks, and the gate's weights, of patients whose images come as stored; one thread, evaluation mode.
 
         Raises
         ------
         UsageError
-            If a modality is missing, or maps or covariates are not of the size of the training part's.
+            If a modality is missing, or images or covariates are not of the size of the training part's.
         """
         with one_thread():
             output = _evaluate(self.model().double(), scaled(inputs, self.scalers).double())
@@ -92,7 +92,7 @@ def fit_model(
     spec, config
         What the model is and how it is fitted.
     train
-        Patients whose gradients move the weights; maps as stored. Scalers are fitted here too.
+        Patients whose gradients move the weights; images as stored. Scalers are fitted here too.
     validation
         Other patients of the outer training fold. Their loss decides when to stop, if they have enough events.
     seed
@@ -112,7 +112,7 @@ def fit_model(
     ConfigError
         If nothing says how long to fit, or `fixed_epochs` is beyond `config.epochs`.
     TaskError
-        If the maps do not differ, or the loss or its gradient stops being finite.
+        If the images do not differ, or the loss or its gradient stops being finite.
 
     References
     ----------
@@ -125,37 +125,12 @@ def fit_model(
     with one_thread():
         scalers = fit_scalers(spec, train.inputs)
         watched = None if validation is None else _prepared(validation, scalers, device, precision)
+        prepared = _prepared(train, scalers, device, precision)
+        spec = sized(spec, prepared.inputs)
         model = build_model(spec, seed=seed, device=device).to(precision)
-        loop = _Loop(model, config, _prepared(train, scalers, device, precision), watched, seed=seed)
+        loop = _Loop(model, config, prepared, watched, seed=seed)
         record = loop.run(course)
     return Fitted(spec, config, seed, scalers, loop.state, record)
-
-
-def fit_scalers(spec: ModelSpec, inputs: Inputs) -> dict[str, MapScaler]:
-    """Standardisation of each of the model's modalities, from these patients alone.
-
-    Raises
-    ------
-    UsageError
-        If a modality is missing.
-    TaskError
-        If the maps of a modality are all equal.
-    """
-    missing = [modality for modality in spec.modalities if modality not in inputs.maps]
-    if missing:
-        raise UsageError(f"the model needs maps of {', '.join(missing)}, got {', '.join(inputs.maps) or 'none'}")
-    arrays = {modality: inputs.maps[modality].squeeze(1).cpu().numpy() for modality in spec.modalities}
-    return {modality: MapScaler.fit(array, kind=spec.map_scaling) for modality, array in arrays.items()}
-
-
-def scaled(inputs: Inputs, scalers: Mapping[str, MapScaler]) -> Inputs:
-    """Standardise the maps of the scalers' modalities, and leave the others out."""
-    maps = {
-        modality: scaler.transform(inputs.maps[modality].squeeze(1).cpu().numpy())
-        for modality, scaler in scalers.items()
-        if modality in inputs.maps
-    }
-    return Inputs({modality: torch.from_numpy(array).unsqueeze(1) for modality, array in maps.items()}, inputs.clinical)
 
 
 @contextmanager
@@ -258,9 +233,7 @@ def _evaluate(model: SurvivalModel, inputs: Inputs) -> ModelOutput:
     return ModelOutput(torch.cat([output.log_risk for output in outputs]), torch.cat(alphas) if alphas else None)
 
 
-def _prepared(
-    batch: Batch, scalers: Mapping[str, MapScaler], device: torch.device | str, precision: torch.dtype
-) -> Batch:
+def _prepared(batch: Batch, scalers: Mapping[str, Scaler], device: torch.device | str, precision: torch.dtype) -> Batch:
     inputs = scaled(batch.inputs, scalers)
     return batch.with_inputs(inputs.double() if precision == torch.float64 else inputs).to(device)
 

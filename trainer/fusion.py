@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from store_schema.errors import ConfigError
+
 
 class Fused(NamedTuple):
     """One vector per patient, and how it was mixed."""
@@ -25,9 +27,9 @@ class ConcatFusion(nn.Module):
     Guinea-Pérez et al. 2026, section 2.3.2 (i).
     """
 
-    def __init__(self, *, width: int, modalities: int) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.width = width * modalities
+        self.width = sum(widths)
 
     def forward(self, vectors: Sequence[Float[Tensor, "patient feature"]]) -> Fused:
         """Stacked vectors; a single one as it is."""
@@ -40,15 +42,24 @@ class GateFusion(nn.Module):
     alpha = sigmoid(w · [first ‖ second] + b); the vector is alpha · first + (1 - alpha) · second. With one modality
     there is nothing to weigh: the gate is bypassed, holds no parameter, and alpha is None.
 
+    Raises
+    ------
+    ConfigError
+        If the vectors have different lengths.
+
     References
     ----------
     Guinea-Pérez et al. 2026, section 2.3.2 (ii); protocol section 5.
     """
 
-    def __init__(self, *, width: int, modalities: int) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.width = width
-        self.gate = nn.Linear(2 * width, 1) if modalities == 2 else None
+        if len(set(widths)) != 1:
+            raise ConfigError(
+                f"the gate mixes vectors of one length, got {', '.join(map(str, widths))}: use fusion: concat"
+            )
+        self.width = widths[0]
+        self.gate = nn.Linear(2 * self.width, 1) if len(widths) == 2 else None
 
     def forward(self, vectors: Sequence[Float[Tensor, "patient feature"]]) -> Fused:
         """Mixed vectors; a single one as it is."""

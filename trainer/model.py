@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from store_schema.errors import ConfigError, UsageError
 from trainer.fusion import ConcatFusion, GateFusion
 from trainer.heads import AverageHead
-from trainer.spec import FusionKind, ModelSpec
+from trainer.spec import FLAT_HEADS, FusionKind, ModelSpec
 
 FUSIONS: dict[FusionKind, type[ConcatFusion] | type[GateFusion]] = {"concat": ConcatFusion, "gate": GateFusion}
+VECTOR_WIDTH = 128
+"""Length of the vector that the ``vector`` head gives; protocol section 4."""
 
 
 class ModelOutput(NamedTuple):
@@ -75,17 +77,62 @@ class SurvivalHead(nn.Sequential):
     def __init__(self, width: int, spec: ModelSpec, stream: torch.Generator) -> None:
         layers: list[nn.Module] = []
         for hidden in spec.hidden:
-            # batch normalisation takes the mean off, and with it any bias before it
-            layers.append(nn.Linear(width, hidden, bias=not spec.batch_norm))
-            if spec.batch_norm:
-                layers.append(nn.BatchNorm1d(hidden, momentum=spec.norm_momentum))
-            layers += [nn.ReLU(), SeededDropout(spec.dropout, stream)]
+            layers += _hidden_layer(width, hidden, spec, stream)
             width = hidden
         super().__init__(*layers, nn.Linear(width, 1, bias=False))
 
 
+class VectorHead(nn.Sequential):
+    """Vector of 128 from a z-scored vector of features: linear, batch normalisation, ReLU, dropout.
+
+    References
+    ----------
+    Protocol section 4.
+    """
+
+    width = VECTOR_WIDTH
+    """Length of the vector."""
+
+    def __init__(self, features: int, spec: ModelSpec, stream: torch.Generator) -> None:
+        super().__init__(*_hidden_layer(features, self.width, spec, stream))
+
+
+class FlatHead(nn.Identity):
+    """The flat tensor itself, on its way straight into fusion: heads ``flatten`` and ``pca``, which have no weights.
+
+    References
+    ----------
+    Guinea-Pérez et al. 2026, section 2.3.1, discarded configurations (ii) and (iii).
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.width = features
+        """Length of the vector."""
+
+
+def _hidden_layer(width: int, hidden: int, spec: ModelSpec, stream: torch.Generator) -> list[nn.Module]:
+    # batch normalisation takes the mean off, and with it any bias before it
+    linear = nn.Linear(width, hidden, bias=not spec.batch_norm)
+    norm = [nn.BatchNorm1d(hidden, momentum=spec.norm_momentum)] if spec.batch_norm else []
+    return [linear, *norm, nn.ReLU(), SeededDropout(spec.dropout, stream)]
+
+
+def _towers(spec: ModelSpec, stream: torch.Generator) -> list[AverageHead | VectorHead | FlatHead]:
+    """One of each modality, in their order."""
+    if spec.head not in FLAT_HEADS:
+        return [AverageHead() for _ in spec.modalities]
+    if not spec.features:
+        raise UsageError(
+            f"head {spec.head!r} needs the number of features of each modality: see trainer.preparing.sized"
+        )
+    if spec.head == "vector":
+        return [VectorHead(features, spec, stream) for features in spec.features]
+    return [FlatHead(features) for features in spec.features]
+
+
 class SurvivalModel(nn.Module):
-    """Log-risk from the mean maps of a patient's modalities, the clinical vector, or both.
+    """Log-risk from the images of a patient's modalities, the clinical vector, or both.
 
     Build it with `build_model`, which seeds it.
     """
@@ -95,17 +142,18 @@ class SurvivalModel(nn.Module):
         if not spec.modalities and spec.clinical_features == 0:
             raise ConfigError("the model has no input: name a modality, or give it clinical covariates that vary")
         self.spec = spec
-        self.towers = nn.ModuleList(AverageHead() for _ in spec.modalities)
+        towers = _towers(spec, stream)
+        self.towers = nn.ModuleList(towers)
         width = spec.clinical_features
         if spec.modalities:
-            fusion = FUSIONS[spec.fusion](width=AverageHead.width, modalities=len(spec.modalities))
+            fusion = FUSIONS[spec.fusion]([tower.width for tower in towers])
             width += fusion.width
             self.fusion = fusion
         self.survival = SurvivalHead(width, spec, stream)
 
     def forward(
         self,
-        maps: Mapping[str, Float[Tensor, "patient 1 row column"]],
+        maps: Mapping[str, Float[Tensor, "patient ..."]],
         clinical: Float[Tensor, "patient feature"] | None = None,
     ) -> ModelOutput:
         """Log-risk of each patient.
@@ -113,14 +161,15 @@ class SurvivalModel(nn.Module):
         Parameters
         ----------
         maps
-            Standardised mean maps by modality; other modalities than the model's are not looked at.
+            Standardised tensors by modality, as the head takes them: (patient, 1, row, column) for ``average``,
+            (patient, feature) for the flat heads. Other modalities than the model's are not looked at.
         clinical
             Preprocessed covariates, where the model has them.
 
         Raises
         ------
         UsageError
-            If a modality is missing, or the clinical vector is not of the model's length.
+            If a modality is missing, or the clinical or a flat vector is not of the model's length.
         """
         self._check(maps, clinical)
         parts: list[Tensor] = []
@@ -138,6 +187,10 @@ class SurvivalModel(nn.Module):
         missing = [modality for modality in self.spec.modalities if modality not in maps]
         if missing:
             raise UsageError(f"the model needs maps of {', '.join(missing)}, got {', '.join(maps) or 'none'}")
+        if self.spec.head in FLAT_HEADS:
+            shapes = tuple(tuple(maps[modality].shape[1:]) for modality in self.spec.modalities)
+            if shapes != tuple((features,) for features in self.spec.features):
+                raise UsageError(f"the {self.spec.head} head takes {self.spec.features} features, got {shapes}")
         features = 0 if clinical is None else clinical.shape[1]
         if features != self.spec.clinical_features and (self.spec.clinical_features or not self.spec.modalities):
             raise UsageError(f"the model takes {self.spec.clinical_features} clinical features, got {features}")

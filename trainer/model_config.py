@@ -92,7 +92,7 @@ class NetworkModel(_NamedModel):
         Entries that are read; none for a clinical model.
     clinical
         Whether the covariates of `columns` are stacked behind the image vector.
-    head, fusion, hidden, dropout, batch_norm, norm_momentum, map_scaling
+    head, fusion, components, hidden, dropout, batch_norm, norm_momentum, map_scaling
         See `trainer.spec.ModelSpec`.
     fit
         Settings of fitting that differ from the config's own `fit`.
@@ -104,6 +104,7 @@ class NetworkModel(_NamedModel):
     clinical: bool = False
     head: Head = "average"
     fusion: FusionKind = "concat"
+    components: Annotated[int, Field(ge=1)] = 32
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     batch_norm: bool = True
@@ -127,6 +128,7 @@ class NetworkModel(_NamedModel):
             modalities=() if self.images is None else self.images.modalities,
             fusion=self.fusion,
             clinical_features=clinical_features,
+            components=self.components,
             hidden=self.hidden,
             dropout=self.dropout,
             batch_norm=self.batch_norm,

@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Ties = Literal["efron", "breslow"]
-Head = Literal["average"]
-FLAT_HEADS: tuple[str, ...] = ()
-"""Heads without a convolution, many of which fit as one batched model."""
+Head = Literal["average", "vector", "flatten", "pca"]
+FLAT_HEADS: tuple[str, ...] = ("vector", "flatten", "pca")
+"""Heads without a convolution, many of which fit as one batched model: what enters them is (patient, feature)."""
 FusionKind = Literal["concat", "gate"]
 MapScaling = Literal["pixel", "scalar", "none"]
 Schedule = Literal["cosine", "step", "constant"]
@@ -19,7 +19,9 @@ class ModelSpec(BaseModel):
     Attributes
     ----------
     head
-        How an image becomes a vector; None for a model of clinical covariates alone.
+        How an image becomes a vector; None for a model of clinical covariates alone. ``average``: the mean map by small
+        convolutions. ``vector``: a stored vector by one hidden layer of 128. ``flatten``: the mean map as it is, pixel by
+        pixel. ``pca``: the mean map's principal components. The last two have no weights.
     modalities
         Images, each with a tower of its own, in the order in which their vectors are fused: with the gate, alpha is the
         weight of the first.
@@ -29,17 +31,23 @@ class ModelSpec(BaseModel):
     clinical_features
         Columns of the clinical vector stacked behind the image; 0 for an image-only model. Known per fold only, after
         the preprocessing was fitted.
+    features
+        Numbers that enter a flat head, for each modality in their order. Known per fit only: empty in settings, filled by
+        `trainer.preparing.sized` when the scalers were fitted; no other head needs it.
+    components
+        Principal components that ``pca`` keeps of each map at most; a training part of n patients has n - 1.
     hidden
         Widths of the hidden layers of the survival head; empty for a linear one.
     dropout
-        Share of hidden units dropped in training.
+        Share of hidden units dropped in training, those of the ``vector`` head too.
     batch_norm
-        Whether hidden layers are batch-normalised.
+        Whether hidden layers are batch-normalised, that of the ``vector`` head too.
     norm_momentum
         Weight of the newest step in the running statistics that batch normalisation uses in evaluation. Higher than
         torch's 0.1, since an epoch is one step when the batch is the whole training part.
     map_scaling
-        Standardisation of the maps, fitted in the training part: see `trainer.scaling.MapScaler`.
+        Standardisation of the maps, fitted in the training part: see `trainer.scaling.MapScaler`. Vectors are z-scored
+        and components whitened whatever it says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +56,8 @@ class ModelSpec(BaseModel):
     modalities: tuple[str, ...] = ("PET", "CT")
     fusion: FusionKind = "concat"
     clinical_features: Annotated[int, Field(ge=0)] = 0
+    features: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    components: Annotated[int, Field(ge=1)] = 32
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     batch_norm: bool = True
@@ -70,6 +80,10 @@ class ModelSpec(BaseModel):
             )
         if self.fusion == "gate" and len(self.modalities) > 2:
             raise ValueError(f"the gate mixes two modalities, got {len(self.modalities)}: use fusion: concat")
+        if self.features and len(self.features) != len(self.modalities):
+            raise ValueError(
+                f"expected the number of features of each of {len(self.modalities)} modalities, got {self.features}"
+            )
         return self
 
 

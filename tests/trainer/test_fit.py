@@ -178,7 +178,7 @@ def test_validation_patients_move_no_scaler_and_no_weight_but_only_choose_the_ep
     ]
     assert fits[0].record.best_epoch == fits[1].record.best_epoch == 6
     assert same(*fits)
-    assert fits[0].scalers["PET"] == MapScaler.fit(train.inputs.maps["PET"].squeeze(1).numpy())
+    assert fits[0].scalers["PET"] == MapScaler.fit(train.inputs.maps["PET"].numpy())
 
 
 def test_early_stopping_restores_the_weights_of_the_best_epoch(patients, stopped):

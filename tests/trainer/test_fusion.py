@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from store_schema.errors import ConfigError
 from trainer.fusion import ConcatFusion, GateFusion
 
 
@@ -18,11 +19,11 @@ def parameters(module):
 
 @pytest.mark.parametrize("width", [1, 128])
 def test_gate_has_2d_plus_1_parameters(width):
-    assert parameters(GateFusion(width=width, modalities=2)) == 2 * width + 1
+    assert parameters(GateFusion([width, width])) == 2 * width + 1
 
 
 def test_gate_weighs_the_first_by_alpha_and_the_second_by_the_rest():
-    fusion = GateFusion(width=5, modalities=2)
+    fusion = GateFusion([5, 5])
     first, second = vectors(2)
     fused = fusion([first, second])
     weight, bias = fusion.gate.weight.detach().numpy()[0], fusion.gate.bias.item()
@@ -33,7 +34,7 @@ def test_gate_weighs_the_first_by_alpha_and_the_second_by_the_rest():
 
 
 def test_gate_is_bypassed_with_one_modality():
-    fusion, (only,) = GateFusion(width=5, modalities=1), vectors(1)
+    fusion, (only,) = GateFusion([5]), vectors(1)
     fused = fusion([only])
     assert parameters(fusion) == 0
     assert fused.alpha is None
@@ -41,7 +42,7 @@ def test_gate_is_bypassed_with_one_modality():
 
 
 def test_concatenation_stacks_in_order_without_a_parameter():
-    fusion = ConcatFusion(width=5, modalities=2)
+    fusion = ConcatFusion([5, 5])
     first, second = vectors(2)
     fused = fusion([first, second])
     assert (fusion.width, parameters(fusion), fused.alpha) == (10, 0, None)
@@ -52,5 +53,13 @@ def test_concatenation_stacks_in_order_without_a_parameter():
 @pytest.mark.parametrize("fusion", [ConcatFusion, GateFusion])
 @pytest.mark.parametrize("modalities", [1, 2])
 def test_fusion_gives_vectors_of_the_width_it_announces(fusion, modalities):
-    module = fusion(width=5, modalities=modalities)
+    module = fusion([5] * modalities)
     assert module(vectors(modalities)).vector.shape == (4, module.width)
+
+
+def test_vectors_of_two_lengths_are_stacked_and_not_mixed():
+    first, second = torch.ones(4, 3), torch.zeros(4, 2)
+    fused = ConcatFusion([3, 2])([first, second])
+    assert torch.equal(fused.vector, torch.cat([first, second], dim=1))
+    with pytest.raises(ConfigError, match="one length, got 3, 2"):
+        GateFusion([3, 2])
