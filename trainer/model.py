@@ -211,12 +211,17 @@ def build_model(spec: ModelSpec, *, seed: int, device: torch.device | str = "cpu
         model = SurvivalModel(spec, torch.Generator(device="cpu"))
     model.to_empty(device="cpu")
     _initialise(model, torch.Generator(device="cpu").manual_seed(seed))
-    # another stream than that of the weights, so that a layer more does not shift the masks
-    stream = torch.Generator(device=device).manual_seed(seed + 1)
+    stream = dropout_stream(seed, device)
     for module in model.modules():
         if isinstance(module, SeededDropout):
             module.stream = stream
     return model.to(device)
+
+
+def dropout_stream(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Stream from which a model of this seed draws its dropout on a device, at its start."""
+    # another stream than that of the weights, so that a layer more does not shift the masks
+    return torch.Generator(device=device).manual_seed(seed + 1)
 
 
 def _initialise(model: SurvivalModel, stream: torch.Generator) -> None:
