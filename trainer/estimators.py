@@ -22,7 +22,7 @@ from trainer.spec import FitConfig
 from trainer.splits import Fold
 
 X = pd.DataFrame | np.ndarray | Mapping[str, Any]
-"""Covariates as a frame or an array; with images a mapping of ``clinical`` to covariates, if any, and of each modality to its array."""
+"""Covariates as a frame or an array; with images a mapping: ``clinical`` to covariates, if any, each modality to its array."""
 
 
 class _SurvivalEstimator(BaseEstimator):  # type: ignore[misc]

@@ -11,13 +11,14 @@ from store_schema.records import sha256
 from trainer.baseline_hazard import BreslowBaseline
 from trainer.columns import Columns, TimeUnit
 from trainer.cox import RidgeCox
-from trainer.fit import FitRecord, Fitted
+from trainer.fit import Fitted
 from trainer.judging import Trained, TrainedCox, TrainedNetwork
 from trainer.model_config import Candidate
 from trainer.preparing import Scaler
 from trainer.preprocess import ClinicalPreprocessor
 from trainer.run_folder import RunFolder
 from trainer.spec import FitConfig, ModelSpec
+from trainer.stopping import FitRecord
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 
