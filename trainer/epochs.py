@@ -1,5 +1,8 @@
 """Chooses how long to fit where one validation part has too few events; knows nothing of outer folds or stores."""
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -50,26 +53,68 @@ def choose_epochs(
     ----------
     Protocol section 5 (below 10 validation events).
     """
+    curves = [
+        (inner.watch.events, _curve(spec, config, inner, seed=seed, device=device))
+        for inner in inner_fits(train, part, config)
+    ]
+    return lowest_epoch(config, curves)
+
+
+class InnerFit(NamedTuple):
+    """One fit of the inner cross-validation, over all epochs."""
+
+    fit: Batch
+    """Patients of the other parts."""
+    watch: Batch
+    """Patients of the part that is watched, an event among them."""
+    config: FitConfig
+    """Settings with which the watched part never ends the fit, so that the curves of all parts are as long."""
+
+
+def inner_fits(train: Batch, part: Int[np.ndarray, " patient"], config: FitConfig) -> Iterator[InnerFit]:
+    """Fits whose curves choose the number of epochs, one for each inner part with an event.
+
+    Raises
+    ------
+    UsageError
+        If the parts are fewer than two, or not of these patients.
+    CohortError
+        If no part has an event.
+    """
     names = np.unique(part)
     if len(part) != len(train) or len(names) < 2:
         raise UsageError(f"expected two inner parts or more of {len(train)} patients, got {len(names)} of {len(part)}")
-    total, events = np.zeros(config.epochs), 0
-    for name in names:
-        watch = train.rows(torch.from_numpy(np.flatnonzero(part == name)))
-        if watch.events:
-            fit = train.rows(torch.from_numpy(np.flatnonzero(part != name)))
-            total += watch.events * _curve(spec, config, fit=fit, watch=watch, seed=seed, device=device)
-            events += watch.events
-    if not events:
+    if not train.events:
         raise CohortError(f"the number of epochs cannot be chosen: all {len(train)} training patients are censored")
+    for name in names:
+        watch, fit = (train.rows(torch.from_numpy(np.flatnonzero(rows))) for rows in (part == name, part != name))
+        if watch.events:
+            yield InnerFit(fit, watch, _deaf(config, watch))
+
+
+def lowest_epoch(config: FitConfig, curves: Sequence[tuple[int, Float[np.ndarray, " epoch"]]]) -> int:
+    """Epoch, not before `min_epochs`, at which the mean of the curves, each weighted by the events behind it, is lowest."""
+    total = np.zeros(config.epochs)
+    for events, curve in curves:
+        total += events * curve
     first = min(config.min_epochs, config.epochs)
     return first + int(np.argmin(total[first - 1 :]))
 
 
+def _deaf(config: FitConfig, watch: Batch) -> FitConfig:
+    return config.model_copy(update={"min_validation_events": len(watch) + 1})
+
+
 def _curve(
-    spec: ModelSpec, config: FitConfig, *, fit: Batch, watch: Batch, seed: int, device: torch.device | str
+    spec: ModelSpec, config: FitConfig, inner: InnerFit, *, seed: int, device: torch.device | str
 ) -> Float[np.ndarray, " epoch"]:
-    # never stopped, so that the curves of all parts are as long
-    deaf = config.model_copy(update={"min_validation_events": len(watch) + 1})
-    fitted = fit_model(spec, deaf, train=fit, validation=watch, seed=seed, fixed_epochs=config.epochs, device=device)
+    fitted = fit_model(
+        spec,
+        inner.config,
+        train=inner.fit,
+        validation=inner.watch,
+        seed=seed,
+        fixed_epochs=config.epochs,
+        device=device,
+    )
     return np.array(fitted.record.validation_loss)

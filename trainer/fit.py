@@ -4,53 +4,24 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from store_schema.errors import CohortError, ConfigError, TaskError
+from store_schema.errors import CohortError
 from trainer.batch import Batch, Inputs
 from trainer.loss import RiskSets, cox_loss, partial_likelihood_loss
 from trainer.minibatch import deal_rows
 from trainer.model import ModelOutput, SurvivalModel, build_model
 from trainer.preparing import Scaler, fit_scalers, scaled, sized
 from trainer.spec import FitConfig, ModelSpec
-
-StopReason = Literal["patience", "epochs", "fixed"]
+from trainer.stopping import Course, FitRecord, divergence
 
 BLOCK = 256
 """Patients evaluated at once."""
-
-
-class FitRecord(BaseModel):
-    """How a fit went; epochs count from 1.
-
-    Attributes
-    ----------
-    reason
-        ``patience`` (the validation loss stopped falling), ``epochs`` (it fell to the last epoch allowed) or ``fixed``
-        (too few validation events to listen to: the number of epochs was given).
-    epochs_run
-        Epochs fitted.
-    best_epoch
-        Epoch whose weights were kept.
-    train_loss
-        Loss of each epoch in training, as it was minimised: with dropout and penalty, the mean over batches.
-    validation_loss
-        Loss of each epoch over the whole validation part as one risk set, in evaluation mode; empty without one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reason: StopReason
-    epochs_run: int
-    best_epoch: int
-    train_loss: tuple[float, ...]
-    validation_loss: tuple[float, ...]
 
 
 class Prediction(NamedTuple):
@@ -109,6 +80,7 @@ def fit_model(
     seed: int,
     fixed_epochs: int | None = None,
     device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
 ) -> Fitted:
     """Model of a training part, with the weights of the epoch that served the validation part best.
 
@@ -130,6 +102,8 @@ def fit_model(
         `config.epochs`, so that a number that `choose_epochs` found by other fits means the same here.
     device
         Where to fit; the result lies on the CPU.
+    precision
+        Of weights and activations. float64 tells an error of method from one of rounding.
 
     Raises
     ------
@@ -146,15 +120,16 @@ def fit_model(
     """
     if len(train) < 2:
         raise CohortError(f"a fit needs two patients at least, got {len(train)}")
-    heard = validation is not None and validation.events >= config.min_validation_events
-    epochs = config.epochs if heard else _given_epochs(config, validation, fixed_epochs)
+    events = None if validation is None else validation.events
+    course = Course.of(config, watched_events=events, fixed_epochs=fixed_epochs)
     with one_thread():
         scalers = fit_scalers(spec, train.inputs)
-        watched = None if validation is None else _prepared(validation, scalers, device)
-        prepared = _prepared(train, scalers, device)
+        watched = None if validation is None else _prepared(validation, scalers, device, precision)
+        prepared = _prepared(train, scalers, device, precision)
         spec = sized(spec, prepared.inputs)
-        loop = _Loop(spec, config, prepared, watched, seed=seed)
-        record = loop.run(epochs, stops=heard)
+        model = build_model(spec, seed=seed, device=device).to(precision)
+        loop = _Loop(model, config, prepared, watched, seed=seed)
+        record = loop.run(course)
     return Fitted(spec, config, seed, scalers, loop.state, record)
 
 
@@ -184,34 +159,24 @@ class _Loop:
     """Model and optimiser under way, and the best weights so far."""
 
     def __init__(
-        self, spec: ModelSpec, config: FitConfig, train: Batch, validation: Batch | None, *, seed: int
+        self, model: SurvivalModel, config: FitConfig, train: Batch, validation: Batch | None, *, seed: int
     ) -> None:
         self._config = config
         self._train = train
         self._validation = validation
-        self._model = build_model(spec, seed=seed, device=train.time.device)
+        self._model = model
         self._optimiser = _optimiser(self._model, config)
         self._deal_stream = torch.Generator().manual_seed(seed + 2)
         self._whole = (train.inputs, RiskSets.of(time=train.time, event=train.event))
         self.state = self._copied()
 
-    def run(self, epochs: int, *, stops: bool) -> FitRecord:
-        """Fit so many epochs, or until the validation loss has stopped falling."""
-        losses: list[float] = []
-        watched: list[float] = []
-        best, best_loss = epochs, math.inf
-        for epoch in range(1, epochs + 1):
-            losses.append(self._epoch(epoch))
-            watched += self._watch(epoch)
-            if not stops:
-                continue
-            if epoch >= min(self._config.min_epochs, epochs) and watched[-1] < best_loss - self._config.tolerance:
-                best, best_loss, self.state = epoch, watched[-1], self._copied()
-            elif epoch - best >= self._config.patience:
-                break
-        if not stops:
-            self.state = self._copied()
-        return _record(losses, watched, best=best, stops=stops, epochs=epochs)
+    def run(self, course: Course) -> FitRecord:
+        """Fit until the course is over."""
+        while not course.over:
+            epoch = course.epoch + 1
+            if course.hear(self._epoch(epoch), self._watch(epoch)):
+                self.state = self._copied()
+        return course.record()
 
     def _epoch(self, epoch: int) -> float:
         for group in self._optimiser.param_groups:
@@ -240,15 +205,15 @@ class _Loop:
         self._optimiser.step()
         return float(loss.detach())
 
-    def _watch(self, epoch: int) -> list[float]:
+    def _watch(self, epoch: int) -> float | None:
         """Judge the validation part, where there is one with an event."""
         if self._validation is None or self._validation.events == 0:
-            return []
+            return None
         risk = _evaluate(self._model, self._validation.inputs).log_risk
         outcome = {"time": self._validation.time, "event": self._validation.event}
         loss = float(cox_loss(risk=risk, **outcome, ties=self._config.ties))
         _refuse_infinite(loss, 0.0, epoch, self._config)
-        return [loss]
+        return loss
 
     def _copied(self) -> dict[str, Tensor]:
         # in plain memory order, as files of weights want it
@@ -268,21 +233,9 @@ def _evaluate(model: SurvivalModel, inputs: Inputs) -> ModelOutput:
     return ModelOutput(torch.cat([output.log_risk for output in outputs]), torch.cat(alphas) if alphas else None)
 
 
-def _prepared(batch: Batch, scalers: Mapping[str, Scaler], device: torch.device | str) -> Batch:
-    return batch.with_inputs(scaled(batch.inputs, scalers)).to(device)
-
-
-def _given_epochs(config: FitConfig, validation: Batch | None, fixed_epochs: int | None) -> int:
-    if fixed_epochs is None and validation is not None:
-        raise ConfigError(
-            f"the validation part has {validation.events} events, and early stopping needs "
-            f"{config.min_validation_events}: give the number of epochs (fixed_epochs), as choose_epochs finds it by "
-            "inner cross-validation"
-        )
-    epochs = config.epochs if fixed_epochs is None else fixed_epochs
-    if not 1 <= epochs <= config.epochs:
-        raise ConfigError(f"fixed_epochs must be 1 to {config.epochs} (epochs), got {epochs}")
-    return epochs
+def _prepared(batch: Batch, scalers: Mapping[str, Scaler], device: torch.device | str, precision: torch.dtype) -> Batch:
+    inputs = scaled(batch.inputs, scalers)
+    return batch.with_inputs(inputs.double() if precision == torch.float64 else inputs).to(device)
 
 
 def _optimiser(model: SurvivalModel, config: FitConfig) -> torch.optim.AdamW:
@@ -295,19 +248,6 @@ def _optimiser(model: SurvivalModel, config: FitConfig) -> torch.optim.AdamW:
 
 
 def _refuse_infinite(loss: float, norm: float, epoch: int, config: FitConfig) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TaskError(
-            f"epoch {epoch}: the loss is {loss} and the norm of its gradient {norm}: lower learning_rate "
-            f"({config.learning_rate:g}), set clip_norm ({config.clip_norm}), or look for outliers among the inputs"
-        )
-
-
-def _record(losses: list[float], watched: list[float], *, best: int, stops: bool, epochs: int) -> FitRecord:
-    reason: StopReason = "fixed" if not stops else "epochs" if len(losses) == epochs else "patience"
-    return FitRecord(
-        reason=reason,
-        epochs_run=len(losses),
-        best_epoch=best,
-        train_loss=tuple(losses),
-        validation_loss=tuple(watched),
-    )
+    error = divergence(loss, norm, epoch=epoch, config=config)
+    if error is not None:
+        raise error

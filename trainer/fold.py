@@ -24,6 +24,7 @@ class TaskData:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._parts: dict[str, PartData] = {}
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -39,7 +40,15 @@ class TaskData:
         return self.cohort.permuted([self._task.permutation_seed, permutation])
 
     def data(self, job: Job) -> PartData:
-        """What a job is fitted and judged on."""
+        """What a job is fitted and judged on; the same object for jobs that differ in settings of the fit alone."""
+        model = job.model
+        head = getattr(model, "head", None)
+        place = str((job.part, model.view, model.images, head, model.clinical))
+        if place not in self._parts:
+            self._parts[place] = self._made(job)
+        return self._parts[place]
+
+    def _made(self, job: Job) -> PartData:
         task, part = self._task, job.part
         cohort = self.cohort_of(part.permutation)
         splits = read_run_splits(task.run_url, part.permutation, task.splits_sha256[part.permutation]).check(cohort)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from trainer.batch import Batch
+from trainer.batch import Batch, Inputs
 from trainer.cohort import Cohort
 from trainer.dealing import deal
 from trainer.model_config import FittedModel
@@ -91,8 +91,12 @@ class PartData:
             for name in self.images.features or range(array.shape[1])
         )
 
+    def inputs(self, patients: Sequence[str]) -> Inputs:
+        """What a network sees of these patients; no outcome is looked at."""
+        return Inputs.of(maps=self.images_of(patients), clinical=self.clinical(patients))
+
     def batch(self, patients: Sequence[str]) -> Batch:
-        """All that a network needs of these patients."""
+        """The same with their outcomes, for fitting."""
         time, event = self.outcome(patients)
         return Batch.of(time=time, event=event, maps=self.images_of(patients), clinical=self.clinical(patients))
 

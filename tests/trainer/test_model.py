@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from store_schema.errors import ConfigError, UsageError
-from trainer.model import SurvivalHead, build_model
+from trainer.model import SurvivalHead, build_model, draw_levels, least_level, words_of
 from trainer.spec import ModelSpec
 
 SPECS = {
@@ -96,6 +96,24 @@ def test_dropout_drops_its_share_in_training_only_and_keeps_the_mean():
     assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
     assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
     assert torch.equal(dropout.eval()(ones), ones)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999999])
+def test_levels_keep_all_but_the_share_and_four_units_share_a_word(share):
+    words = torch.empty(words_of(200_003), dtype=torch.int64)
+    levels = draw_levels(words, torch.Generator().manual_seed(0))
+    assert (len(words), len(levels)) == (50_001, 200_004)
+    assert float((levels >= least_level(share)).float().mean()) == pytest.approx(1 - share, abs=0.004)
+    # units of one word are as independent as those of different words
+    kept = (levels >= least_level(share)).view(-1, 4).double()
+    assert float(kept.sum(1).var()) == pytest.approx(4 * share * (1 - share), rel=0.05, abs=1e-3)
+
+
+def test_a_stream_goes_on_where_the_last_draw_ended():
+    whole, parts = (torch.Generator().manual_seed(3) for _ in range(2))
+    at_once = draw_levels(torch.empty(5, dtype=torch.int64), whole)
+    pieces = [draw_levels(torch.empty(number, dtype=torch.int64), parts) for number in (2, 3)]
+    assert torch.equal(at_once, torch.cat(pieces))
 
 
 def test_gate_starts_even_handed():
