@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from trainer.cox import RidgeCox
 from trainer.loss import cox_loss
 from trainer.model_config import RidgeCoxModel
 from trainer.part_data import PartData
-from trainer.preprocess import ClinicalPreprocessor
 from trainer.vector_selection import VectorSelection
 
 PENALTY_STREAM = 3
@@ -21,64 +19,21 @@ PENALTY_STREAM = 3
 PENALTY_PARTS = 5
 
 
-@dataclass(frozen=True, eq=False)
-class LinearInputs:
-    """What a linear model sees of any patient: covariates first, then features of vectors, prepared by some patients alone."""
-
-    data: PartData
-    clinical: ClinicalPreprocessor | None
-    """None where the model takes no covariate."""
-    vectors: VectorSelection | None
-    """None where the model takes no vector."""
-
-    @classmethod
-    def of(cls, model: RidgeCoxModel, data: PartData, patients: Sequence[str]) -> "LinearInputs":
-        """Inputs that these patients prepare.
-
-        Raises
-        ------
-        TaskError
-            If no feature of the vectors is left.
-        """
-        clinical, vectors = None, None
-        if data.preprocessor is not None:
-            clinical = ClinicalPreprocessor.fit(data.cohort.frame.loc[list(patients)], data.preprocessor.rules)
-        if data.images is not None:
-            vectors = VectorSelection.fit(data.vectors(patients), names=data.vector_names, rules=model.selection)
-        return cls(data, clinical, vectors)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the columns of `features`."""
-        clinical = () if self.clinical is None else self.clinical.feature_names
-        return (*clinical, *(() if self.vectors is None else self.vectors.names))
-
-    def features(self, patients: Sequence[str]) -> Float[np.ndarray, "patient feature"]:
-        """Finite and standardised, of any patients of the cohort."""
-        parts = [np.empty((len(patients), 0))]
-        if self.clinical is not None:
-            parts.append(self.clinical.transform(self.data.cohort.frame.loc[list(patients)]))
-        if self.vectors is not None:
-            parts.append(self.vectors.transform(self.data.vectors(patients)))
-        return np.concatenate(parts, axis=1)
+def features_of(
+    data: PartData, selection: VectorSelection | None, patients: Sequence[str]
+) -> Float[np.ndarray, "patient feature"]:
+    """What a linear model sees of any patients of the data, finite and standardised: covariates, then features of vectors."""
+    parts = [np.empty((len(patients), 0))]
+    clinical = data.clinical(patients)
+    if clinical is not None:
+        parts.append(clinical)
+    if selection is not None:
+        parts.append(selection.transform(data.vectors(patients)))
+    return np.concatenate(parts, axis=1)
 
 
-@dataclass(frozen=True, eq=False)
-class LinearFit:
-    """A fitted linear model, and what it sees."""
-
-    inputs: LinearInputs
-    """Prepared by the training part."""
-    cox: RidgeCox
-    """With its penalty."""
-
-    def predict(self, patients: Sequence[str]) -> Float[np.ndarray, " patient"]:
-        """Log-risk of any patients of the cohort; higher is worse."""
-        return self.cox.predict(self.inputs.features(patients))
-
-
-def fit_linear(model: RidgeCoxModel, data: PartData) -> LinearFit:
-    """Ridge Cox of a training part, its penalty given or chosen there.
+def fit_linear(model: RidgeCoxModel, data: PartData) -> tuple[RidgeCox, VectorSelection | None]:
+    """Ridge Cox of a training part, its penalty given or chosen there, and how it prepares vectors, where it reads any.
 
     Raises
     ------
@@ -88,8 +43,8 @@ def fit_linear(model: RidgeCoxModel, data: PartData) -> LinearFit:
         If no feature is left, or the fit converges for no penalty.
     """
     penalty = choose_penalty(model, data) if isinstance(model.penalty, str) else model.penalty
-    inputs = LinearInputs.of(model, data, data.fold.train)
-    return LinearFit(inputs, _fitted(model, inputs, data.fold.train, penalty))
+    selection = _selection(model, data)
+    return _fitted(model, data, selection, penalty), selection
 
 
 def choose_penalty(model: RidgeCoxModel, data: PartData) -> float:
@@ -115,38 +70,51 @@ def choose_penalty(model: RidgeCoxModel, data: PartData) -> float:
     total = np.zeros(len(penalties))
     for left_out in range(PENALTY_PARTS):
         rest = [patient for patient, number in zip(data.fold.train, part, strict=True) if number != left_out]
-        total += _left_out_likelihoods(model, data, rest, penalties)
+        total += _added_likelihoods(model, data.trained_by(rest), data.fold.train, penalties)
     if not np.isfinite(total).any():
-        raise TaskError(f"ridge Cox did not converge for any of the penalties {penalties}: raise `penalties`")
+        raise TaskError(f"ridge Cox converged for none of the penalties {penalties}: name larger `penalties`")
     return penalties[int(np.argmax(total))]
 
 
-def _left_out_likelihoods(
-    model: RidgeCoxModel, data: PartData, rest: Sequence[str], penalties: Sequence[float]
+def _added_likelihoods(
+    model: RidgeCoxModel, data: PartData, whole: Sequence[str], penalties: Sequence[float]
 ) -> Float[np.ndarray, " penalty"]:
-    """What the patients who are not among the rest add to the log partial likelihood, for each penalty."""
-    inputs = LinearInputs.of(model, data, rest)
+    """What the patients who are not in the training part add to its log partial likelihood, for each penalty."""
+    selection = _selection(model, data)
     added = []
     for penalty in penalties:
         try:
-            cox = _fitted(model, inputs, rest, penalty)
+            cox = _fitted(model, data, selection, penalty)
         except TaskError:
             # this penalty alone: others may converge
             added.append(-math.inf)
             continue
-        whole, without = (_log_likelihood(cox, inputs, patients) for patients in (data.fold.train, rest))
-        added.append(whole - without)
+        with_them, without = (_log_likelihood(cox, data, selection, some) for some in (whole, data.fold.train))
+        added.append(with_them - without)
     return np.array(added)
 
 
-def _fitted(model: RidgeCoxModel, inputs: LinearInputs, patients: Sequence[str], penalty: float) -> RidgeCox:
-    time, event = inputs.data.outcome(patients)
-    features = inputs.features(patients)
-    return RidgeCox.fit(features, time=time, event=event, penalty=penalty, ties=model.ties, feature_names=inputs.names)
+def _selection(model: RidgeCoxModel, data: PartData) -> VectorSelection | None:
+    if data.images is None:
+        return None
+    return VectorSelection.fit(data.vectors(data.fold.train), names=data.vector_names, rules=model.selection)
 
 
-def _log_likelihood(cox: RidgeCox, inputs: LinearInputs, patients: Sequence[str]) -> float:
-    time, event = inputs.data.outcome(patients)
-    risk = torch.from_numpy(cox.predict(inputs.features(patients)))
+def _fitted(model: RidgeCoxModel, data: PartData, selection: VectorSelection | None, penalty: float) -> RidgeCox:
+    time, event = data.outcome(data.fold.train)
+    clinical = () if data.preprocessor is None else data.preprocessor.feature_names
+    return RidgeCox.fit(
+        features_of(data, selection, data.fold.train),
+        time=time,
+        event=event,
+        penalty=penalty,
+        ties=model.ties,
+        feature_names=(*clinical, *(() if selection is None else selection.names)),
+    )
+
+
+def _log_likelihood(cox: RidgeCox, data: PartData, selection: VectorSelection | None, patients: Sequence[str]) -> float:
+    time, event = data.outcome(patients)
+    risk = torch.from_numpy(cox.predict(features_of(data, selection, patients)))
     mean = cox_loss(risk=risk, time=torch.from_numpy(time), event=torch.from_numpy(event), ties=cox.ties)
     return -float(mean) * int(event.sum())

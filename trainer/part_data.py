@@ -1,7 +1,7 @@
 """Holds what a model is fitted and judged on: patients, outcomes, features; fits nothing and knows no task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -58,6 +58,13 @@ class PartData:
         if model.clinical:
             preprocessor = ClinicalPreprocessor.fit(cohort.frame.loc[list(fold.train)], rules)
         return cls(cohort, fold, stream, split_seed, preprocessor, images)
+
+    def trained_by(self, patients: Sequence[str]) -> "PartData":
+        """The same data with these patients as the training part: they alone preprocess the covariates."""
+        preprocessor = None
+        if self.preprocessor is not None:
+            preprocessor = ClinicalPreprocessor.fit(self.cohort.frame.loc[list(patients)], self.preprocessor.rules)
+        return replace(self, fold=replace(self.fold, train=tuple(patients)), preprocessor=preprocessor)
 
     def outcome(self, patients: Sequence[str]) -> tuple[Float[np.ndarray, " patient"], Bool[np.ndarray, " patient"]]:
         """Times and events."""

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from store_schema.errors import CohortError, TaskError
 from trainer.batch import Batch
-from trainer.fit import FitRecord, one_thread
+from trainer.fit import one_thread
 from trainer.minibatch import deal_rows
 from trainer.model_config import PycoxModel
+from trainer.stopping import FitRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +174,6 @@ def _torchtuples() -> ModuleType:
 def _pycox_models() -> ModuleType:
     """Imported where it is used: no other model needs it, and it takes seconds."""
     with warnings.catch_warnings():
-        # pycox 0.3.0 has "\\in" in plain docstrings, a SyntaxWarning on Python 3.12 when it is first compiled
+        # pycox 0.3.0 has "\in" in plain docstrings, a SyntaxWarning on Python 3.12 when it is first compiled
         warnings.simplefilter("ignore", SyntaxWarning)
         return importlib.import_module("pycox.models")
