@@ -145,9 +145,8 @@ def _coefficients(
         return tuple(_converged(features, time, event, model).coef_.tolist())
     # more features than patients: the penalty keeps the coefficients in the space that the patients span, and there the
     # same model has as many coefficients as patients, with the same penalty
-    left, spread, axes = np.linalg.svd(np.asarray(features, dtype=np.float64), full_matrices=False)
-    reduced = _converged(left * spread, time, event, model).coef_
-    return tuple((reduced @ axes).tolist())
+    basis, coordinates = np.linalg.qr(np.asarray(features, dtype=np.float64).T)
+    return tuple((basis @ _converged(coordinates.T, time, event, model).coef_).tolist())
 
 
 def _converged(

@@ -1,7 +1,7 @@
 """Fits one survival model and stops it in time; knows nothing of folds, stores or how tasks are spread."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ from trainer.preparing import Scaler, fit_scalers, scaled, sized
 from trainer.spec import FitConfig, ModelSpec
 from trainer.stopping import Course, FitRecord, divergence
 
-BLOCK = 256
-"""Patients evaluated at once."""
+BLOCK = 64
+"""Patients evaluated at once: memories in float64 are large."""
 
 
 class Prediction(NamedTuple):
@@ -65,7 +65,7 @@ class Fitted:
             If a modality is missing, or images or covariates are not of the size of the training part's.
         """
         with one_thread():
-            output = _evaluate(self.model().double(), scaled(inputs, self.scalers).double())
+            output = _evaluate(self.model().double(), inputs, lambda some: scaled(some, self.scalers).double())
         alpha = None if output.alpha is None else output.alpha.numpy()
         # computed in double and rounded to float32: equal patients stay tied, whatever stands beside them in a block
         return Prediction(output.log_risk.float().double().numpy(), alpha)
@@ -223,12 +223,16 @@ class _Loop:
         }
 
 
-def _evaluate(model: SurvivalModel, inputs: Inputs) -> ModelOutput:
+def _evaluate(
+    model: SurvivalModel, inputs: Inputs, prepare: Callable[[Inputs], Inputs] = lambda inputs: inputs
+) -> ModelOutput:
     """Output in evaluation mode, a block of patients at a time: activations of thousands would not fit in memory."""
     model.eval()
+    outputs = []
     with torch.no_grad():
-        blocks = [inputs.rows(slice(start, start + BLOCK)) for start in range(0, len(inputs), BLOCK)]
-        outputs = [model(block.maps, block.clinical) for block in blocks]
+        for start in range(0, len(inputs), BLOCK):
+            block = prepare(inputs.rows(slice(start, start + BLOCK)))
+            outputs.append(model(block.maps, block.clinical))
     alphas = [output.alpha for output in outputs if output.alpha is not None]
     return ModelOutput(torch.cat([output.log_risk for output in outputs]), torch.cat(alphas) if alphas else None)
 

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from store_schema.errors import TaskError
 from trainer.cox import RidgeCox
@@ -43,8 +44,8 @@ def fit_linear(model: RidgeCoxModel, data: PartData) -> tuple[RidgeCox, VectorSe
         If no feature is left, or the fit converges for no penalty.
     """
     penalty = choose_penalty(model, data) if isinstance(model.penalty, str) else model.penalty
-    selection = _selection(model, data)
-    return _fitted(model, data, selection, penalty), selection
+    prepared = _Prepared.of(model, data)
+    return prepared.fitted(penalty), prepared.selection
 
 
 def choose_penalty(model: RidgeCoxModel, data: PartData) -> float:
@@ -80,41 +81,52 @@ def _added_likelihoods(
     model: RidgeCoxModel, data: PartData, whole: Sequence[str], penalties: Sequence[float]
 ) -> Float[np.ndarray, " penalty"]:
     """What the patients who are not in the training part add to its log partial likelihood, for each penalty."""
-    selection = _selection(model, data)
+    prepared = _Prepared.of(model, data)
+    everybody = features_of(data, prepared.selection, whole)
     added = []
     for penalty in penalties:
         try:
-            cox = _fitted(model, data, selection, penalty)
+            cox = prepared.fitted(penalty)
         except TaskError:
             # this penalty alone: others may converge
             added.append(-math.inf)
             continue
-        with_them, without = (_log_likelihood(cox, data, selection, some) for some in (whole, data.fold.train))
-        added.append(with_them - without)
+        without = _log_likelihood(cox, prepared.features, data.outcome(data.fold.train))
+        added.append(_log_likelihood(cox, everybody, data.outcome(whole)) - without)
     return np.array(added)
 
 
-def _selection(model: RidgeCoxModel, data: PartData) -> VectorSelection | None:
-    if data.images is None:
-        return None
-    return VectorSelection.fit(data.vectors(data.fold.train), names=data.vector_names, rules=model.selection)
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A training part as ridge Cox takes it, for any penalty."""
+
+    model: RidgeCoxModel
+    data: PartData
+    selection: VectorSelection | None
+    features: Float[np.ndarray, "train feature"]
+
+    @classmethod
+    def of(cls, model: RidgeCoxModel, data: PartData) -> "_Prepared":
+        train, selection = data.fold.train, None
+        if data.images is not None:
+            selection = VectorSelection.fit(data.vectors(train), names=data.vector_names, rules=model.selection)
+        return cls(model, data, selection, features_of(data, selection, train))
+
+    def fitted(self, penalty: float) -> RidgeCox:
+        time, event = self.data.outcome(self.data.fold.train)
+        clinical = () if self.data.preprocessor is None else self.data.preprocessor.feature_names
+        names = (*clinical, *(() if self.selection is None else self.selection.names))
+        return RidgeCox.fit(
+            self.features, time=time, event=event, penalty=penalty, ties=self.model.ties, feature_names=names
+        )
 
 
-def _fitted(model: RidgeCoxModel, data: PartData, selection: VectorSelection | None, penalty: float) -> RidgeCox:
-    time, event = data.outcome(data.fold.train)
-    clinical = () if data.preprocessor is None else data.preprocessor.feature_names
-    return RidgeCox.fit(
-        features_of(data, selection, data.fold.train),
-        time=time,
-        event=event,
-        penalty=penalty,
-        ties=model.ties,
-        feature_names=(*clinical, *(() if selection is None else selection.names)),
-    )
-
-
-def _log_likelihood(cox: RidgeCox, data: PartData, selection: VectorSelection | None, patients: Sequence[str]) -> float:
-    time, event = data.outcome(patients)
-    risk = torch.from_numpy(cox.predict(features_of(data, selection, patients)))
+def _log_likelihood(
+    cox: RidgeCox,
+    features: Float[np.ndarray, "patient feature"],
+    outcome: tuple[Float[np.ndarray, " patient"], Bool[np.ndarray, " patient"]],
+) -> float:
+    time, event = outcome
+    risk = torch.from_numpy(cox.predict(features))
     mean = cox_loss(risk=risk, time=torch.from_numpy(time), event=torch.from_numpy(event), ties=cox.ties)
     return -float(mean) * int(event.sum())

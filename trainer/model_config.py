@@ -152,7 +152,8 @@ class RidgeCoxModel(_NamedModel):
         Of the coefficients; ``inner_cv`` chooses it from `penalties` by cross-validation inside the training part: see
         `trainer.linear.choose_penalty`.
     penalties
-        What ``inner_cv`` chooses from, each > 0.
+        What ``inner_cv`` chooses from, each > 0. The default reaches from a few features to thousands, which need as much
+        larger a penalty.
     selection
         Which features of the vectors are left out, in each fold anew; covariates are not looked at.
     ties
@@ -164,12 +165,8 @@ class RidgeCoxModel(_NamedModel):
     images: Images | None = None
     clinical: bool = True
     penalty: Annotated[float, Field(gt=0)] | Literal["inner_cv"] = 1.0
-    penalties: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2)] = (
-        0.1,
-        1.0,
-        10.0,
-        100.0,
-        1000.0,
+    penalties: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2)] = tuple(
+        10.0**power for power in range(-1, 6)
     )
     selection: SelectionRules = SelectionRules()
     ties: Ties = "efron"

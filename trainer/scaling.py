@@ -1,6 +1,7 @@
 """Standardises maps, memories and vectors by what the training part shows; knows nothing of models, folds or stores."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal, Self
 
 import numpy as np
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from store_schema.errors import TaskError, UsageError
 from trainer.spec import MapScaling
+
+AT_ONCE = 16
 
 
 class MapScaler(BaseModel):
@@ -61,7 +64,8 @@ class MapScaler(BaseModel):
         if kind == "none":
             return cls(kind=kind, shape=(), centre=(0.0,), scale=1.0, flat=flat)
         centre = _centre(maps, kind)
-        scale = math.sqrt(np.mean(np.square(maps - centre, dtype=np.float64)))
+        squares = math.fsum(float(np.square(maps[some] - centre).sum()) for some in _blocks(len(maps)))
+        scale = math.sqrt(squares / maps.size)
         # a pixel-wise mean of equal float32 maps may miss them by rounding
         if not scale > 1e-12 * max(1.0, float(np.abs(centre).max())):
             raise TaskError(f"the {len(maps)} training maps do not differ: check the view and its intensity rules")
@@ -78,7 +82,9 @@ class MapScaler(BaseModel):
         if self.shape and maps.shape[1:] != self.shape:
             raise UsageError(f"expected maps of {self.shape} pixels, as in the training part, got {maps.shape[1:]}")
         centre = np.asarray(self.centre).reshape(self.shape)
-        scaled = np.asarray((maps - centre) / self.scale, dtype=np.float32)
+        scaled = np.empty(maps.shape, dtype=np.float32)
+        for some in _blocks(len(maps)):
+            scaled[some] = (maps[some] - centre) / self.scale
         return scaled.reshape(len(scaled), -1) if self.flat else scaled
 
 
@@ -165,6 +171,11 @@ def medians(values: Float[np.ndarray, "patient feature"]) -> Float[np.ndarray, "
 def varies(values: Float[np.ndarray, "patient feature"]) -> Bool[np.ndarray, " feature"]:
     """Whether the values of a feature differ by more than rounding, and by so much that dividing by it is safe."""
     return np.asarray(values.std(axis=0) > np.maximum(1e-12 * np.abs(values).max(axis=0), 1e-150))
+
+
+def _blocks(patients: int) -> Iterator[slice]:
+    """Some patients at a time: memories in float64 are large."""
+    return (slice(start, start + AT_ONCE) for start in range(0, patients, AT_ONCE))
 
 
 def _centre(maps: Float[np.ndarray, "patient ..."], kind: MapScaling) -> Float[np.ndarray, "..."]:
