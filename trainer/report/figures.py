@@ -8,6 +8,7 @@ import numpy as np
 from store_schema.errors import CohortError, TaskError
 from trainer.kaplan_meier import KaplanMeier
 from trainer.report.drawing import Drawn, draw
+from trainer.report.measure_figures import draw_measures
 from trainer.report.reading import FinishedRun
 from trainer.report.study_figures import draw_study
 from trainer.report.svg import FAINT, INK, SERIES
@@ -24,6 +25,7 @@ def draw_all(run: FinishedRun) -> list[Drawn]:
     drawn = [_folds(run), *draw_study(run)]
     for model in run.names:
         drawn += [figure for figure in (_quartiles(run, model), _curves(run, model), _gate(run, model)) if figure]
+        drawn += draw_measures(run, model)
     return drawn
 
 
