@@ -16,7 +16,7 @@ from trainer.cohort import Cohort, without_outcomes
 from trainer.judging import Asked, train
 from trainer.metrics import harrell_c
 from trainer.model_config import FittedModel, Images, NetworkModel, RidgeCoxModel
-from trainer.part_data import PartData
+from trainer.part_data import PartData, StoredImages
 from trainer.preprocess import PreprocessRules
 from trainer.spec import FitConfig
 from trainer.splits import Fold
@@ -66,7 +66,7 @@ class _SurvivalEstimator(BaseEstimator):  # type: ignore[misc]
             stream=(0,),
             split_seed=self._seed(),
             rules=PreprocessRules(),
-            images=images,
+            images=_stored(images),
         )
         (trained,) = train([Asked(model, self._seed(), data)])
         if isinstance(trained, Exception):
@@ -85,7 +85,7 @@ class _SurvivalEstimator(BaseEstimator):  # type: ignore[misc]
         patients = tuple(str(row) for row in range(number))
         cohort = without_outcomes(patients, _indexed(frame, patients), "months")
         nobody = Fold(index=0, repeat=0, train=(), test=patients)
-        data = PartData(cohort, nobody, (0,), self._seed(), self.preprocessor_, images)
+        data = PartData(cohort, nobody, (0,), self._seed(), self.preprocessor_, _stored(images))
         return self.trained_.predict(data, patients).log_risk
 
     def predict_survival_function(self, X: X) -> np.ndarray:  # noqa: N803
@@ -204,6 +204,10 @@ def _parts(given: X) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     rows = next(iter(lengths.values()))
     clinical = given.get("clinical")
     return pd.DataFrame(index=range(rows)) if clinical is None else _frame(clinical), images
+
+
+def _stored(images: dict[str, np.ndarray]) -> StoredImages | None:
+    return StoredImages(images) if images else None
 
 
 def _frame(given: pd.DataFrame | np.ndarray) -> pd.DataFrame:

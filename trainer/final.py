@@ -105,7 +105,7 @@ def _row(run: FinishedRun, row: str) -> tuple[Line, Row]:
 
 def _whole(run: FinishedRun, model: FittedModel, store_url: str | None) -> PartData:
     everybody: Sequence[str] = run.cohort.patients
-    images = {}
+    images = None
     if model.view is not None:
         snapshot = next(pin["snapshot"] for pin in run.record["snapshots"] if pin["named"] == model.view)
         url = store_url or run.record["store"]["url"]

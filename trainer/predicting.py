@@ -106,7 +106,7 @@ def score_cohort(card: Card, trained: Trained, cohort: Cohort, snapshot: tuple[s
     snapshot
         Address of the store and id of the snapshot that holds every patient's entries; None without images.
     """
-    images = {} if snapshot is None else images_of(card.model, *snapshot, cohort.patients)
+    images = None if snapshot is None else images_of(card.model, *snapshot, cohort.patients)
     nobody = Fold(index=0, repeat=0, train=(), test=cohort.patients)
     return PartData(cohort, nobody, (0,), 0, card.preprocessing, images)
 

@@ -19,6 +19,7 @@ from trainer.preprocess import ClinicalPreprocessor
 from trainer.run_folder import RunFolder
 from trainer.spec import FitConfig, ModelSpec
 from trainer.stopping import FitRecord
+from trainer.vector_selection import VectorSelection
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 
@@ -104,6 +105,8 @@ class Card(_Record):
         Of the training patients' log-risks: mean, standard deviation (divisor n) and quartile cuts, for risk groups 1 to 4.
     network, cox
         The model itself, whichever it is.
+    selection
+        How a linear model prepares the vectors that it reads.
     training, judged
         Who it was fitted on, and what cross-validation said.
     versions
@@ -125,6 +128,7 @@ class Card(_Record):
     risk_cuts: tuple[float, float, float]
     network: NetworkPart | None = None
     cox: dict[str, Any] | None = None
+    selection: VectorSelection | None = None
     training: TrainingFacts
     judged: JudgedFacts
     versions: dict[str, str]
@@ -139,7 +143,7 @@ def described(trained: Trained) -> tuple[dict[str, Any], bytes | None]:
         If models of this kind are not kept.
     """
     if isinstance(trained, TrainedCox):
-        return {"cox": trained.fitted.to_dict()}, None
+        return {"cox": trained.fitted.to_dict(), "selection": trained.selection}, None
     if not isinstance(trained, TrainedNetwork):
         raise ConfigError("a reference model (kind: pycox) is for comparison and is not kept: keep a network instead")
     fitted = trained.fitted
@@ -194,7 +198,7 @@ def read_model(url: str) -> tuple[Card, Trained]:
     except ValidationError as error:
         raise SchemaError(f"{folder.url}/{CARD} is not a model's card of layout engram-model-1: {error}") from error
     if card.cox is not None:
-        return card, TrainedCox(RidgeCox.from_dict(card.cox))
+        return card, TrainedCox(RidgeCox.from_dict(card.cox), card.selection)
     if card.network is None:
         raise SchemaError(f"{folder.url}/{CARD} describes no model: it has neither `network` nor `cox`")
     return card, TrainedNetwork(_network(card.network, folder))
