@@ -74,7 +74,17 @@ class BreslowBaseline(BaseModel):
         times
             In the unit of the training times. After the last event time the curve keeps its last value.
         """
-        hazard = np.concatenate(([0.0], self.cumulative_hazard))
+        return np.exp(-np.outer(self._relative(risk), self._hazard(times)))
+
+    def survival_each(
+        self, risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"]
+    ) -> Float[np.ndarray, " patient"]:
+        """Probability that each patient is free of the event after a time of the patient's own; as `survival`."""
+        return np.asarray(np.exp(-self._relative(risk) * self._hazard(time)))
+
+    def _relative(self, risk: Float[np.ndarray, " patient"]) -> Float[np.ndarray, " patient"]:
+        return np.asarray(np.exp(np.asarray(risk, dtype=np.float64) - self.centre))
+
+    def _hazard(self, times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
         steps = np.searchsorted(np.asarray(self.time), times, side="right")
-        relative = np.exp(np.asarray(risk, dtype=np.float64) - self.centre)
-        return np.exp(-np.outer(relative, hazard[steps]))
+        return np.asarray(np.concatenate(([0.0], self.cumulative_hazard))[steps])

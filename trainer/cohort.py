@@ -178,6 +178,39 @@ def build_cohort(
     return rows.cohort(keep, flow, tuple(sorted(complete - set(rows.patients))))
 
 
+def covariates_of(table: Table, columns: Columns, ids: PlainIds | None = None) -> tuple[tuple[str, ...], pd.DataFrame]:
+    """Patients of a table and their covariates, of whom no outcome is known; sorted by patient.
+
+    Raises
+    ------
+    TableError
+        If the table cannot be read as declared, or lists a patient twice.
+    """
+    frame, where = read_table(table)
+    named = (columns.patient, columns.study, *columns.covariates)
+    require_columns(frame, tuple(name for name in named if name is not None), where)
+    patients = _patient_keys(frame, columns, where, ids or PlainIds())[1]
+    order = sorted(range(len(patients)), key=lambda row: patients[row])
+    numbers = {name: number_cells(frame[name], patients, columns.missing, where)[order] for name in columns.continuous}
+    texts = {name: text_cells(frame[name], columns.missing) for name in columns.categorical}
+    ordered = tuple(patients[row] for row in order)
+    labels = {name: [cells[row] for row in order] for name, cells in texts.items()}
+    return ordered, _covariate_frame(ordered, numbers, labels)
+
+
+def without_outcomes(patients: Sequence[str], frame: pd.DataFrame, time_unit: TimeUnit) -> Cohort:
+    """Patients whose outcome is not known: every time is NaN, which no judgement accepts."""
+    nobody = np.zeros(len(patients), dtype=bool)
+    return Cohort(
+        patients=tuple(patients),
+        time=np.full(len(patients), np.nan),
+        event=nobody,
+        frame=frame.loc[list(patients)],
+        time_unit=time_unit,
+        person=tuple(patients),
+    )
+
+
 def check_table(table: Table, columns: Columns, ids: PlainIds | None = None) -> None:
     """Refuse a table that `build_cohort` would refuse, before anything else is read or written.
 
@@ -198,9 +231,7 @@ class _ClinicalRows:
 
     def __init__(self, frame: pd.DataFrame, columns: Columns, where: str, ids: PlainIds) -> None:
         self.columns = columns
-        persons = id_cells(frame[columns.patient], columns.missing, where)
-        self.patients = self._keys(frame, persons, where, ids)
-        self.person = tuple(map(ids.patient, persons))
+        self.person, self.patients = _patient_keys(frame, columns, where, ids)
         self.time = number_cells(frame[columns.time], self.patients, columns.missing, where)
         self.event = self._events(frame[columns.event], where)
         self._refuse_times_not_positive(where)
@@ -210,21 +241,6 @@ class _ClinicalRows:
         }
         self.categorical = {name: text_cells(frame[name], columns.missing) for name in columns.categorical}
         self.centre = None if columns.centre is None else id_cells(frame[columns.centre], columns.missing, where)
-
-    def _keys(self, frame: pd.DataFrame, persons: tuple[str, ...], where: str, ids: PlainIds) -> tuple[str, ...]:
-        ids.know(patients=persons)
-        studies: tuple[str, ...] | tuple[None, ...] = (None,) * len(persons)
-        if self.columns.study is not None:
-            studies = id_cells(frame[self.columns.study], self.columns.missing, where)
-        keys = tuple(ids.name(person, study) for person, study in zip(persons, studies, strict=True))
-        seen: set[str] = set()
-        twice = sorted({key for key in keys if key in seen or seen.add(key)})  # type: ignore[func-returns-value]
-        if twice:
-            raise TableError(
-                f"{where} lists {shown(twice)} more than once: expected one row per patient. Keep one row, or declare "
-                "the column that tells a patient's studies apart as `columns: study`"
-            )
-        return keys
 
     def _events(self, column: pd.Series, where: str) -> list[bool | None]:
         meaning = {event_code(value): False for value in self.columns.censored_values}
@@ -281,6 +297,26 @@ class _ClinicalRows:
             flow=tuple(flow),
             only_in_store=only_in_store,
         )
+
+
+def _patient_keys(
+    frame: pd.DataFrame, columns: Columns, where: str, ids: PlainIds
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Who each row is, and the key of the store that it names."""
+    persons = id_cells(frame[columns.patient], columns.missing, where)
+    ids.know(patients=persons)
+    studies: tuple[str, ...] | tuple[None, ...] = (None,) * len(persons)
+    if columns.study is not None:
+        studies = id_cells(frame[columns.study], columns.missing, where)
+    keys = tuple(ids.name(person, study) for person, study in zip(persons, studies, strict=True))
+    seen: set[str] = set()
+    twice = sorted({key for key in keys if key in seen or seen.add(key)})  # type: ignore[func-returns-value]
+    if twice:
+        raise TableError(
+            f"{where} lists {shown(twice)} more than once: expected one row per patient. Keep one row, or declare "
+            "the column that tells a patient's studies apart as `columns: study`"
+        )
+    return tuple(map(ids.patient, persons)), keys
 
 
 def _exclude(

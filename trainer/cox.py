@@ -84,8 +84,7 @@ class RidgeCox(BaseModel):
             raise ConfigError(f"the penalty of ridge Cox must be > 0, got {penalty}")
         names = feature_names or tuple(f"x{column}" for column in range(features.shape[1]))
         _check_training(features, np.asarray(event), names)
-        model = _converged(features, time, event, CoxPHSurvivalAnalysis(alpha=penalty, ties=ties))
-        coefficients = tuple(float(value) for value in model.coef_)
+        coefficients = _coefficients(features, time, event, CoxPHSurvivalAnalysis(alpha=penalty, ties=ties))
         risk = _log_risk(features, coefficients)
         return cls(
             penalty=penalty,
@@ -134,6 +133,21 @@ def _check_training(
         raise CohortError("ridge Cox needs a feature: no declared covariate varies in the training fold")
     if not np.isfinite(features).all():
         raise UsageError("ridge Cox needs finite features: impute missing values first")
+
+
+def _coefficients(
+    features: Float[np.ndarray, "patient feature"],
+    time: Float[np.ndarray, " patient"],
+    event: Bool[np.ndarray, " patient"],
+    model: CoxPHSurvivalAnalysis,
+) -> tuple[float, ...]:
+    if features.shape[1] <= len(features):
+        return tuple(_converged(features, time, event, model).coef_.tolist())
+    # more features than patients: the penalty keeps the coefficients in the space that the patients span, and there the
+    # same model has as many coefficients as patients, with the same penalty
+    left, spread, axes = np.linalg.svd(np.asarray(features, dtype=np.float64), full_matrices=False)
+    reduced = _converged(left * spread, time, event, model).coef_
+    return tuple((reduced @ axes).tolist())
 
 
 def _converged(

@@ -1,17 +1,28 @@
-"""Reads the maps of a cohort from a snapshot, once per process; knows nothing of folds, models or outcomes."""
+"""Reads what heads need of a cohort from a snapshot, once per process; knows nothing of folds or outcomes, and fits nothing."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from store_schema import EntryKey, Snapshot, open_snapshot
+from store_schema import EntryKey, Snapshot, ViewSpec, open_snapshot
 from store_schema.bulk import BulkReader
 from store_schema.disk_cache import cache_from_environment
 from store_schema.errors import ConfigError
-from trainer.model_config import FittedModel
+from store_schema.vectors import with_nan
+from trainer.kept import Kept
+from trainer.model_config import FittedModel, Images, NetworkModel
+from trainer.part_data import StoredImages
 
-MEAN_MAP = "mean_map"
+MEAN_MAP, MEMORY = "mean_map", "memory"
+LARGEST_SIDE = 32
+"""Rows and columns that heads of memories see at most, and depth of a volume."""
+READ_AT_ONCE = 16
+"""Patients whose memories lie in memory as they are stored."""
+VECTOR_READERS = ("head vector", "ridge_cox")
+# 60 MB for 227 patients and one modality in the paper's layout
+_MEMORIES = Kept(limit_bytes=2**30)
 
 
 @functools.lru_cache(maxsize=4)
@@ -57,39 +68,165 @@ def mean_maps(
     return stacked
 
 
-def images_of(
-    model: FittedModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]
-) -> dict[str, Float[np.ndarray, "patient ..."]]:
-    """What a model reads of each patient, by modality, as it is stored but for the pooling that its settings ask for.
+def memories(
+    store_url: str, snapshot_id: str, modality: str, roi: str, patients: tuple[str, ...], *, pool: int = 1
+) -> Float[np.ndarray, "patient layer channel row column"]:
+    """Memories of these patients in their order, averaged in plane; every byte checked; not writable.
+
+    They are averaged as they are read, so that the whole cohort never lies in memory as it is stored. Values are float32
+    where they are averaged, else as stored (float16).
+
+    Parameters
+    ----------
+    store_url, snapshot_id, modality, roi, patients
+        As for `mean_maps`.
+    pool
+        Cells of a block's edge; blocks that would leave more than `LARGEST_SIDE` rows or columns are enlarged to the
+        smallest multiple that does not, and that parts the plane evenly: (1, 2, 2) for 64 × 64, as in the paper.
+
+    Raises
+    ------
+    NotCommittedError, ObjectMissingError, ObjectAlteredError
+        As for `mean_maps`.
+    ConfigError
+        If blocks of `pool` do not part the plane evenly.
+    """
+    keys = [EntryKey(patient, modality, roi) for patient in patients]
+    reader = reader_of(store_url, snapshot_id)
+    return _MEMORIES.get((store_url, snapshot_id, tuple(keys), pool), lambda: _read_memories(reader, keys, pool))
+
+
+def _read_memories(
+    reader: BulkReader, keys: Sequence[EntryKey], pool: int
+) -> Float[np.ndarray, "patient layer channel row column"]:
+    layers, channels, rows, columns = reader.snapshot.view.layout.shape
+    _refuse_uneven(rows, columns, pool)
+    block = pool * even_block((rows // pool, columns // pool), LARGEST_SIDE)
+    dtype = np.float16 if block == 1 else np.float32
+    found = np.empty((len(keys), layers, channels, rows // block, columns // block), dtype)
+    for start in range(0, len(keys), READ_AT_ONCE):
+        some = slice(start, start + READ_AT_ONCE)
+        found[some] = pooled(reader.stack(MEMORY, keys[some]), block)
+    return found
+
+
+def volumes(
+    memory: Float[np.ndarray, "patient layer channel row column"],
+) -> Float[np.ndarray, "patient 1 depth row column"]:
+    """Memories as volumes of one channel: layer after layer, averaged over neighbours to `LARGEST_SIDE` in depth at most."""
+    stacked = memory.reshape(len(memory), -1, *memory.shape[3:])
+    block = even_block(stacked.shape[1:2], LARGEST_SIDE)
+    deep = stacked.reshape(len(stacked), -1, block, *stacked.shape[2:])
+    return np.asarray(deep.mean(axis=2, dtype=np.float32))[:, np.newaxis]
+
+
+@functools.lru_cache(maxsize=8)
+def vectors(
+    store_url: str, snapshot_id: str, modality: str, roi: str, patients: tuple[str, ...]
+) -> Float[np.ndarray, "patient feature"]:
+    """Vectors of these patients in their order, float32, NaN where a feature is not known; not writable.
+
+    Raises
+    ------
+    NotCommittedError, ObjectMissingError, ObjectAlteredError
+        As for `mean_maps`.
+    """
+    keys = [EntryKey(patient, modality, roi) for patient in patients]
+    stored = reader_of(store_url, snapshot_id).stack(MEMORY, keys)
+    known = with_nan(snapshot_of(store_url, snapshot_id).view.layout, stored).astype(np.float32)
+    found = known.reshape(len(patients), -1)
+    found.setflags(write=False)
+    return found
+
+
+def images_of(model: FittedModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]) -> StoredImages | None:
+    """What a model's head reads of each patient, as it is stored but for pooling; None where the model has no images.
 
     Raises
     ------
     NotCommittedError, ObjectMissingError, ObjectAlteredError
         See `mean_maps`.
     ConfigError
-        If the pooling does not part the maps evenly.
+        If the model cannot read the view, or the pooling does not part the maps evenly.
     """
     images = model.images
     if images is None:
-        return {}
-    return {
-        modality: pooled(mean_maps(store_url, snapshot_id, modality, images.roi, patients), images.pool)
-        for modality in images.modalities
-    }
+        return None
+    view = snapshot_of(store_url, snapshot_id).view
+    check_view(model, view)
+    place = (store_url, snapshot_id)
+    arrays = {name: _read(model, images, (*place, name, images.roi, patients)) for name in images.modalities}
+    return StoredImages(arrays, view.layout.features or ())
+
+
+def check_view(model: FittedModel, view: ViewSpec) -> None:
+    """Refuse a model whose head does not read what the view holds.
+
+    Raises
+    ------
+    ConfigError
+        Naming the model, the view and what to change.
+    """
+    if model.images is None:
+        return
+    shape, what = view.layout.shape, _reads(model)
+    is_vector = (shape[0], *shape[2:]) == (1, 1, 1)
+    wants_vector = what in VECTOR_READERS
+    if is_vector == wants_vector and not (is_vector and model.images.pool != 1):
+        return
+    held = f"vectors of {shape[1]} numbers" if is_vector else f"memories of {' × '.join(map(str, shape))}"
+    change = "remove images.pool: vectors have no plane"
+    if is_vector != wants_vector:
+        other = "another view" if isinstance(model, NetworkModel) else "kind: network, or another view"
+        change = f"set {'head: vector' if is_vector else 'head: average or attention'}, or {other}"
+        change = change if isinstance(model, NetworkModel) else f"use {other}"
+    raise ConfigError(
+        f"models: {model.name}: {what} reads {'vectors' if wants_vector else 'maps'}, and view {view.name!r} holds {held}: {change}"
+    )
+
+
+def _reads(model: FittedModel) -> str:
+    """Words for what reads the view, as errors say it."""
+    return f"head {model.head}" if isinstance(model, NetworkModel) else model.kind
+
+
+def _read(
+    model: FittedModel, images: Images, entries: tuple[str, str, str, str, tuple[str, ...]]
+) -> Float[np.ndarray, "patient ..."]:
+    what = _reads(model)
+    if what in VECTOR_READERS:
+        return vectors(*entries)
+    if what == "head attention":
+        return memories(*entries, pool=images.pool)
+    if what == "head cnn3d":
+        return volumes(memories(*entries, pool=images.pool))
+    return pooled(mean_maps(*entries), images.pool)
 
 
 def pooled(
-    maps: Float[np.ndarray, "patient row column"], block: int
-) -> Float[np.ndarray, "patient pooled_row pooled_column"]:
-    """Maps averaged in plane over blocks of `block` × `block` cells; 1 gives them as they are.
+    maps: Float[np.ndarray, "*stack row column"], block: int
+) -> Float[np.ndarray, "*stack pooled_row pooled_column"]:
+    """Maps or memories averaged in plane over blocks of `block` × `block` cells, at least float32; 1 gives them as they are.
 
     Raises
     ------
     ConfigError
         If the blocks do not part the maps evenly.
     """
-    patients, rows, columns = maps.shape
+    if block == 1:
+        return maps
+    *stack, rows, columns = maps.shape
+    _refuse_uneven(rows, columns, block)
+    blocks = maps.reshape(*stack, rows // block, block, columns // block, block)
+    return np.asarray(blocks.mean(axis=(-3, -1), dtype=np.float64), dtype=np.result_type(maps.dtype, np.float32))
+
+
+def _refuse_uneven(rows: int, columns: int, block: int) -> None:
     if rows % block or columns % block:
         raise ConfigError(f"images.pool: blocks of {block} do not part maps of {rows} × {columns} evenly")
-    blocks = maps.reshape(patients, rows // block, block, columns // block, block)
-    return maps if block == 1 else np.asarray(blocks.mean(axis=(2, 4), dtype=np.float64), dtype=maps.dtype)
+
+
+def even_block(sides: Sequence[int], largest: int) -> int:
+    """Edge of the smallest blocks that part each side evenly into `largest` parts at most."""
+    fits = (block for block in range(1, max(sides) + 1) if all(not n % block and n // block <= largest for n in sides))
+    return next(fits, max(sides))

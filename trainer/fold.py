@@ -1,11 +1,9 @@
 """Does a task: fits and judges its jobs and writes the result once; knows nothing of other tasks or of how they spread."""
 
 import time
-from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from store_schema.errors import EngramError, TaskError
@@ -14,7 +12,7 @@ from trainer.cohort import Cohort
 from trainer.features import images_of
 from trainer.judging import Asked, Judged, judge
 from trainer.metrics import harrell_c
-from trainer.part_data import PartData
+from trainer.part_data import PartData, StoredImages
 from trainer.results import InnerScore, JobFault, JobResult, TaskResult, parse_result
 from trainer.run_folder import RunFolder, read_cohort, read_run_splits, task_name
 from trainer.splits import Fold, Splits, inner_folds
@@ -26,6 +24,7 @@ class TaskData:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._parts: dict[str, PartData] = {}
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -41,7 +40,15 @@ class TaskData:
         return self.cohort.permuted([self._task.permutation_seed, permutation])
 
     def data(self, job: Job) -> PartData:
-        """What a job is fitted and judged on."""
+        """What a job is fitted and judged on; the same object for jobs that differ in settings of the fit alone."""
+        model = job.model
+        head = getattr(model, "head", None)
+        place = str((job.part, model.view, model.images, head, model.clinical))
+        if place not in self._parts:
+            self._parts[place] = self._made(job)
+        return self._parts[place]
+
+    def _made(self, job: Job) -> PartData:
         task, part = self._task, job.part
         cohort = self.cohort_of(part.permutation)
         splits = read_run_splits(task.run_url, part.permutation, task.splits_sha256[part.permutation]).check(cohort)
@@ -55,10 +62,10 @@ class TaskData:
             images=self._images(job),
         )
 
-    def _images(self, job: Job) -> Mapping[str, Float[np.ndarray, "patient ..."]]:
+    def _images(self, job: Job) -> StoredImages | None:
         view = job.model.view
         if view is None:
-            return {}
+            return None
         if self._task.store_url is None or view not in self._task.snapshots:
             raise TaskError(f"{job.label} reads images, and the task names no store and snapshot")
         return images_of(job.model, self._task.store_url, self._task.snapshots[view], self.cohort.patients)

@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from store_schema.errors import CohortError, TaskError
+from trainer.batch import Batch
 from trainer.cox import RidgeCox
-from trainer.dealing import deal
-from trainer.epochs import choose_epochs
-from trainer.fit import Fitted, Prediction, fit_model
-from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
+from trainer.fit import Fitted, Prediction
+from trainer.linear import features_of, fit_linear
+from trainer.model_config import FittedModel, NetworkModel, PycoxModel, RidgeCoxModel
 from trainer.part_data import PartData
+from trainer.pycox_reference import PycoxFit, choose_pycox_epochs, fit_pycox
 from trainer.results import Curves
 from trainer.splits import inner_split
+from trainer.together import FitJob, fit_together
+from trainer.vector_selection import VectorSelection
 
 EPOCH_STREAM = 2
 """Keeps the parts that choose a number of epochs apart from outer (0) and inner (1) splits."""
@@ -36,6 +39,10 @@ class Judged:
     """How a network's fit went."""
     coefficients: dict[str, float] | None = None
     """Of a linear model."""
+    penalty: float | None = None
+    """Of a linear model, given or chosen inside the training part."""
+    selection: VectorSelection | None = None
+    """What a linear model left out of its vectors, and how it prepares the rest; None where it reads none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +77,7 @@ class TrainedNetwork:
 
     def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
         """Log-risks in evaluation mode, and the gate's weights."""
-        return self.fitted.predict(data.batch(patients).inputs)
+        return self.fitted.predict(data.inputs(patients))
 
     @property
     def curves(self) -> Curves:
@@ -85,15 +92,15 @@ class TrainedNetwork:
 
 @dataclass(frozen=True, eq=False)
 class TrainedCox:
-    """A linear model of covariates."""
+    """A linear model of covariates, vectors or both."""
 
     fitted: RidgeCox
+    selection: VectorSelection | None = None
+    """How vectors are prepared; None where it reads none."""
 
     def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
         """Log-risks."""
-        features = data.clinical(patients)
-        assert features is not None
-        return Prediction(self.fitted.predict(features), None)
+        return Prediction(self.fitted.predict(features_of(data, self.selection, patients)), None)
 
     @property
     def curves(self) -> None:
@@ -106,16 +113,41 @@ class TrainedCox:
         return dict(zip(self.fitted.feature_names, self.fitted.coefficients, strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class TrainedReference:
+    """One of pycox's networks, on covariates."""
+
+    fitted: PycoxFit
+
+    def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
+        """Log-risks in evaluation mode."""
+        features = data.clinical(patients)
+        assert features is not None
+        return Prediction(self.fitted.predict(features), None)
+
+    @property
+    def curves(self) -> Curves:
+        """How the fit went."""
+        return Curves.model_validate(self.fitted.record.model_dump())
+
+    @property
+    def coefficients(self) -> None:
+        """A network has none."""
+        return
+
+
 Answer = CohortError | TaskError
 """Why there is no model."""
 
 
 def train(asked: Sequence[Asked]) -> list[Trained | Answer]:
-    """Fit each model in the training part of its data; in the order asked.
+    """Fit each model in the training part of its data; in the order asked. Small networks are fitted together.
 
     An error stands where a part does not allow the fit (CohortError) or a fit diverges (TaskError).
     """
-    return [_trained(one) for one in asked]
+    networks = {row: one for row, one in enumerate(asked) if isinstance(one.model, NetworkModel)}
+    answers = dict(zip(networks, _networks(list(networks.values())), strict=True))
+    return [answers[row] if row in answers else _alone(one) for row, one in enumerate(asked)]
 
 
 def judge(asked: Sequence[Asked]) -> list[Judged | Answer]:
@@ -135,49 +167,75 @@ def _judged(trained: Trained, data: PartData) -> Judged | Answer:
     wrong = int((~np.isfinite(risks)).sum())
     if wrong:
         return TaskError(f"{wrong} of {len(risks)} risks are not finite: the model diverged")
-    return Judged(train_said.log_risk, test.log_risk, test.alpha, trained.curves, trained.coefficients)
+    said = train_said.log_risk, test.log_risk, test.alpha
+    if isinstance(trained, TrainedCox):
+        return Judged(*said, None, trained.coefficients, trained.fitted.penalty, trained.selection)
+    return Judged(*said, trained.curves)
 
 
-def _trained(asked: Asked) -> Trained | Answer:
+def _networks(asked: Sequence[Asked]) -> list[Trained | Answer]:
+    batches: dict[tuple[int, int], _Watched | CohortError] = {}
+    jobs: dict[int, FitJob] = {}
+    answers: dict[int, Trained | Answer] = {}
+    for row, one in enumerate(asked):
+        assert isinstance(one.model, NetworkModel)
+        # what several settings share is prepared once
+        place = (id(one.data), one.model.fit.min_validation_events)
+        if place not in batches:
+            batches[place] = _watched(one.data, one.model.fit.min_validation_events)
+        found = batches[place]
+        if isinstance(found, CohortError):
+            answers[row] = found
+        else:
+            jobs[row] = found.job(one)
+    fitted = zip(jobs, fit_together(list(jobs.values())), strict=True)
+    answers |= {row: one if isinstance(one, Answer) else TrainedNetwork(one) for row, one in fitted}
+    return [answers[row] for row in range(len(asked))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Watched:
+    """A training part as a fit takes it: with a part to watch, or whole, with the inner parts that choose how long to fit."""
+
+    train: Batch
+    validation: Batch | None
+    parts: Int[np.ndarray, " patient"] | None
+
+    def job(self, asked: Asked) -> FitJob:
+        """The fit of a network on it."""
+        model, data = asked.model, asked.data
+        assert isinstance(model, NetworkModel)
+        features = 0 if data.preprocessor is None else len(data.preprocessor.feature_names)
+        spec = model.spec(clinical_features=features)
+        return FitJob(spec, model.fit, self.train, self.validation, asked.seed, parts=self.parts)
+
+
+def _watched(data: PartData, events: int) -> _Watched | CohortError:
+    """Watch a part of the training part, or, where it has fewer events than these, choose a number of epochs there."""
     try:
-        if isinstance(asked.model, RidgeCoxModel):
-            return _ridge_cox(asked.model, asked.data)
-        if isinstance(asked.model, NetworkModel):
-            return TrainedNetwork(_fit_network(asked.model, asked.seed, asked.data))
+        inner = inner_split(data.cohort, data.fold.train, seed=data.split_seed, fold=data.stream)
+        watch = data.batch(inner.watch)
+        if watch.events >= events:
+            return _Watched(data.batch(inner.fit), watch, None)
+        return _Watched(data.batch(data.fold.train), None, data.inner_parts(EPOCH_PARTS, purpose=EPOCH_STREAM))
+    except CohortError as error:
+        return error
+
+
+def _alone(asked: Asked) -> Trained | Answer:
+    model, data = asked.model, asked.data
+    try:
+        if isinstance(model, RidgeCoxModel):
+            return TrainedCox(*fit_linear(model, data))
+        assert isinstance(model, PycoxModel)
+        watched = _watched(data, model.min_validation_events)
+        return watched if isinstance(watched, CohortError) else TrainedReference(_reference(model, watched, asked.seed))
     except (CohortError, TaskError) as error:
         return error
-    raise NotImplementedError(asked.model.kind)
 
 
-def _ridge_cox(model: RidgeCoxModel, data: PartData) -> TrainedCox:
-    features = data.clinical(data.fold.train)
-    assert features is not None
-    assert data.preprocessor is not None
-    assert not isinstance(model.penalty, str)
-    time_, event = data.outcome(data.fold.train)
-    names = data.preprocessor.feature_names
-    fitted = RidgeCox.fit(
-        features, time=time_, event=event, penalty=model.penalty, ties=model.ties, feature_names=names
-    )
-    return TrainedCox(fitted)
-
-
-def _fit_network(model: NetworkModel, seed: int, data: PartData) -> Fitted:
-    """Stop by a part of the training part, or, where it has too few events, after a number of epochs chosen there."""
-    spec = model.spec(clinical_features=0 if data.preprocessor is None else len(data.preprocessor.feature_names))
-    inner = inner_split(data.cohort, data.fold.train, seed=data.split_seed, fold=data.stream)
-    watch = data.batch(inner.watch)
-    if watch.events >= model.fit.min_validation_events:
-        return fit_model(spec, model.fit, train=data.batch(inner.fit), validation=watch, seed=seed)
-    whole = data.batch(data.fold.train)
-    epochs = choose_epochs(spec, model.fit, train=whole, part=_epoch_parts(data), seed=seed)
-    return fit_model(spec, model.fit, train=whole, seed=seed, fixed_epochs=epochs)
-
-
-def _epoch_parts(data: PartData) -> np.ndarray:
-    """Inner part of each training patient; a patient's several studies share one."""
-    time_, event = data.outcome(data.fold.train)
-    persons = [data.cohort.person[row] for row in data.cohort.rows(data.fold.train)]
-    groups = persons if len(set(persons)) < len(persons) else None
-    rng = np.random.default_rng([data.split_seed, EPOCH_STREAM, *data.stream])
-    return np.asarray(deal(time_, event, folds=EPOCH_PARTS, rng=rng, groups=groups))
+def _reference(model: PycoxModel, watched: _Watched, seed: int) -> PycoxFit:
+    epochs = None
+    if watched.parts is not None:
+        epochs = choose_pycox_epochs(model, train=watched.train, part=watched.parts, seed=seed)
+    return fit_pycox(model, train=watched.train, watch=watched.validation, seed=seed, fixed_epochs=epochs)

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from store_schema.errors import ConfigError, UsageError
+from trainer.attention import AttentionHead
 from trainer.fusion import ConcatFusion, GateFusion
-from trainer.heads import AverageHead
-from trainer.spec import FLAT_HEADS, FusionKind, ModelSpec
+from trainer.heads import AverageHead, VolumeHead
+from trainer.spec import FLAT_HEADS, SIZED_HEADS, FusionKind, ModelSpec
 
 FUSIONS: dict[FusionKind, type[ConcatFusion] | type[GateFusion]] = {"concat": ConcatFusion, "gate": GateFusion}
 VECTOR_WIDTH = 128
@@ -122,17 +123,21 @@ def _hidden_layer(width: int, hidden: int, spec: ModelSpec, stream: torch.Genera
     return [linear, *norm, nn.ReLU(), SeededDropout(spec.dropout, stream)]
 
 
-def _towers(spec: ModelSpec, stream: torch.Generator) -> list[AverageHead | VectorHead | FlatHead]:
+Tower = AverageHead | AttentionHead | VolumeHead | VectorHead | FlatHead
+"""Makes a vector of one modality."""
+
+
+def _towers(spec: ModelSpec, stream: torch.Generator) -> list[Tower]:
     """One of each modality, in their order."""
-    if spec.head not in FLAT_HEADS:
-        return [AverageHead() for _ in spec.modalities]
-    if not spec.features:
-        raise UsageError(
-            f"head {spec.head!r} needs the number of features of each modality: see trainer.preparing.sized"
-        )
+    if spec.head in SIZED_HEADS and not spec.features:
+        raise UsageError(f"head {spec.head!r} needs the size of what enters it: see trainer.preparing.sized")
+    if spec.head == "attention":
+        return [AttentionHead(layers) for layers in spec.features]
     if spec.head == "vector":
         return [VectorHead(features, spec, stream) for features in spec.features]
-    return [FlatHead(features) for features in spec.features]
+    if spec.head in FLAT_HEADS:
+        return [FlatHead(features) for features in spec.features]
+    return [VolumeHead() if spec.head == "cnn3d" else AverageHead() for _ in spec.modalities]
 
 
 class SurvivalModel(nn.Module):
@@ -166,6 +171,7 @@ class SurvivalModel(nn.Module):
         ----------
         maps
             Standardised tensors by modality, as the head takes them: (patient, 1, row, column) for ``average``,
+            (patient, layer, channel, row, column) for ``attention``, (patient, 1, depth, row, column) for ``cnn3d``,
             (patient, feature) for the flat heads. Other modalities than the model's are not looked at.
         clinical
             Preprocessed covariates, where the model has them.
@@ -230,14 +236,14 @@ def dropout_stream(seed: int, device: torch.device | str = "cpu") -> torch.Gener
 
 def _initialise(model: SurvivalModel, stream: torch.Generator) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=stream)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm1d):
+        elif isinstance(module, nn.BatchNorm1d | nn.GroupNorm):
             module.reset_parameters()
-        if name == "fusion.gate":
-            # starts even-handed: alpha is 0.5 for everybody
+        if name == "fusion.gate" or name.endswith(".excite.2"):
+            # starts even-handed: alpha is 0.5 for everybody, and every channel has the same attention
             nn.init.zeros_(module.weight)
     last = model.survival[-1]
     assert isinstance(last, nn.Linear)

@@ -8,6 +8,7 @@ from store_schema.errors import InvalidKeyError
 from store_schema.keys import check_id
 from trainer.search_config import Searched
 from trainer.spec import FitConfig, FusionKind, Head, MapScaling, ModelSpec, Ties
+from trainer.vector_selection import SelectionRules
 
 
 class Settings(BaseModel):
@@ -26,7 +27,7 @@ class Images(Settings):
     roi
         Region of interest.
     pool
-        Maps are averaged in plane over blocks of so many cells before the head; 1 leaves them as stored. A `paper` map
+        Maps and memories are averaged in plane over blocks of so many cells before the head; 1 leaves them as stored. A `paper` map
         of a small network is an enlarged one (8×8 to 64×64 for `mini`): 4 then loses nothing and fits 16 times faster.
     """
 
@@ -87,7 +88,8 @@ class NetworkModel(_NamedModel):
     Attributes
     ----------
     view
-        Name or id of the view whose mean maps are read; needed where `images` is.
+        Name or id of the view that is read; needed where `images` is. The head says what of it: ``average``, ``flatten``
+        and ``pca`` mean maps, ``attention`` and ``cnn3d`` memories, ``vector`` the vectors of a view that holds those.
     images
         Entries that are read; none for a clinical model.
     clinical
@@ -147,9 +149,12 @@ class RidgeCoxModel(_NamedModel):
     clinical
         Whether the covariates of `columns` are among the features.
     penalty
-        Of the coefficients; ``inner_cv`` chooses it from `penalties` by cross-validation inside the training part.
+        Of the coefficients; ``inner_cv`` chooses it from `penalties` by cross-validation inside the training part: see
+        `trainer.linear.choose_penalty`.
     penalties
         What ``inner_cv`` chooses from, each > 0.
+    selection
+        Which features of the vectors are left out, in each fold anew; covariates are not looked at.
     ties
         How tied event times share their risk set.
     """
@@ -166,6 +171,7 @@ class RidgeCoxModel(_NamedModel):
         100.0,
         1000.0,
     )
+    selection: SelectionRules = SelectionRules()
     ties: Ties = "efron"
 
     @model_validator(mode="after")
@@ -181,8 +187,9 @@ class PycoxModel(_NamedModel):
     ----------
     hidden, dropout, batch_norm
         Network, as pycox's MLPVanilla builds it.
-    epochs, learning_rate, weight_decay, batch_size, patience
-        Fitting, as torchtuples does it; early stopping watches the same part of the training fold as our networks.
+    epochs, learning_rate, weight_decay, batch_size, patience, min_validation_events
+        Fitting by torchtuples' own loop; early stopping watches the same part of the training fold as our networks, and
+        with fewer events there the number of epochs is chosen as for them.
     """
 
     kind: Literal["pycox"]
@@ -194,6 +201,7 @@ class PycoxModel(_NamedModel):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     batch_size: Annotated[int, Field(ge=8)] = 256
     patience: Annotated[int, Field(ge=1)] = 20
+    min_validation_events: Annotated[int, Field(ge=1)] = 10
 
     @property
     def view(self) -> None:

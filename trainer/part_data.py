@@ -1,16 +1,27 @@
 """Holds what a model is fitted and judged on: patients, outcomes, features; fits nothing and knows no task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from trainer.batch import Batch
+from trainer.batch import Batch, Inputs
 from trainer.cohort import Cohort
+from trainer.dealing import deal
 from trainer.model_config import FittedModel
 from trainer.preprocess import ClinicalPreprocessor, PreprocessRules
 from trainer.splits import Fold
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImages:
+    """What a model reads of everybody."""
+
+    arrays: Mapping[str, Float[np.ndarray, "patient ..."]]
+    """By modality, rows as in the cohort, as they are stored but for pooling."""
+    features: tuple[str, ...] = ()
+    """Names of the numbers of a vector; empty where the view names none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +38,8 @@ class PartData:
     """Of outer and inner splits."""
     preprocessor: ClinicalPreprocessor | None
     """Fitted on the training patients; None where the model takes no covariate."""
-    images: Mapping[str, Float[np.ndarray, "patient ..."]]
-    """The model's stored tensors by modality, rows as in the cohort, as they are stored; empty without images."""
+    images: StoredImages | None
+    """The model's stored tensors; None without images."""
 
     @classmethod
     def of(
@@ -40,13 +51,20 @@ class PartData:
         stream: tuple[int, ...],
         split_seed: int,
         rules: PreprocessRules,
-        images: Mapping[str, Float[np.ndarray, "patient ..."]],
+        images: StoredImages | None,
     ) -> "PartData":
         """Data of a part, its preprocessing fitted where the model takes covariates."""
         preprocessor = None
         if model.clinical:
             preprocessor = ClinicalPreprocessor.fit(cohort.frame.loc[list(fold.train)], rules)
         return cls(cohort, fold, stream, split_seed, preprocessor, images)
+
+    def trained_by(self, patients: Sequence[str]) -> "PartData":
+        """The same data with these patients as the training part: they alone preprocess the covariates."""
+        preprocessor = None
+        if self.preprocessor is not None:
+            preprocessor = ClinicalPreprocessor.fit(self.cohort.frame.loc[list(patients)], self.preprocessor.rules)
+        return replace(self, fold=replace(self.fold, train=tuple(patients)), preprocessor=preprocessor)
 
     def outcome(self, patients: Sequence[str]) -> tuple[Float[np.ndarray, " patient"], Bool[np.ndarray, " patient"]]:
         """Times and events."""
@@ -60,11 +78,54 @@ class PartData:
         return self.preprocessor.transform(self.cohort.frame.loc[list(patients)])
 
     def images_of(self, patients: Sequence[str]) -> dict[str, Float[np.ndarray, "patient ..."]]:
-        """Stored tensors of these patients by modality."""
+        """Stored tensors of these patients by modality; empty without images."""
         rows = self.cohort.rows(patients)
-        return {modality: array[rows] for modality, array in self.images.items()}
+        return {} if self.images is None else {name: array[rows] for name, array in self.images.arrays.items()}
+
+    def vectors(self, patients: Sequence[str]) -> Float[np.ndarray, "patient feature"]:
+        """Vectors of these patients, the modalities' side by side; NaN where a feature is not known."""
+        arrays = self.images_of(patients).values()
+        return np.concatenate([np.empty((len(patients), 0)), *arrays], axis=1)
+
+    @property
+    def vector_names(self) -> tuple[str, ...]:
+        """Names of the columns of `vectors`, as ``modality.feature``; features that the view does not name are counted."""
+        if self.images is None:
+            return ()
+        return tuple(
+            f"{modality}.{name}"
+            for modality, array in self.images.arrays.items()
+            for name in self.images.features or range(array.shape[1])
+        )
+
+    def inputs(self, patients: Sequence[str]) -> Inputs:
+        """What a network sees of these patients; no outcome is looked at."""
+        return Inputs.of(maps=self.images_of(patients), clinical=self.clinical(patients))
 
     def batch(self, patients: Sequence[str]) -> Batch:
-        """All that a network needs of these patients."""
+        """The same with their outcomes, for fitting."""
         time, event = self.outcome(patients)
         return Batch.of(time=time, event=event, maps=self.images_of(patients), clinical=self.clinical(patients))
+
+    def inner_parts(self, parts: int, *, purpose: int) -> Int[np.ndarray, " train"]:
+        """Part of each training patient, 0 … parts - 1, for a choice inside the training part.
+
+        A patient's several studies share one.
+
+        Parameters
+        ----------
+        parts
+            How many.
+        purpose
+            Number of the stream: choices for different purposes are dealt apart.
+
+        Raises
+        ------
+        CohortError
+            If there are fewer training patients than parts.
+        """
+        time, event = self.outcome(self.fold.train)
+        persons = [self.cohort.person[row] for row in self.cohort.rows(self.fold.train)]
+        groups = persons if len(set(persons)) < len(persons) else None
+        rng = np.random.default_rng([self.split_seed, purpose, *self.stream])
+        return deal(time, event, folds=parts, rng=rng, groups=groups)

@@ -12,7 +12,7 @@ from store_schema.errors import UsageError
 from trainer.batch import Inputs
 from trainer.components import MapComponents
 from trainer.scaling import MapScaler, VectorScaler
-from trainer.spec import FLAT_HEADS, ModelSpec
+from trainer.spec import SIZED_HEADS, ModelSpec
 
 Scaler = Annotated[MapScaler | VectorScaler | MapComponents, Field(discriminator="kind")]
 """What the training part says of one modality: frozen, and JSON-able."""
@@ -41,8 +41,8 @@ def scaled(inputs: Inputs, scalers: Mapping[str, Scaler]) -> Inputs:
 
 
 def sized(spec: ModelSpec, prepared: Inputs) -> ModelSpec:
-    """The specification, with the number of features that each modality's flat head takes."""
-    if spec.head not in FLAT_HEADS:
+    """The specification, with the size of what enters each modality's head, where its weights depend on it."""
+    if spec.head not in SIZED_HEADS:
         return spec
     return spec.model_copy(update={"features": tuple(prepared.maps[name].shape[1] for name in spec.modalities)})
 

@@ -10,6 +10,7 @@ from trainer.config import RunConfig
 from trainer.probe import Estimate
 from trainer.results import ContrastResult, Row, RunResults
 from trainer.run import CvReport
+from trainer.saved import Card
 from trainer.study_tables import StudyTable, study_tables
 from trainer.wording import contrast_text, mean_text, p_text, scores_text
 
@@ -34,6 +35,26 @@ def print_run(report: CvReport, console: Console) -> None:
     done = report.tasks - len(report.results.failures)
     told = f"tasks    {done} of {report.tasks} done, {report.resumed} of them before; results in {report.folder.url}"
     console.print(told, markup=False, soft_wrap=True)
+
+
+def print_model(card: Card, url: str, console: Console) -> None:
+    """What was fitted, on whom, and what cross-validation said of it."""
+    facts, judged = card.training, card.judged
+    untrained = "" if card.encoder_trained in (None, True) else "  UNTRAINED encoder: random weights"
+    console.print(
+        f"model    {card.name}, fitted on {facts.patients} patients, {facts.events} events{untrained}", markup=False
+    )
+    if judged.mean is not None:
+        spread = "" if judged.se is None else f" ± {judged.se:.3f}"
+        optimistic = "; tuned ON THE REPORTED FOLDS: optimistic" if judged.tuned == "paper" else ""
+        of = f"{judged.folds} folds, {judged.tried} settings tried{optimistic}"
+        told = f"c        {judged.mean:.3f}{spread} in cross-validation ({of})"
+        console.print(told, markup=False, soft_wrap=True)
+    console.print(
+        f"apparent {facts.apparent_c:.3f} on the patients that it was fitted on: no estimate of anything",
+        soft_wrap=True,
+    )
+    console.print(f"written  {url}", markup=False, soft_wrap=True)
 
 
 def print_estimates(estimates: Sequence[Estimate], console: Console, *, workers: int) -> None:

@@ -74,7 +74,7 @@ def _shortened(model: NetworkModel, epochs: int) -> object:
 def _timed(plan: Plan, model: FittedModel) -> float:
     cohort: Cohort = plan.cohort
     part = first_jobs(plan.config, permutations=[0], folds=1)[0].part.model_copy(update={"inner": None})
-    images = {}
+    images = None
     if model.view is not None and plan.store is not None:
         snapshot = next(pin.snapshot.id for pin in plan.pins if pin.view == model.view)
         images = images_of(model, plan.store.url, snapshot, cohort.patients)

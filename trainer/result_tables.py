@@ -8,6 +8,7 @@ from typing import Any
 from trainer.candidates import search_table
 from trainer.config import RunConfig
 from trainer.results import InnerScore, JobResult, RunResults
+from trainer.row_measures import COLUMNS, Measures, measure_lines
 from trainer.summary import Judgement
 
 FOLD_FACTS = ("c", "concordant", "discordant", "tied_risk", "comparable", "train_c")
@@ -83,6 +84,11 @@ def search_csv(config: RunConfig, outer: Iterable[JobResult], inner: Iterable[In
         settings = tables[place[0]][place[1]]
         lines.append([*place, *(settings.get(name) for name in names), *(scores.get(part) for part in parts)])
     return _csv(("model", "candidate", "permutation", "fold", *names, *(f"c_{part}" for part in parts)), lines)
+
+
+def measures_csv(measures: Measures) -> str:
+    """One line per measure, row, horizon and group."""
+    return _csv(COLUMNS, measure_lines(measures))
 
 
 def summary_csv(results: RunResults) -> str:

@@ -132,6 +132,16 @@ class VectorScaler(BaseModel):
         Raises
         ------
         UsageError
+            As `scores`.
+        """
+        return self.scores(vectors).astype(np.float32)
+
+    def scores(self, vectors: Float[np.ndarray, "patient feature"]) -> Float[np.ndarray, "patient feature"]:
+        """Z-scores, finite, float64.
+
+        Raises
+        ------
+        UsageError
             If the vectors are not of the length of those of the fit.
         """
         if vectors.shape[1:] != (len(self.sd),):
@@ -140,8 +150,7 @@ class VectorScaler(BaseModel):
             )
         sd = np.asarray(self.sd)
         filled = np.where(np.isnan(vectors), np.asarray(self.fill), vectors)
-        scores = (filled - np.asarray(self.mean)) / np.where(sd > 0, sd, 1.0)
-        return np.asarray(np.where(sd > 0, scores, 0.0), dtype=np.float32)
+        return np.where(sd > 0, (filled - np.asarray(self.mean)) / np.where(sd > 0, sd, 1.0), 0.0)
 
 
 def medians(values: Float[np.ndarray, "patient feature"]) -> Float[np.ndarray, " feature"]:

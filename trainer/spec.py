@@ -5,9 +5,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Ties = Literal["efron", "breslow"]
-Head = Literal["average", "vector", "flatten", "pca"]
+Head = Literal["average", "attention", "cnn3d", "vector", "flatten", "pca"]
 FLAT_HEADS: tuple[str, ...] = ("vector", "flatten", "pca")
 """Heads without a convolution, many of which fit as one batched model: what enters them is (patient, feature)."""
+SIZED_HEADS: tuple[str, ...] = (*FLAT_HEADS, "attention")
+"""Heads whose weights depend on the size of what enters them."""
 FusionKind = Literal["concat", "gate"]
 MapScaling = Literal["pixel", "scalar", "none"]
 Schedule = Literal["cosine", "step", "constant"]
@@ -20,6 +22,7 @@ class ModelSpec(BaseModel):
     ----------
     head
         How an image becomes a vector; None for a model of clinical covariates alone. ``average``: the mean map by small
+        convolutions. ``attention``: the memory by light depth attention. ``cnn3d``: the memory as one volume by small 3-D
         convolutions. ``vector``: a stored vector by one hidden layer of 128. ``flatten``: the mean map as it is, pixel by
         pixel. ``pca``: the mean map's principal components. The last two have no weights.
     modalities
@@ -32,8 +35,9 @@ class ModelSpec(BaseModel):
         Columns of the clinical vector stacked behind the image; 0 for an image-only model. Known per fold only, after
         the preprocessing was fitted.
     features
-        Numbers that enter a flat head, for each modality in their order. Known per fit only: empty in settings, filled by
-        `trainer.preparing.sized` when the scalers were fitted; no other head needs it.
+        Numbers that enter a flat head, or memory layers that enter the attention head, for each modality in their order.
+        Known per fit only: empty in settings, filled by `trainer.preparing.sized` when the scalers were fitted. The other
+        heads do not need it.
     components
         Principal components that ``pca`` keeps of each map at most; a training part of n patients has n - 1.
     hidden

@@ -126,7 +126,7 @@ def test_tensors_that_a_head_does_not_read_are_refused():
         fit_scalers(spec("average"), cohort("vector", 30).inputs)
     with pytest.raises(UsageError, match="takes"):
         build_model(spec("pca", features=(5, 5)), seed=0)({"PET": torch.zeros(2, 5), "CT": torch.zeros(2, 4)})
-    with pytest.raises(UsageError, match="needs the number of features"):
+    with pytest.raises(UsageError, match="needs the size of what enters it"):
         build_model(spec("flatten"), seed=0)
     with pytest.raises(ConfigError, match="one length"):
         build_model(spec("vector", fusion="gate", features=(5, 4)).model_copy(update={"head": "flatten"}), seed=0)

@@ -1,11 +1,11 @@
-"""Averaging head: the paper's shapes and parameter count, and the plain order of its layers."""
+"""Averaging and volume heads: shapes and parameter counts, and the plain order of their layers."""
 
 import pytest
 import torch
 from torch import nn
 
 from store_schema.errors import UsageError
-from trainer.heads import BLOCK, AverageHead
+from trainer.heads import BLOCK, AverageHead, VolumeHead
 
 
 def plain_head(head):
@@ -55,3 +55,34 @@ def test_average_head_treats_each_patient_alone():
 def test_average_head_refuses_other_shapes(shape):
     with pytest.raises(UsageError, match="at least 4x4"):
         AverageHead()(torch.zeros(shape))
+
+
+def plain_volume_head(head):
+    """Conv-ReLU-MaxPool twice, Conv-ReLU, AdaptiveAvgPool(1), flatten, linear."""
+    pool = nn.MaxPool3d(2, ceil_mode=True)
+    rest = (nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), head.project)
+    return nn.Sequential(head.first, nn.ReLU(), pool, head.second, nn.ReLU(), pool, head.third, *rest)
+
+
+@pytest.mark.parametrize("size", [(16, 8, 8), (1, 4, 4), (5, 6, 7)])
+def test_volume_head_equals_the_plain_order_of_layers_with_its_gradients(size):
+    head, found = VolumeHead(), []
+    volumes = drawn(BLOCK + 3, 1, *size)
+    for network in (head, plain_volume_head(head)):
+        head.zero_grad()
+        output = network(volumes)
+        (output * drawn(BLOCK + 3, 128, seed=1)).sum().backward()
+        found.append([output.detach(), *(parameter.grad.clone() for parameter in head.parameters())])
+    assert found[0][0].shape == (BLOCK + 3, 128)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_volume_head_has_21776_parameters():
+    assert sum(parameter.numel() for parameter in VolumeHead().parameters()) == 21_776
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 16, 16), (2, 1, 16, 16)])
+def test_volume_head_refuses_other_shapes(shape):
+    with pytest.raises(UsageError, match="volumes as"):
+        VolumeHead()(torch.zeros(shape))

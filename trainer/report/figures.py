@@ -1,15 +1,17 @@
 """Draws what a run found: folds, risk quartiles, learning curves, gate weights; computes no statistic of its own."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from store_schema.errors import CohortError, TaskError
 from trainer.kaplan_meier import KaplanMeier
+from trainer.report.drawing import Drawn, draw
+from trainer.report.measure_figures import draw_measures
 from trainer.report.reading import FinishedRun
-from trainer.report.svg import FAINT, INK, SERIES, bare_figure, styled, to_svg
+from trainer.report.study_figures import draw_study
+from trainer.report.svg import FAINT, INK, SERIES
 from trainer.results import JobResult, Row
 from trainer.risk_groups import RiskQuartiles
 from trainer.summary import quartiles_of
@@ -18,29 +20,13 @@ LOW, HIGH = SERIES[0], SERIES[1]
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure with what is said about it."""
-
-    name: str
-    """Of its file and its ids."""
-    caption: str
-    svg: str
-
-
 def draw_all(run: FinishedRun) -> list[Drawn]:
     """Every figure that the run's results allow."""
-    drawn = [_folds(run)]
+    drawn = [_folds(run), *draw_study(run)]
     for model in run.names:
         drawn += [figure for figure in (_quartiles(run, model), _curves(run, model), _gate(run, model)) if figure]
+        drawn += draw_measures(run, model)
     return drawn
-
-
-def _draw(name: str, caption: str, description: str, size: tuple[float, float], paint: Callable[[Any], None]) -> Drawn:
-    with styled(name):
-        figure = bare_figure(*size)
-        paint(figure)
-        return Drawn(name, caption, to_svg(figure, name=name, title=caption, description=description))
 
 
 def _folds(run: FinishedRun) -> Drawn:
@@ -48,7 +34,7 @@ def _folds(run: FinishedRun) -> Drawn:
     said = "; ".join(f"{row.label} {'incomplete' if row.mean is None else f'{row.mean:.3f}'}" for row in rows)
     caption = "c-index of every fold (points) with mean ± SE (bar). The line at 0.5 is chance."
     size = (7.2, 0.9 + 0.42 * len(rows))
-    return _draw("folds", caption, f"Mean c-index by row: {said}.", size, lambda figure: _paint_folds(figure, rows))
+    return draw("folds", caption, f"Mean c-index by row: {said}.", size, lambda figure: _paint_folds(figure, rows))
 
 
 def _paint_folds(figure: Any, rows: Sequence[Row]) -> None:
@@ -91,7 +77,7 @@ def _quartiles(run: FinishedRun, model: str) -> Drawn | None:
     )
     # one time axis for all models, so that their figures can be held side by side
     last, unit = float(run.cohort.time.max()), run.cohort.time_unit
-    return _draw(
+    return draw(
         f"quartiles-{model}", caption, said, (5.6, 4.3), lambda figure: _paint_quartiles(figure, found, last, unit)
     )
 
@@ -149,7 +135,7 @@ def _curves(run: FinishedRun, model: str) -> Drawn | None:
     columns = min(5, len(results))
     lines = -(-min(most, len(results)) // columns)
     size = (1.75 * columns + 0.6, 1.7 * lines + 0.5)
-    return _draw(
+    return draw(
         f"curves-{model}",
         caption,
         f"Epochs kept, by fold: {kept}.",
@@ -187,9 +173,7 @@ def _gate(run: FinishedRun, model: str) -> Drawn | None:
     every = np.concatenate([result.alpha or () for result in results])
     caption = f"{model}: the gate's weight of {first} (α) for each test patient, by fold; the rest goes to {second}."
     said = f"Median {np.median(every):.3f}, from {every.min():.3f} to {every.max():.3f} over {len(every)} patients."
-    return _draw(
-        f"gate-{model}", caption, said, (5.6, 2.4), lambda figure: _paint_gate(figure, results, f"α ({first})")
-    )
+    return draw(f"gate-{model}", caption, said, (5.6, 2.4), lambda figure: _paint_gate(figure, results, f"α ({first})"))
 
 
 def _paint_gate(figure: Any, results: Sequence[JobResult], label: str) -> None:

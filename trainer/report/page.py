@@ -11,13 +11,26 @@ from markupsafe import Markup
 
 from trainer.kaplan_meier import median_follow_up
 from trainer.leaks import SUSPICIOUS_C
-from trainer.report.figures import Drawn, draw_all
+from trainer.measures.row_measures import Estimate
+from trainer.preprocess import ClinicalPreprocessor
+from trainer.report.checklists import checklists
+from trainer.report.drawing import Drawn
+from trainer.report.figures import draw_all
 from trainer.report.reading import FinishedRun, read_run
 from trainer.report.svg import for_page
 from trainer.run_folder import REPORT, RunFolder
+from trainer.study_tables import study_tables
 from trainer.wording import mean_text, p_text, scores_text
 
-SECTIONS = {"folds": "results", "quartiles": "risk", "curves": "fitting", "gate": "gates"}
+SECTIONS = {
+    "folds": "results",
+    "study": "study",
+    "quartiles": "risk",
+    "curves": "fitting",
+    "gate": "gates",
+    "calibration": "calibration",
+    "decision": "calibration",
+}
 """Section of the page for each kind of figure, by the first word of its name."""
 
 
@@ -49,7 +62,8 @@ def render(run: FinishedRun, figures: list[Drawn]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"p": p_text, "mean": mean_text, "scores": scores_text, "months": _months}
+    environment.filters |= {"p": p_text, "mean": mean_text, "scores": scores_text}
+    environment.filters |= {"months": _months, "signed": _signed, "estimate": _estimate}
     return environment.get_template("report.html.jinja").render(
         run=run,
         record=run.record,
@@ -60,6 +74,9 @@ def render(run: FinishedRun, figures: list[Drawn]) -> str:
         settings=yaml.safe_dump(run.record["config"], sort_keys=False, allow_unicode=True, default_flow_style=None),
         suspicious=SUSPICIOUS_C,
         seconds=run.seconds,
+        tables=study_tables(run.config, run.results),
+        checklists=checklists(run),
+        measures=run.measures,
     )
 
 
@@ -83,7 +100,18 @@ def _patients(run: FinishedRun) -> list[tuple[str, str, str]]:
     ]
     if len(cohort) > len(set(cohort.person)):
         lines.insert(1, ("Studies", str(len(cohort)), ""))
-    return lines + [_covariate(cohort.frame[name]) for name in cohort.frame.columns]
+    lines += [_covariate(cohort.frame[name]) for name in cohort.frame.columns]
+    return lines + _parameters(run)
+
+
+def _parameters(run: FinishedRun) -> list[tuple[str, str, str]]:
+    """Events for each parameter of a linear model of the covariates: the fewer, the less a figure can be trusted."""
+    frame = run.cohort.frame
+    if not len(frame.columns):
+        return []
+    features = len(ClinicalPreprocessor.fit(frame, run.config.preprocessing).feature_names)
+    each = f"{run.cohort.event.sum() / features:.1f}" if features else "–"
+    return [(f"Events per parameter ({features} features of the covariates)", each, "")]
 
 
 def _covariate(column: pd.Series) -> tuple[str, str, str]:
@@ -101,3 +129,16 @@ def _covariate(column: pd.Series) -> tuple[str, str, str]:
 
 def _months(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _estimate(found: Estimate) -> str:
+    """Figure with its interval; a dash where there is none, whose reason stands in measures.csv."""
+    if found.value is None:
+        return "–"
+    return f"{found.value:.3f}" + (
+        "" if found.low is None or found.high is None else f" [{found.low:.3f} to {found.high:.3f}]"
+    )
