@@ -80,7 +80,7 @@ def entries(index: int, marrow: float, lesion: float, modality: str, roi: str, s
     features = rng.normal(size=len(FEATURES))
     features[:3] = strength * np.array([marrow, lesion, marrow + lesion]) + 0.7 * features[:3]
     features[3] = features[0] * 1.01 + 0.01
-    made = {
+    return {
         "medsam2": Entry(
             {
                 "memory": memory.astype(np.float16),
@@ -91,7 +91,6 @@ def entries(index: int, marrow: float, lesion: float, modality: str, roi: str, s
         "resnet50": Entry({"memory": vector.astype(np.float16).reshape(1, -1, 1, 1)}, {"valid": [True]}),
         "radiomics": Entry({"memory": features.astype(np.float32).reshape(1, -1, 1, 1)}, {"valid": [True]}),
     }
-    return made
 
 
 def fill(store: Store, factors) -> None:
