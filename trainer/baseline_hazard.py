@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from store_schema.errors import CohortError, TaskError
 
+MOST_LOG_RISK = 700.0
+"""Above the centre; the exponential of 710 overflows."""
+
 
 class BreslowBaseline(BaseModel):
     """Cumulative baseline hazard of a proportional-hazards model, as steps.
@@ -83,7 +86,8 @@ class BreslowBaseline(BaseModel):
         return np.asarray(np.exp(-self._relative(risk) * self._hazard(time)))
 
     def _relative(self, risk: Float[np.ndarray, " patient"]) -> Float[np.ndarray, " patient"]:
-        return np.asarray(np.exp(np.asarray(risk, dtype=np.float64) - self.centre))
+        # beyond it survival is 0 to the last digit; infinity times a hazard of 0 would be no number
+        return np.asarray(np.exp(np.minimum(np.asarray(risk, dtype=np.float64) - self.centre, MOST_LOG_RISK)))
 
     def _hazard(self, times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
         steps = np.searchsorted(np.asarray(self.time), times, side="right")

@@ -16,10 +16,11 @@ from trainer.cohort import Cohort, without_outcomes
 from trainer.judging import Asked, train
 from trainer.metrics import harrell_c
 from trainer.model_config import FittedModel, Images, NetworkModel, RidgeCoxModel
-from trainer.part_data import PartData, StoredImages
+from trainer.part_data import PartData
 from trainer.preprocess import PreprocessRules
 from trainer.spec import FitConfig
 from trainer.splits import Fold
+from trainer.stored_images import StoredImages
 
 X = pd.DataFrame | np.ndarray | Mapping[str, Any]
 """Covariates as a frame or an array; with images a mapping: ``clinical`` to covariates, if any, each modality to its array."""

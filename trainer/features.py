@@ -13,7 +13,7 @@ from store_schema.errors import ConfigError
 from store_schema.vectors import with_nan
 from trainer.kept import Kept
 from trainer.model_config import FittedModel, Images, NetworkModel
-from trainer.part_data import StoredImages
+from trainer.stored_images import StoredImages
 
 MEAN_MAP, MEMORY = "mean_map", "memory"
 LARGEST_SIDE = 32
@@ -21,8 +21,8 @@ LARGEST_SIDE = 32
 READ_AT_ONCE = 16
 """Patients whose memories lie in memory as they are stored."""
 VECTOR_READERS = ("head vector", "ridge_cox")
-# 60 MB for 227 patients and one modality in the paper's layout
-_MEMORIES = Kept(limit_bytes=2**30)
+KEPT_MEMORIES = Kept(limit_bytes=2**30)
+"""Whole cohorts: 60 MB for 227 patients and one modality in the paper's layout."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -93,7 +93,7 @@ def memories(
     """
     keys = [EntryKey(patient, modality, roi) for patient in patients]
     reader = reader_of(store_url, snapshot_id)
-    return _MEMORIES.get((store_url, snapshot_id, tuple(keys), pool), lambda: _read_memories(reader, keys, pool))
+    return KEPT_MEMORIES.get((store_url, snapshot_id, tuple(keys), pool), lambda: _read_memories(reader, keys, pool))
 
 
 def _read_memories(

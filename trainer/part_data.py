@@ -1,6 +1,6 @@
 """Holds what a model is fitted and judged on: patients, outcomes, features; fits nothing and knows no task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,16 +12,7 @@ from trainer.dealing import deal
 from trainer.model_config import FittedModel
 from trainer.preprocess import ClinicalPreprocessor, PreprocessRules
 from trainer.splits import Fold
-
-
-@dataclass(frozen=True, eq=False)
-class StoredImages:
-    """What a model reads of everybody."""
-
-    arrays: Mapping[str, Float[np.ndarray, "patient ..."]]
-    """By modality, rows as in the cohort, as they are stored but for pooling."""
-    features: tuple[str, ...] = ()
-    """Names of the numbers of a vector; empty where the view names none."""
+from trainer.stored_images import StoredImages
 
 
 @dataclass(frozen=True, eq=False)

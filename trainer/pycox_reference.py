@@ -115,6 +115,9 @@ def choose_pycox_epochs(model: PycoxModel, *, train: Batch, part: Int[np.ndarray
 class _Dealt:
     """What torchtuples takes for a loader: batches of (covariates, (time, event)), dealt anew in each epoch."""
 
+    dataset = None
+    """Torchtuples asks for one, to note shapes that are not used here."""
+
     def __init__(self, batch: Batch, batch_size: int | None, seed: int) -> None:
         self._batch = batch
         self._batch_size = batch_size

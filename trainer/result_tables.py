@@ -7,9 +7,10 @@ from typing import Any
 
 from trainer.candidates import search_table
 from trainer.config import RunConfig
-from trainer.results import InnerScore, JobResult, RunResults
+from trainer.results import RunResults
 from trainer.row_measures import COLUMNS, Measures, measure_lines
 from trainer.summary import Judgement
+from trainer.task_results import InnerScore, JobResult
 
 FOLD_FACTS = ("c", "concordant", "discordant", "tied_risk", "comparable", "train_c")
 SIZES = ("train_patients", "train_events", "test_events", "train_mean", "train_sd", "seconds")

@@ -11,8 +11,8 @@ from trainer.columns import MONTHS_PER_UNIT
 from trainer.measures.evaluation import evaluate
 from trainer.measures.predictions import JudgedFold, PooledPatients
 from trainer.measures.row_measures import Estimate, HorizonMeasures, RowMeasures
-from trainer.results import JobResult, of_model
 from trainer.summary import Judgement, pooled_risks
+from trainer.task_results import JobResult, of_model
 
 COLUMNS = ("row", "measure", "horizon", "group", "value", "low", "high", "reason")
 ESTIMATES = ("uno_c", "pooled_c", "mean_auc", "ibs", "ibs_km", "ibs_scaled", "calibration_slope")

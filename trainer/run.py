@@ -23,7 +23,7 @@ from trainer.jobs import first_jobs, outer_job
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
 from trainer.result_tables import folds_csv, measures_csv, risks_csv, search_csv, summary_csv
-from trainer.results import Failure, InnerScore, JobResult, RunResults, TaskResult, parse_result
+from trainer.results import Failure, RunResults
 from trainer.row_measures import measures_of
 from trainer.run_folder import MEASURES, RESULTS, RunFolder, task_name
 from trainer.run_record import keep_plan, recorded_pins
@@ -31,6 +31,7 @@ from trainer.selection import Line, lines_of
 from trainer.study_tables import study_tables
 from trainer.summary import Judgement, summarise
 from trainer.task import Job, Part, Task
+from trainer.task_results import InnerScore, JobResult, TaskResult, parse_result
 
 
 @dataclass(frozen=True)

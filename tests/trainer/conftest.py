@@ -13,7 +13,13 @@ import pytest
 import yaml
 
 from store_schema import Encoder, Entry, EntryKey, Intensity, Layout, Prompt, Store, ViewSpec, create_store
+from trainer.cohort import Cohort
 from trainer.config import RunConfig, parse_config
+from trainer.model_config import FittedModel
+from trainer.part_data import PartData
+from trainer.preprocess import PreprocessRules
+from trainer.splits import make_splits
+from trainer.stored_images import StoredImages
 
 SIDE, PATIENTS = 8, 40
 VIEW = ViewSpec(
@@ -116,6 +122,42 @@ def write_config(tmp_path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def make_part() -> Callable[..., PartData]:
+    """Makes the data of one fold, of four fifths training patients, from arrays that stand for a store's."""
+
+    def make(
+        model: FittedModel,
+        table: pd.DataFrame,
+        arrays: dict[str, np.ndarray] | None = None,
+        *,
+        features: tuple[str, ...] = (),
+        permuted: int | None = None,
+    ) -> PartData:
+        patients = tuple(table["patient"])
+        frame = table[["age", "stage"]].set_axis(pd.Index(patients, dtype=object), axis=0)
+        time, event = table["months"].to_numpy(dtype=float), table["event"].to_numpy() == 1
+        cohort = Cohort(patients, time, event, frame, "months", patients)
+        cohort = cohort if permuted is None else cohort.permuted([permuted])
+        return PartData.of(
+            model,
+            cohort=cohort,
+            fold=make_splits(cohort, folds=5, seed=1).fold(0),
+            stream=(0,),
+            split_seed=1,
+            rules=PreprocessRules(),
+            images=None if arrays is None else StoredImages(arrays, features),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_view() -> ViewSpec:
+    """Specification of the small view, to be changed."""
+    return VIEW
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Maps read by snapshot: their order, their bytes, and what is refused."""
+"""What heads read by snapshot: order, bytes, pooling, missing values, and what is refused."""
 
 import io
 import shutil
@@ -7,10 +7,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from store_schema import Entry, EntryKey, create_store, make_pack, open_store
-from store_schema.errors import NotCommittedError, ObjectAlteredError
+from store_schema import Entry, EntryKey, Layout, create_store, make_pack, open_store
+from store_schema.errors import ConfigError, NotCommittedError, ObjectAlteredError
+from store_schema.vectors import MISSING
 from trainer.dispatch import Workers
-from trainer.features import mean_maps, reader_of, snapshot_of
+from trainer.features import (
+    KEPT_MEMORIES,
+    even_block,
+    images_of,
+    mean_maps,
+    memories,
+    reader_of,
+    snapshot_of,
+    vectors,
+    volumes,
+)
+from trainer.model_config import NetworkModel, RidgeCoxModel
 from trainer.plan import Inputs
 from trainer.run import cross_validate
 
@@ -74,8 +86,9 @@ def test_an_entry_without_a_mean_map_is_refused(small, kit):
 
 
 def _as_in_a_new_process():
-    for kept in (mean_maps, reader_of, snapshot_of):
+    for kept in (mean_maps, vectors, reader_of, snapshot_of):
         kept.cache_clear()
+    KEPT_MEMORIES.clear()
 
 
 @pytest.mark.parametrize("how", ["cache", "pack", "both"])
@@ -128,3 +141,201 @@ def test_a_run_reads_the_pack_unasked_and_gives_the_same_numbers(cohort_folder, 
     from_entries = run("entries", 0)
     _leave_only_a_pack(store, snapshot)
     assert run("pack", 1) == from_entries
+
+
+LAYOUTS = {
+    "paper": (2, 32, 64, 64),
+    "raw": (7, 64, 32, 32),
+    "thirds": (3, 64, 32, 32),
+    "pooled": (1, 64, 32, 32),
+    "wide": (1, 2, 8, 96),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, tiny_view):
+    """A store with three patients in a view of each layout, and what was put there."""
+    store, rng = create_store(tmp_path_factory.mktemp("layouts") / "store"), np.random.default_rng(0)
+    held, snapshots = {}, {}
+    for name, shape in LAYOUTS.items():
+        view = store.put_view(tiny_view.model_copy(update={"name": name, "layout": Layout(name=name, shape=shape)}))
+        held[name] = rng.normal(size=(3, *shape)).astype(np.float16)
+        for row, memory in enumerate(held[name]):
+            made = Entry({"memory": memory, "mean_map": memory.mean(axis=(0, 1), dtype=np.float32)}, {"valid": [True]})
+            store.publish(view, EntryKey(f"P{row}", "PET", "spine"), made, input_sha256=f"{row:064x}")
+        snapshots[name] = store.make_snapshot(view)
+    return store, held, snapshots
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, tiny_view):
+    """A store with a view of named features, some unknown, and one of a network's vectors."""
+    store, rng = create_store(tmp_path_factory.mktemp("vectors") / "store"), np.random.default_rng(0)
+    features = rng.normal(size=(4, 3)).astype(np.float32)
+    features[1, 2] = np.nan
+    layouts = {
+        "radiomics": Layout(
+            name="features", shape=(1, 3, 1, 1), dtype="float32", features=tuple("abc"), missing=MISSING
+        ),
+        "resnet": Layout(name="vector", shape=(1, 3, 1, 1)),
+    }
+    snapshots = {}
+    for name, layout in layouts.items():
+        view = store.put_view(tiny_view.model_copy(update={"name": name, "layout": layout}))
+        for row, values in enumerate(np.nan_to_num(features, nan=MISSING if name == "radiomics" else 0)):
+            dtype = np.float32 if name == "radiomics" else np.float16
+            made = Entry({"memory": values.reshape(1, 3, 1, 1).astype(dtype)}, {"valid": [True]})
+            store.publish(view, EntryKey(f"P{row}", "PET", "spine"), made, input_sha256=f"{row:064x}")
+        snapshots[name] = store.make_snapshot(view)
+    return store, features, snapshots
+
+
+def network(head, *, pool=1, view="v"):
+    images = {"modalities": ["PET"], "roi": "spine", "pool": pool}
+    return NetworkModel.model_validate({"name": "m", "kind": "network", "view": view, "images": images, "head": head})
+
+
+def linear():
+    images = {"modalities": ["PET"], "roi": "spine"}
+    return RidgeCoxModel.model_validate({"name": "m", "kind": "ridge_cox", "view": "v", "images": images})
+
+
+def averaged(memory, block):
+    """Blocks of a plane averaged one by one."""
+    rows, columns = memory.shape[-2] // block, memory.shape[-1] // block
+    found = np.empty((*memory.shape[:-2], rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            part = memory[..., row * block : (row + 1) * block, column * block : (column + 1) * block]
+            found[..., row, column] = part.astype(np.float64).mean(axis=(-2, -1))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "block"),
+    [("paper", 1, 2), ("paper", 4, 4), ("raw", 1, 1), ("raw", 2, 2), ("thirds", 1, 1), ("wide", 1, 4)],
+)
+def test_memories_are_averaged_in_plane_to_32_cells_an_edge_at_most(stored, name, pool, block):
+    store, held, snapshots = stored
+    found = memories(store.url, snapshots[name], "PET", "spine", ("P2", "P0"), pool=pool)
+    expected = averaged(held[name][[2, 0]], block)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert found.dtype == (np.float16 if block == 1 else np.float32)
+    assert memories(store.url, snapshots[name], "PET", "spine", ("P2", "P0"), pool=pool) is found
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0, 0, 0, 0] = 1.0
+
+
+def test_memories_of_more_patients_than_are_read_at_once_keep_their_order(small):
+    store, view, _ = small
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(40, 1, 4, 8, 8)).astype(np.float16)
+    for row, memory in enumerate(values):
+        made = Entry({"memory": memory, "mean_map": memory.mean(axis=(0, 1), dtype=np.float32)}, {"valid": [True]})
+        store.publish(view, EntryKey(f"M{row:02d}", "PET", "spine"), made, input_sha256=f"{row:064x}")
+    order = rng.permutation(40)
+    found = memories(store.url, store.make_snapshot(view), "PET", "spine", tuple(f"M{row:02d}" for row in order))
+    np.testing.assert_array_equal(found, values[order])
+
+
+def test_memories_are_the_same_from_a_pack(stored):
+    store, held, snapshots = stored
+    make_pack(store.snapshot(snapshots["thirds"]), "memory")
+    _as_in_a_new_process()
+    found = memories(store.url, snapshots["thirds"], "PET", "spine", ("P1", "P2"))
+    np.testing.assert_array_equal(found, held["thirds"][[1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "block"), [("paper", 32, 2), ("raw", 32, 14), ("thirds", 32, 6), ("pooled", 32, 2)]
+)
+def test_volumes_are_layers_and_channels_in_one_depth_averaged_over_neighbours(stored, name, depth, block):
+    store, _, snapshots = stored
+    memory = memories(store.url, snapshots[name], "PET", "spine", ("P0", "P1"))
+    found = volumes(memory)
+    assert found.shape == (2, 1, depth, 32, 32)
+    stacked = memory.reshape(2, -1, 32, 32).astype(np.float64)
+    for place in (0, depth // 2, depth - 1):
+        expected = stacked[:, place * block : (place + 1) * block].mean(axis=1)
+        np.testing.assert_allclose(found[:, 0, place], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sides", "block"), [((64, 64), 2), ((32, 32), 1), ((8, 8), 1), ((96, 64), 4), ((33,), 3), ((37,), 37)]
+)
+def test_blocks_are_the_smallest_that_part_every_side_evenly(sides, block):
+    assert even_block(sides, 32) == block
+
+
+def test_vectors_hold_nan_where_a_feature_is_not_known(measured):
+    store, features, snapshots = measured
+    found = vectors(store.url, snapshots["radiomics"], "PET", "spine", ("P1", "P0"))
+    np.testing.assert_array_equal(found, features[[1, 0]])
+    assert np.isnan(found).sum() == 1
+    plain = vectors(store.url, snapshots["resnet"], "PET", "spine", ("P1",))
+    assert plain.dtype == np.float32
+    assert plain[0, 2] == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        ("average", (2, 64, 64)),
+        ("flatten", (2, 64, 64)),
+        ("pca", (2, 64, 64)),
+        ("attention", (2, 2, 32, 32, 32)),
+        ("cnn3d", (2, 1, 32, 32, 32)),
+    ],
+)
+def test_each_head_reads_what_it_takes(stored, head, shape):
+    store, _, snapshots = stored
+    found = images_of(network(head), store.url, snapshots["paper"], ("P0", "P1"))
+    assert found.arrays["PET"].shape == shape
+    assert found.features == ()
+
+
+@pytest.mark.parametrize("model", [network("vector"), linear()])
+def test_vectors_are_read_with_their_names(measured, model):
+    store, features, snapshots = measured
+    found = images_of(model, store.url, snapshots["radiomics"], ("P0", "P3"))
+    np.testing.assert_array_equal(found.arrays["PET"], features[[0, 3]])
+    assert found.features == ("a", "b", "c")
+
+
+def test_a_clinical_model_reads_nothing(stored):
+    clinical = RidgeCoxModel.model_validate({"name": "m", "kind": "ridge_cox"})
+    assert images_of(clinical, stored[0].url, stored[2]["paper"], ("P0",)) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            network("average"),
+            "head average reads maps, and view 'resnet' holds vectors of 3 numbers: set head: vector, or another view",
+        ),
+        (network("attention"), "head attention reads maps, and view 'resnet'"),
+        (network("vector", pool=2), "remove images.pool: vectors have no plane"),
+    ],
+)
+def test_a_head_of_maps_on_a_view_of_vectors_is_refused_with_what_to_change(measured, model, told):
+    store, _, snapshots = measured
+    with pytest.raises(ConfigError, match=f"models: m: .*{told}"):
+        images_of(model, store.url, snapshots["resnet"], ("P0",))
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            network("vector"),
+            "head vector reads vectors, and view 'raw' holds memories of 7 × 64 × 32 × 32: set head: average or attention",
+        ),
+        (linear(), "ridge_cox reads vectors, and view 'raw' holds .*: use kind: network, or another view"),
+        (network("attention", pool=5), "blocks of 5 do not part maps of 32 × 32 evenly"),
+    ],
+)
+def test_a_head_that_does_not_fit_a_view_of_memories_is_refused_with_what_to_change(stored, model, told):
+    store, _, snapshots = stored
+    with pytest.raises(ConfigError, match=told):
+        images_of(model, store.url, snapshots["raw"], ("P0",))

@@ -12,9 +12,10 @@ from trainer.report.measure_figures import draw_measures
 from trainer.report.reading import FinishedRun
 from trainer.report.study_figures import draw_study
 from trainer.report.svg import FAINT, INK, SERIES
-from trainer.results import JobResult, Row
+from trainer.results import Row
 from trainer.risk_groups import RiskQuartiles
 from trainer.summary import quartiles_of
+from trainer.task_results import JobResult
 
 LOW, HIGH = SERIES[0], SERIES[1]
 MARKERS = ("o", "s", "^", "D", "v", "P")

@@ -9,11 +9,12 @@ from store_schema.errors import NotCommittedError
 from trainer.cohort import Cohort
 from trainer.config import RunConfig, parse_config
 from trainer.measures.row_measures import RowMeasures
-from trainer.results import JobResult, RunResults, TaskResult, of_model, parse_result, parse_results
+from trainer.results import RunResults, parse_results
 from trainer.row_measures import parse_measures
 from trainer.run_folder import MEASURES, RESULTS, RUN, RunFolder, read_cohort, read_run_splits, task_name
 from trainer.selection import Line, lines_of
 from trainer.splits import Splits
+from trainer.task_results import JobResult, TaskResult, of_model, parse_result
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,12 @@ def test_groups_hold_every_patient_once_rise_in_risk_and_part_no_ties(rows, coun
     assert 1 <= len(groups) <= min(count, len(set(survival)))
 
 
+def test_a_risk_at_a_cut_belongs_to_the_lower_group():
+    risk, time = np.array([0.1, 0.2, 0.3]), np.array([5.0, 6.0, 7.0])
+    low, high = calibration_groups(survival=1 - risk, time=time, event=time > 0, horizon=4.0, groups=2)
+    assert (low.patients, high.patients) == (2, 1)
+
+
 def test_a_group_that_is_not_followed_to_the_horizon_has_no_observed_risk():
     time = np.array([1.0, 2.0, 3.0, 20.0, 21.0, 22.0])
     event = np.array([True, False, False, True, False, False])

@@ -26,7 +26,7 @@ QUICK = MeasureSettings(resamples=40, group_resamples=0)
 class Run:
     """Folds of a model that sees the truth through noise, each with a zero and a scale of its own."""
 
-    def __init__(self, *, seed=0, n=150, folds=5, repeats=1, noise=1.0):
+    def __init__(self, *, seed=0, n=152, folds=5, repeats=1, noise=1.0):
         rng = np.random.default_rng(seed)
         truth = rng.normal(size=n)
         onset, end = 36 * rng.exponential(size=n) * np.exp(-truth), rng.uniform(6, 140, n)
@@ -91,7 +91,7 @@ def test_uno_c_is_the_mean_of_scikit_survivals_over_folds_up_to_a_tau_with_ten_a
 def test_pooled_c_and_its_interval_are_those_of_the_pooled_risk(run, measures):
     c = concordance_index_censored(run.event, run.time, run.pooled, tied_tol=0.0)[0]
     assert measures.pooled_c.value == pytest.approx(c, abs=1e-12)
-    persons = [f"P{row}" for row in range(150)]
+    persons = [f"P{row}" for row in range(152)]
     found = bootstrap_c(risk=run.pooled, time=run.time, event=run.event, persons=persons, seed=[3, 0], resamples=40)
     assert (measures.pooled_c.low, measures.pooled_c.high) == (found.low, found.high)
     assert (measures.resamples, measures.redrawn) == (40, 0)
@@ -168,8 +168,8 @@ def test_calibration_takes_each_patients_survival_from_the_own_folds_baseline(ru
         ratio = horizon.observed_over_expected
         ends = (1 - survival[step]) / expected, (1 - high[step]) / expected, (1 - low[step]) / expected
         assert (ratio.value, ratio.low, ratio.high) == pytest.approx(ends, abs=1e-9)
-        assert sum(point.patients for point in horizon.calibration) == 150
-        mean = sum(point.predicted * point.patients for point in horizon.calibration) / 150
+        assert sum(point.patients for point in horizon.calibration) == 152
+        mean = sum(point.predicted * point.patients for point in horizon.calibration) / 152
         assert mean == pytest.approx(expected, abs=1e-9)
         assert (horizon.at_risk, horizon.events) == (
             (run.time >= horizon.horizon).sum(),
@@ -228,15 +228,15 @@ def test_horizons_with_fewer_than_ten_at_risk_are_left_out(run):
 
 def test_subgroups_and_centres_are_those_of_the_pooled_risk(run):
     rng = np.random.default_rng(1)
-    frame = pd.DataFrame({"age": rng.normal(60, 10, 150), "stage": rng.choice(["I", "II", None], 150)})
-    centres = rng.choice(["A", "B"], 150).tolist()
+    frame = pd.DataFrame({"age": rng.normal(60, 10, 152), "stage": rng.choice(["I", "II", None], 152)})
+    centres = rng.choice(["A", "B"], 152).tolist()
     found = evaluate(
         run.folds, run.patients(covariates=frame, centres=centres), horizons=HORIZONS, seed=3, settings=QUICK
     )
-    judged = Judged(run.pooled, run.time, run.event, range(150))
+    judged = Judged(run.pooled, run.time, run.event, range(152))
     stages = frame["stage"].fillna("missing").tolist()
     assert found.subgroups["stage"] == by_level(stages, judged)
-    assert [group.patients for group in found.subgroups["age"]] == [75, 75]
+    assert [group.patients for group in found.subgroups["age"]] == [76, 76]
     assert found.centres == by_group(centres, judged)
     assert found.groups_reason is None
 
@@ -278,8 +278,8 @@ def test_repeats_are_judged_one_by_one_and_averaged():
 
 
 def test_the_record_survives_json(run):
-    frame = pd.DataFrame({"age": np.arange(150.0)})
-    patients = run.patients(covariates=frame, centres=["A", "B", "C"] * 50)
+    frame = pd.DataFrame({"age": np.arange(152.0)})
+    patients = run.patients(covariates=frame, centres=["A", "B"] * 76)
     found = evaluate(run.folds, patients, horizons=[12, 900], seed=0, settings=QUICK)
     assert RowMeasures.model_validate_json(found.model_dump_json()) == found
 
@@ -343,13 +343,13 @@ class Right(Run):
 
 
 def test_folds_that_do_not_fit_together_are_refused(run):
-    with pytest.raises(UsageError, match=r"150 patients in each repeat, got \[120\]"):
+    with pytest.raises(UsageError, match=r"152 patients in each repeat, got \[121\]"):
         evaluate(run.folds[1:], run.patients(), horizons=HORIZONS, seed=0)
     with pytest.raises(UsageError, match="got no fold"):
         evaluate([], run.patients(), horizons=HORIZONS, seed=0)
     with pytest.raises(UsageError, match="rising times"):
         evaluate(run.folds, run.patients(), horizons=[24, 12], seed=0)
-    with pytest.raises(UsageError, match="persons one per patient, got 3 for 150"):
+    with pytest.raises(UsageError, match="persons one per patient, got 3 for 152"):
         run.patients(persons=["a", "b", "c"])
     with pytest.raises(UsageError, match="booleans"):
         run.patients(event=run.time)
