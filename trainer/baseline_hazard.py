@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from store_schema.errors import CohortError, TaskError
 
+MOST_LOG_RISK = 700.0
+"""Above the centre; the exponential of 710 overflows."""
+
 
 class BreslowBaseline(BaseModel):
     """Cumulative baseline hazard of a proportional-hazards model, as steps.
@@ -74,7 +77,18 @@ class BreslowBaseline(BaseModel):
         times
             In the unit of the training times. After the last event time the curve keeps its last value.
         """
-        hazard = np.concatenate(([0.0], self.cumulative_hazard))
+        return np.exp(-np.outer(self._relative(risk), self._hazard(times)))
+
+    def survival_each(
+        self, risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"]
+    ) -> Float[np.ndarray, " patient"]:
+        """Probability that each patient is free of the event after a time of the patient's own; as `survival`."""
+        return np.asarray(np.exp(-self._relative(risk) * self._hazard(time)))
+
+    def _relative(self, risk: Float[np.ndarray, " patient"]) -> Float[np.ndarray, " patient"]:
+        # beyond it survival is 0 to the last digit; infinity times a hazard of 0 would be no number
+        return np.asarray(np.exp(np.minimum(np.asarray(risk, dtype=np.float64) - self.centre, MOST_LOG_RISK)))
+
+    def _hazard(self, times: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
         steps = np.searchsorted(np.asarray(self.time), times, side="right")
-        relative = np.exp(np.asarray(risk, dtype=np.float64) - self.centre)
-        return np.exp(-np.outer(relative, hazard[steps]))
+        return np.asarray(np.concatenate(([0.0], self.cumulative_hazard))[steps])

@@ -17,7 +17,7 @@ from trainer.loss import RiskSets, cox_loss, partial_likelihood_loss
 from trainer.minibatch import deal_rows
 from trainer.model import ModelOutput, SurvivalModel, build_model
 from trainer.preparing import Scaler, fit_scalers, scaled, sized
-from trainer.spec import FitConfig, ModelSpec
+from trainer.spec import FitConfig, ModelSpec, Schedule
 from trainer.stopping import Course, FitRecord, divergence
 
 BLOCK = 64
@@ -149,10 +149,15 @@ def one_thread() -> Iterator[None]:
 
 def learning_rate(config: FitConfig, epoch: int) -> float:
     """Learning rate of an epoch, counted from 1."""
-    done = (epoch - 1) / config.epochs
-    if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    return config.learning_rate * 0.1 ** int(3 * done) if config.schedule == "step" else config.learning_rate
+    return config.learning_rate * rate_share(config.schedule, epoch, epochs=config.epochs)
+
+
+def rate_share(schedule: Schedule, epoch: int, *, epochs: int) -> float:
+    """Learning rate of an epoch, counted from 1, as a share of that of the first."""
+    done = (epoch - 1) / epochs
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 0.1 ** int(3 * done) if schedule == "step" else 1.0
 
 
 class _Loop:

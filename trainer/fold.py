@@ -13,11 +13,11 @@ from trainer.features import images_of
 from trainer.judging import Asked, Judged, judge
 from trainer.metrics import harrell_c
 from trainer.part_data import PartData
-from trainer.results import InnerScore, JobFault, JobResult, TaskResult, parse_result
 from trainer.run_folder import RunFolder, read_cohort, read_run_splits, task_name
 from trainer.splits import Fold, Splits, inner_folds
 from trainer.stored_images import StoredImages
 from trainer.task import Job, Part, Task
+from trainer.task_results import InnerScore, JobFault, JobResult, TaskResult, parse_result
 
 
 class TaskData:

@@ -15,8 +15,8 @@ from trainer.linear import features_of, fit_linear
 from trainer.model_config import FittedModel, NetworkModel, PycoxModel, RidgeCoxModel
 from trainer.part_data import PartData
 from trainer.pycox_reference import PycoxFit, choose_pycox_epochs, fit_pycox
-from trainer.results import Curves
 from trainer.splits import inner_split
+from trainer.task_results import Curves
 from trainer.together import FitJob, fit_together
 from trainer.vector_selection import VectorSelection
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special, stats
 
 from store_schema.errors import CohortError, UsageError
 
@@ -176,16 +176,27 @@ def _curve(
     # where the last at risk have the event, survival is 0 and has no variance on this scale
     left = np.where(events < risk, risk * (risk - events), 1)
     variance = np.cumsum(np.where(events < risk, events / left, 0.0))
-    low, high = _log_log_band(survival, np.sqrt(variance), confidence)
+    low, high = log_log_band(survival, np.sqrt(variance), confidence)
     return KaplanMeier(times, survival, low, high, at_risk, events, censored)
 
 
-def _log_log_band(
+def log_log_band(
     survival: Float[np.ndarray, " step"], sd_log: Float[np.ndarray, " step"], confidence: float
 ) -> tuple[Float[np.ndarray, " step"], Float[np.ndarray, " step"]]:
+    """Ends of a pointwise band that stays within 0 and 1; the probability itself where it is 0 or 1.
+
+    Parameters
+    ----------
+    survival
+        Probabilities, of survival or of an event.
+    sd_log
+        Standard error of the logarithm of each.
+    confidence
+        Share of intervals that hold the true value.
+    """
     inside = (survival > 1e-15) & (survival < 1 - 1e-15)
     log_s = np.log(np.where(inside, survival, 0.5))
-    reach = float(stats.norm.ppf((1 + confidence) / 2)) * sd_log / log_s
+    reach = float(special.ndtri((1 + confidence) / 2)) * sd_log / log_s
     # log S is negative, so that a positive reach of the exponent widens downwards with the sign turned
     return (
         np.where(inside, np.exp(np.exp(-reach) * log_s), survival),

@@ -26,6 +26,20 @@ class Concordance:
     """Comparable pairs at one time: an event and a patient censored then."""
 
 
+@dataclass(frozen=True, eq=False)
+class PairCounts:
+    """Comparable pairs in which each patient is the one with the earlier event; all 0 for those censored."""
+
+    concordant: Int[np.ndarray, " patient"]
+    """Pairs in which the patient had the higher risk."""
+    tied_risk: Int[np.ndarray, " patient"]
+    """Pairs of equal risk."""
+    comparable: Int[np.ndarray, " patient"]
+    """All pairs: the patients known to be free of the event when this one had it."""
+    tied_time: Int[np.ndarray, " patient"]
+    """Those of them who were censored at that very time."""
+
+
 def harrell_c(
     *, risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]
 ) -> Concordance:
@@ -55,7 +69,7 @@ def harrell_c(
     ----------
     Harrell et al. 1982; Guinea-Pérez et al. 2026, section 2.4.3.
     """
-    pairs = _pairs(*_checked(risk, time, event))
+    pairs = _pairs(*checked(risk, time, event))
     if pairs.comparable == 0:
         raise CohortError(
             f"no comparable pair among {len(time)} patients with {int(event.sum())} events: the c-index is undefined. "
@@ -66,13 +80,37 @@ def harrell_c(
 
 def comparable_pairs(*, time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]) -> int:
     """Count the pairs by which a c-index of these patients would be judged."""
-    return _pairs(*_checked(np.zeros(len(time)), time, event)).comparable
+    return _pairs(*checked(np.zeros(len(time)), time, event)).comparable
+
+
+def pair_counts(
+    *, risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]
+) -> PairCounts:
+    """Pairs of `harrell_c`, patient by patient, for measures that weigh events; arguments and errors as there."""
+    return _counts(*checked(risk, time, event))
 
 
 def _pairs(
     risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]
 ) -> Concordance:
-    """Count the pairs of each kind; c is NaN where there are none.
+    """Count the pairs of each kind; c is NaN where there are none."""
+    counts = _counts(risk, time, event)
+    comparable, concordant = int(counts.comparable.sum()), int(counts.concordant.sum())
+    tied = int(counts.tied_risk.sum())
+    return Concordance(
+        c=(concordant + 0.5 * tied) / comparable if comparable else float("nan"),
+        concordant=concordant,
+        discordant=comparable - concordant - tied,
+        tied_risk=tied,
+        comparable=comparable,
+        tied_time=int(counts.tied_time.sum()),
+    )
+
+
+def _counts(
+    risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]
+) -> PairCounts:
+    """Count the pairs of each patient.
 
     In an order of falling time, those censored first at one time, an event's partners are all who come before it but
     the events of its own time. These stand by falling risk, so that none of them counts as a smaller one before it.
@@ -81,29 +119,34 @@ def _pairs(
     # sorted as whole numbers, which numpy does several times faster than by several keys
     rank, outcome = _dense_rank(risk), 2 * _dense_rank(-time) + event
     order = np.argsort(outcome * n + (n - 1 - rank))
-    rank, outcome, event = rank[order], outcome[order], event[order]
+    rank, outcome, died = rank[order], outcome[order], event[order]
     peers = _index_in_run(outcome)
-    partners = np.arange(n) - peers
     # rising risk, and from last to first among equals, so that an equal one before does not count as smaller
     rising = np.argsort(rank * n + np.arange(n)[::-1])
-    equal = np.empty_like(partners)
+    equal = np.empty_like(peers)
     equal[rising[::-1]] = _index_in_run(rank[rising[::-1]])
-    comparable = int(partners[event].sum())
-    concordant = int(_smaller_before(rising)[event].sum())
-    tied = int((equal - _index_in_run(outcome * n + rank))[event].sum())
-    return Concordance(
-        c=(concordant + 0.5 * tied) / comparable if comparable else float("nan"),
-        concordant=concordant,
-        discordant=comparable - concordant - tied,
-        tied_risk=tied,
-        comparable=comparable,
-        tied_time=int((_index_in_run(outcome // 2) - peers)[event].sum()),
+    return PairCounts(
+        concordant=_moved(_smaller_before(rising) * died, order),
+        tied_risk=_moved((equal - _index_in_run(outcome * n + rank)) * died, order),
+        comparable=_moved((np.arange(n) - peers) * died, order),
+        tied_time=_moved((_index_in_run(outcome // 2) - peers) * died, order),
     )
 
 
-def _checked(
+def checked(
     risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"]
 ) -> tuple[Float[np.ndarray, " patient"], Float[np.ndarray, " patient"], Bool[np.ndarray, " patient"]]:
+    """Risks and outcomes as arrays of one length.
+
+    Raises
+    ------
+    UsageError
+        If lengths differ or events are no booleans.
+    CohortError
+        If a time is not finite.
+    TaskError
+        If a risk is not finite.
+    """
     risk, time, event = np.asarray(risk, dtype=np.float64), np.asarray(time, dtype=np.float64), np.asarray(event)
     if not risk.shape == time.shape == event.shape or risk.ndim != 1:
         raise UsageError(f"expected risk, time and event of one length, got {risk.shape}, {time.shape}, {event.shape}")

@@ -19,6 +19,10 @@ VECTOR_WIDTH = 128
 """Length of the vector that the ``vector`` head gives; protocol section 4."""
 
 
+LOWEST_WORD = -(2**63)
+"""From which all 64 bits of a word are drawn."""
+
+
 class ModelOutput(NamedTuple):
     """What a model says of each patient."""
 
@@ -56,7 +60,7 @@ def draw_levels(words: Int[Tensor, " word"], stream: torch.Generator) -> Int[Ten
     Four units share one draw of the stream: a tenth of the time of as many draws from Bernoulli's distribution, which is
     most of what a small network costs.
     """
-    return words.random_(torch.iinfo(torch.int64).min, None, generator=stream).view(torch.int16)
+    return words.random_(LOWEST_WORD, None, generator=stream).view(torch.int16)
 
 
 def least_level(share: float) -> int:

@@ -4,16 +4,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from trainer.cohort import Cohort
 from trainer.features import images_of
-from trainer.fold import fold_of
 from trainer.jobs import first_jobs
 from trainer.judging import Asked, judge
 from trainer.model_config import FittedModel, NetworkModel
 from trainer.part_data import PartData
 from trainer.plan import Plan
+from trainer.spec import FitConfig
 from trainer.task import Job
 
 PROBE_EPOCHS = 2
@@ -38,13 +35,33 @@ class Estimate:
 def estimate(plan: Plan) -> tuple[Estimate, ...]:
     """What each model of a plan will cost, by a timed fit of few epochs of its first setting in the first fold.
 
-    Small networks are fitted one at a time here and together in the run, so that their estimate is too long.
+    Models that differ only in what they look at (region, which single modality) cost the same, and one of them is timed. Small
+    networks are fitted one at a time here and together in the run, so that their estimate is too long.
+
+    Raises
+    ------
+    CohortError, TaskError
+        If a fit fails.
+    StoreError
+        If the store does not hold what is read.
     """
     config = plan.config
     jobs = first_jobs(config, permutations=plan.splits, folds=len(plan.splits[0]))
-    return tuple(
-        Estimate(model.name, _fits(plan, model, jobs), _seconds(plan, model)) for model in config.fitted_models
-    )
+    timed: dict[str, float] = {}
+    found = []
+    for model in config.fitted_models:
+        shape = _shape(config.candidates[model.name][0])
+        if shape not in timed:
+            timed[shape] = _seconds(plan, config.candidates[model.name][0])
+        found.append(Estimate(model.name, _fits(plan, model, jobs), timed[shape]))
+    return tuple(found)
+
+
+def _shape(model: FittedModel) -> str:
+    """What the cost of a fit depends on."""
+    settings = model.model_dump(exclude={"name", "facets", "images", "search"})
+    images = model.images
+    return str((settings, None if images is None else (len(images.modalities), images.pool)))
 
 
 def _fits(plan: Plan, model: FittedModel, jobs: Sequence[Job]) -> int:
@@ -55,41 +72,40 @@ def _fits(plan: Plan, model: FittedModel, jobs: Sequence[Job]) -> int:
 
 
 def _seconds(plan: Plan, model: FittedModel) -> float:
-    candidate = plan.config.candidates[model.name][0]
-    if not isinstance(candidate, NetworkModel):
-        return _timed(plan, candidate)
-    most = candidate.fit.epochs
-    few = [candidate.model_copy(update={"fit": _shortened(candidate, epochs)}) for epochs in (1, 1 + PROBE_EPOCHS)]
+    data = _first_fold(plan, model)
+    if not isinstance(model, NetworkModel):
+        return _timed(plan, model, data)
+    few = [model.model_copy(update={"fit": _shortened(model, epochs)}) for epochs in (1, 1 + PROBE_EPOCHS)]
     # the first fit of a process also loads what all others share
-    _timed(plan, few[0])
-    once, longer = (_timed(plan, one) for one in few)
+    _timed(plan, few[0], data)
+    once, longer = (_timed(plan, one, data) for one in few)
     each = max(longer - once, 0.0) / PROBE_EPOCHS
-    return once + each * (most - 1)
+    return once + each * (model.fit.epochs - 1)
 
 
-def _shortened(model: NetworkModel, epochs: int) -> object:
+def _shortened(model: NetworkModel, epochs: int) -> FitConfig:
     return model.fit.model_copy(update={"epochs": epochs, "min_epochs": 1, "min_validation_events": 1})
 
 
-def _timed(plan: Plan, model: FittedModel) -> float:
-    cohort: Cohort = plan.cohort
-    part = first_jobs(plan.config, permutations=[0], folds=1)[0].part.model_copy(update={"inner": None})
+def _first_fold(plan: Plan, model: FittedModel) -> PartData:
     images = None
     if model.view is not None and plan.store is not None:
         snapshot = next(pin.snapshot.id for pin in plan.pins if pin.view == model.view)
-        images = images_of(model, plan.store.url, snapshot, cohort.patients)
-    data = PartData.of(
+        images = images_of(model, plan.store.url, snapshot, plan.cohort.patients)
+    return PartData.of(
         model,
-        cohort=cohort,
-        fold=fold_of(part, cohort, plan.splits[0], plan.config.search.inner_folds),
+        cohort=plan.cohort,
+        fold=plan.splits[0].fold(0),
         stream=(0,),
         split_seed=plan.splits[0].seed,
         rules=plan.config.preprocessing,
         images=images,
     )
-    seed = int(np.random.SeedSequence([plan.config.seed]).generate_state(1)[0])
+
+
+def _timed(plan: Plan, model: FittedModel, data: PartData) -> float:
     start = time.perf_counter()
-    (answer,) = judge([Asked(model, seed, data)])
+    (answer,) = judge([Asked(model, plan.config.seed, data)])
     if isinstance(answer, Exception):
         raise answer
     return time.perf_counter() - start

@@ -7,8 +7,10 @@ from typing import Any
 
 from trainer.candidates import search_table
 from trainer.config import RunConfig
-from trainer.results import InnerScore, JobResult, RunResults
+from trainer.results import RunResults
+from trainer.row_measures import COLUMNS, Measures, measure_lines
 from trainer.summary import Judgement
+from trainer.task_results import InnerScore, JobResult
 
 FOLD_FACTS = ("c", "concordant", "discordant", "tied_risk", "comparable", "train_c")
 SIZES = ("train_patients", "train_events", "test_events", "train_mean", "train_sd", "seconds")
@@ -83,6 +85,11 @@ def search_csv(config: RunConfig, outer: Iterable[JobResult], inner: Iterable[In
         settings = tables[place[0]][place[1]]
         lines.append([*place, *(settings.get(name) for name in names), *(scores.get(part) for part in parts)])
     return _csv(("model", "candidate", "permutation", "fold", *names, *(f"c_{part}" for part in parts)), lines)
+
+
+def measures_csv(measures: Measures) -> str:
+    """One line per measure, row, horizon and group."""
+    return _csv(COLUMNS, measure_lines(measures))
 
 
 def summary_csv(results: RunResults) -> str:

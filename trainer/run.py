@@ -22,14 +22,16 @@ from trainer.dispatch import Outcome, Workers, run_tasks
 from trainer.jobs import first_jobs, outer_job
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
-from trainer.result_tables import folds_csv, risks_csv, search_csv, summary_csv
-from trainer.results import Failure, InnerScore, JobResult, RunResults, TaskResult, parse_result
-from trainer.run_folder import RESULTS, RunFolder, task_name
+from trainer.result_tables import folds_csv, measures_csv, risks_csv, search_csv, summary_csv
+from trainer.results import Failure, RunResults
+from trainer.row_measures import measures_of
+from trainer.run_folder import MEASURES, RESULTS, RunFolder, task_name
 from trainer.run_record import keep_plan, recorded_pins
 from trainer.selection import Line, lines_of
 from trainer.study_tables import study_tables
 from trainer.summary import Judgement, summarise
 from trainer.task import Job, Part, Task
+from trainer.task_results import InnerScore, JobResult, TaskResult, parse_result
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,9 @@ def _write_results(work: _Work) -> RunResults:
     judgement = Judgement(plan.config, plan.cohort, plan.splits[0], work.lines(), work.outer, plan.oracle)
     results = summarise(judgement, task_ids=work.task_ids, failures=work.failures)
     folder.replace(RESULTS, results.to_json())
+    measures = measures_of(judgement)
+    folder.replace(MEASURES, measures.to_json())
+    folder.replace("measures.csv", measures_csv(measures))
     folder.replace("folds.csv", folds_csv(judgement))
     folder.replace("risks.csv", risks_csv(judgement))
     folder.replace("summary.csv", summary_csv(results))

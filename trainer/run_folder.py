@@ -11,7 +11,7 @@ from store_schema.records import sha256
 from trainer.cohort import Cohort
 from trainer.splits import Splits, parse_splits
 
-RUN, COHORT, RESULTS, REPORT = "run.json", "cohort.json", "results.json", "report.html"
+RUN, COHORT, RESULTS, MEASURES, REPORT = "run.json", "cohort.json", "results.json", "measures.json", "report.html"
 
 
 def splits_name(permutation: int) -> str:

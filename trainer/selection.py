@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from trainer.config import RunConfig
-from trainer.results import InnerScore, JobResult
+from trainer.task_results import InnerScore, JobResult
 
 Way = Literal["nested", "paper"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from store_schema.errors import TaskError
-from trainer.fit import learning_rate
+from trainer.fit import rate_share
 from trainer.loss import RiskSets
 from trainer.model import SurvivalModel
 from trainer.spec import FitConfig, ModelSpec
@@ -92,7 +92,10 @@ class _Memory:
 
     @classmethod
     def of(cls, jobs: Sequence[StackedJob], layout: Layout) -> Self:
-        read = [layout.read(job.network.state_dict()) for job in jobs]
+        # many jobs start from one network
+        networks = {id(job.network): job.network for job in jobs}
+        starts = {key: layout.read(network.state_dict()) for key, network in networks.items()}
+        read = [starts[id(job.network)] for job in jobs]
         device = jobs[0].train.vectors[0].device
         values, statistics = (torch.stack(numbers).to(device) for numbers in zip(*read, strict=True))
         return cls(values, statistics, torch.zeros_like(values), torch.zeros_like(values))
@@ -124,6 +127,7 @@ class _Stack:
         self._slopes = torch.zeros_like(memory.values)
         self._optimiser = _AdamW(jobs, layout, memory)
         self._penalty = memory.values.new_tensor([job.config.l2 for job in jobs]).unsqueeze(1)
+        self._penalised = any(job.config.l2 for job in jobs)
         train = _Side.of([job.train for job in jobs], jobs, rows.train)
         watched = [job.watch for job in jobs if job.watch is not None]
         watch = _Side.of(watched, jobs, rows.watch) if watched else None
@@ -148,21 +152,20 @@ class _Stack:
         """How every network's loss grows with a parameter of its own."""
         return self._layout.parameters[name].of(self._slopes)
 
-    def step(self, epoch: int) -> tuple[list[float], list[float]]:
+    def step(self, epoch: int) -> tuple[Float[Tensor, " model"], Float[Tensor, " model"]]:
         """Loss of each network and norm of its slope before this step, which is taken."""
         risk = self._network.forward()
         losses, slope = self._sets.losses_and_slopes(risk)
         self._network.backward(slope.to(risk.dtype))
-        losses += self._penalise()
+        if self._penalised:
+            losses += self._penalise()
         norms = torch.linalg.vector_norm(self._slopes, dim=1)
         self._optimiser.step(self._slopes, norms, epoch)
-        return losses.tolist(), norms.tolist()
+        return losses, norms.double()
 
-    def watch(self) -> list[float | None]:
+    def watch(self) -> Float[Tensor, " model"] | None:
         """Loss of each network over the patients that it watches, in evaluation mode."""
-        if self._watch_sets is None:
-            return [None] * len(self.memory.values)
-        return list(self._watch_sets.losses(self._network.watch()).tolist())
+        return None if self._watch_sets is None else self._watch_sets.losses(self._network.watch())
 
     def _penalise(self) -> Float[Tensor, " model"]:
         start = self._layout.survival
@@ -176,7 +179,8 @@ class _AdamW:
 
     def __init__(self, jobs: Sequence[StackedJob], layout: Layout, memory: _Memory) -> None:
         self._memory = memory
-        self._configs = [job.config for job in jobs]
+        self._plans = [(job.config.schedule, job.config.epochs) for job in jobs]
+        self._rate = torch.tensor([[job.config.learning_rate] for job in jobs], dtype=torch.float64)
         self._clip = memory.values.new_tensor([job.config.clip_norm or math.inf for job in jobs]).unsqueeze(1)
         self._decay = torch.tensor([[job.config.weight_decay] for job in jobs], dtype=torch.float64)
         self._decayed = layout.decayed.to(memory.values.device).bool()
@@ -184,7 +188,8 @@ class _AdamW:
     def step(self, slopes: Float[Tensor, "model number"], norms: Float[Tensor, " model"], epoch: int) -> None:
         """Move the values down these slopes, which are clipped in place."""
         memory, (beta, beta_square) = self._memory, BETAS
-        rate = torch.tensor([[learning_rate(config, epoch)] for config in self._configs], dtype=torch.float64)
+        shares = {plan: rate_share(plan[0], epoch, epochs=plan[1]) for plan in set(self._plans)}
+        rate = self._rate * torch.tensor([[shares[plan]] for plan in self._plans], dtype=torch.float64)
         slopes.mul_((self._clip / (norms.unsqueeze(1) + CLIP_EPSILON)).clamp_(max=1.0))
         left, length = ((1 - rate * self._decay), rate / (1 - beta**epoch))
         memory.values.mul_(torch.where(self._decayed, left.to(slopes), 1.0))
@@ -221,26 +226,33 @@ class _Fit:
         while self._place:
             epoch += 1
             losses, norms = self._stack.step(epoch)
-            watched = self._stack.watch()
-            self._keep([job for job, at in self._place.items() if self._hears(job, losses[at], norms[at], watched[at])])
+            self._hear(losses, norms, self._stack.watch())
             self._part()
         return [self._answers[job] for job in range(len(self._jobs))]
 
-    def _hears(self, job: int, loss: float, norm: float, watched: float | None) -> bool:
-        """Whether the weights that this epoch left are a network's best so far; notes its error if it diverged."""
-        of = self._jobs[job]
-        error = divergence(loss, norm, epoch=of.course.epoch + 1, config=of.config)
-        if error is None and watched is not None:
-            error = divergence(watched, 0.0, epoch=of.course.epoch + 1, config=of.config)
-        if error is not None:
-            self._answers[job] = error
-            return False
-        return of.course.hear(loss, watched)
+    def _hear(
+        self, losses: Float[Tensor, " model"], norms: Float[Tensor, " model"], watched: Float[Tensor, " model"] | None
+    ) -> None:
+        """Note what an epoch left of each network: its error, or its losses and, if they are its best so far, its weights."""
+        table = torch.stack((losses, norms) if watched is None else (losses, norms, watched))
+        finite = torch.isfinite(table).all(0).tolist()
+        numbers = table.tolist()
+        heard = [None] * len(finite) if watched is None else numbers[2]
+        kept: list[int] = []
+        for job, at in self._place.items():
+            of = self._jobs[job]
+            if not finite[at]:
+                self._answers[job] = _divergence(of, numbers[0][at], numbers[1][at], heard[at])
+            elif of.course.hear(numbers[0][at], heard[at]):
+                kept.append(job)
+        self._keep(kept)
 
     def _keep(self, jobs: Sequence[int]) -> None:
-        places = [self._place[job] for job in jobs]
-        self._best[0][jobs] = self._stack.memory.values[places]
-        self._best[1][jobs] = self._stack.memory.statistics[places]
+        if jobs:
+            memory, into = self._stack.memory, torch.tensor(jobs)
+            places = torch.tensor([self._place[job] for job in jobs])
+            for best, now in zip(self._best, (memory.values, memory.statistics), strict=True):
+                best.index_copy_(0, into.to(best.device), now.index_select(0, places.to(best.device)))
 
     def _part(self) -> None:
         """Answer for those that are over, and take them out of the stack when they are many."""
@@ -258,3 +270,12 @@ class _Fit:
         record = self._jobs[job].course.record()
         values, statistics = (best[job] for best in self._best)
         return Weighed(record, self._layout.state(values, statistics, steps=record.best_epoch))
+
+
+def _divergence(job: StackedJob, loss: float, norm: float, watched: float | None) -> TaskError:
+    epoch = job.course.epoch + 1
+    error = divergence(loss, norm, epoch=epoch, config=job.config)
+    if error is None and watched is not None:
+        error = divergence(watched, 0.0, epoch=epoch, config=job.config)
+    assert error is not None
+    return error

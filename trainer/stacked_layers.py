@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.model import draw_levels, least_level, words_of
+from trainer.model import LOWEST_WORD, least_level, words_of
 from trainer.stacked_memory import aligned
 
 EPSILON = nn.BatchNorm1d(1).eps
@@ -48,7 +48,10 @@ class Rows:
 
 
 class Masks:
-    """Draws which units of a layer each model keeps, as `trainer.model.SeededDropout` does for one."""
+    """Draws which units of a layer each model keeps, as `trainer.model.SeededDropout` does for one.
+
+    `kept` may be memory that others use too: it is read before the layer that draws is done.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Masks:
     def draw(self) -> Float[Tensor, "model row unit"]:
         """1 for units that are kept, 0 for the others; what padding is given has no meaning."""
         for stream, words in self._draws:
-            draw_levels(words, stream)
+            words.random_(LOWEST_WORD, None, generator=stream)
         levels = self._words.view(torch.int16)[:, : self._kept[0].numel()].view(self._kept.shape)
         return torch.ge(levels, self._least, out=self._kept)
 

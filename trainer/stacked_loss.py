@@ -53,13 +53,14 @@ class StackedRiskSets:
     def of(
         cls, sets: Sequence[RiskSets], *, ties: Sequence[Ties], rows: int, device: torch.device | str = "cpu"
     ) -> Self:
-        """Risk sets of a stack of models with so many rows."""
+        """Risk sets of a stack of models with so many rows, from those of each model on the CPU."""
         made: dict[tuple[int, Ties], _Places] = {}
         for one, tie in zip(sets, ties, strict=True):
             if (id(one), tie) not in made:
-                made[id(one), tie] = _places(one, tie, rows, device)
+                made[id(one), tie] = _places(one, tie, rows)
         places = [made[id(one), tie] for one, tie in zip(sets, ties, strict=True)]
-        order, before, share, weight, absent = (torch.stack(tensors) for tensors in zip(*places, strict=True))
+        stacked = (torch.stack(tensors).to(device) for tensors in zip(*places, strict=True))
+        order, before, share, weight, absent = stacked
         return cls(order, before, share, weight, absent, sets, ties)
 
     def losses(self, risk: Float[Tensor, "model row"]) -> Float[Tensor, " model"]:
@@ -113,11 +114,11 @@ class StackedRiskSets:
             sets = self.sets[model]
             patients = len(sets.order)
             with torch.enable_grad():
-                own = risk[model, :patients].detach().double().requires_grad_()
+                own = risk[model, :patients].detach().double().cpu().requires_grad_()
                 loss = partial_likelihood_loss(own, sets, ties=self.ties[model])
-            losses[model] = loss.detach()
+            losses[model] = loss.item()
             if slopes is not None:
-                slopes[model, :patients] = torch.autograd.grad(loss, own)[0]
+                slopes[model, :patients].copy_(torch.autograd.grad(loss, own)[0])
         return losses
 
 
@@ -133,11 +134,11 @@ def _room(like: Float[Tensor, "model row"]) -> Float[Tensor, "model row+1"]:
     return like.new_zeros(len(like), like.shape[1] + 1)
 
 
-def _places(sets: RiskSets, ties: Ties, rows: int, device: torch.device | str) -> _Places:
-    order = torch.arange(rows, device=device)
-    before = torch.full((rows,), rows, device=device)
-    share, weight = torch.zeros(2, rows, dtype=torch.float64, device=device)
-    absent = torch.zeros(rows, dtype=torch.bool, device=device)
+def _places(sets: RiskSets, ties: Ties, rows: int) -> _Places:
+    order = torch.arange(rows)
+    before = torch.full((rows,), rows)
+    share, weight = torch.zeros(2, rows, dtype=torch.float64)
+    absent = torch.zeros(rows, dtype=torch.bool)
     order[: len(sets.order)] = sets.order
     before[sets.event_row] = sets.before[sets.tie]
     share[sets.event_row] = 1.0 if ties == "breslow" else sets.log_share.exp()

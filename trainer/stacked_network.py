@@ -1,6 +1,6 @@
 """Puts the layers of many equal networks together, from inputs to log-risks and back; knows nothing of losses or steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -73,7 +73,7 @@ class StackedNetwork:
         for layer in range(len(spec.hidden)):
             parts = make.parts("survival", layer * step, normed=spec.batch_norm)
             self._hidden.append(_hidden(parts, still, passes=True) if layer == 0 else FreeHidden(parts, passes=True))
-        self._last = LogRisk(f"survival.{step * len(spec.hidden)}", tensors, make.rows)
+        self._last = LogRisk(f"survival.{step * len(spec.hidden)}", tensors, make.scratch)
 
     def forward(self) -> Float[Tensor, "model row"]:
         """Log-risks of the patients that are fitted, in training; 0 for padding."""
@@ -106,8 +106,16 @@ class _Maker:
         self.tensors = tensors
         self.rows = rows
         self._individual = individual
+        self._scratch: Tensor | None = None
         self._scale = (1 / (1 - rows.count.new_tensor(individual.shares, dtype=torch.float64))).unsqueeze(1)
         self._momentum = rows.count.new_tensor(individual.momenta).unsqueeze(1)
+
+    def scratch(self, units: int) -> Float[Tensor, "model row unit"]:
+        """Memory that layers share for what is read again before another writes."""
+        models, rows, _ = self.rows.valid.shape
+        if self._scratch is None or self._scratch.shape[1] < rows * units:
+            self._scratch = aligned(models, rows * units, like=self.rows.valid)
+        return self._scratch[:, : rows * units].view(models, rows, units)
 
     def parts(self, within: str, place: int, *, normed: bool) -> HiddenParts:
         """Parts of the layer whose linear part stands at this place of a sequence of the network."""
@@ -129,7 +137,7 @@ class _Maker:
 
     def _masks(self, output: Float[Tensor, "model row unit"]) -> Masks:
         own = self._individual
-        return Masks(own.shares, own.streams, own.counts, kept=torch.empty_like(output))
+        return Masks(own.shares, own.streams, own.counts, kept=self.scratch(output.shape[2]))
 
 
 def _hidden(parts: HiddenParts, still: Float[Tensor, "model row input"] | None, *, passes: bool) -> Hidden:
@@ -251,10 +259,11 @@ class Gate:
 class LogRisk:
     """The last layer: one number for each patient, without a bias."""
 
-    def __init__(self, name: str, tensors: Tensors, rows: Rows) -> None:
+    def __init__(self, name: str, tensors: Tensors, scratch: Callable[[int], Tensor]) -> None:
+        """Layer of this name in the network's state; `scratch` finds memory for so many units of every row."""
         self._weight, self._slope = tensors.value(f"{name}.weight"), tensors.slope(f"{name}.weight")
         models, units, _ = self._weight.shape
-        self._room = aligned(models, rows.valid.shape[1], units, like=self._weight)
+        self._room = scratch(units)
         self._across = aligned(models, 1, units, like=self._weight)
 
     def forward(self, x: Float[Tensor, "model row unit"]) -> Float[Tensor, "model row"]:

@@ -23,8 +23,10 @@ from trainer.stopping import Course
 Fault = CohortError | TaskError
 """Why there is no model."""
 
-STACK_BYTES = {"cpu": 2**23, "cuda": 2**31}
-"""What a stack may hold in memory: on a CPU little more than its caches, or every step would wait for memory."""
+CPU_BYTES = 2**23
+"""What a stack may hold in memory on a CPU: little more than its caches, or every step would wait for memory."""
+DEVICE_BYTES = 2**31
+"""The same on an accelerator, which wants work for all of it at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,8 @@ class Stacker:
         parameters = sum(parameter.numel() for parameter in job.network.parameters())
         units = sum(tensor.shape[1] for tensor in job.train.vectors) + 3 * sum(job.spec.hidden)
         numbers = 6 * parameters + rounded(job.train.patients) * units
-        return max(1, STACK_BYTES[self._device.type] // (numbers * self._precision.itemsize))
+        room = CPU_BYTES if self._device.type == "cpu" else DEVICE_BYTES
+        return max(1, room // (numbers * self._precision.itemsize))
 
 
 class _Preparer:

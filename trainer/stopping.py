@@ -49,6 +49,7 @@ class Course:
         self._train: list[float] = []
         self._watched: list[float] = []
         self._best, self._best_loss = epochs, math.inf
+        self._least = min(config.min_epochs, epochs)
 
     @classmethod
     def of(cls, config: FitConfig, *, watched_events: int | None, fixed_epochs: int | None) -> Self:
@@ -87,7 +88,8 @@ class Course:
     @property
     def over(self) -> bool:
         """Whether no epoch follows."""
-        return self.epoch == self._epochs or (self._stops and self.epoch - self._best >= self._config.patience)
+        epoch = len(self._train)
+        return epoch == self._epochs or (self._stops and epoch - self._best >= self._config.patience)
 
     def hear(self, train: float, watched: float | None) -> bool:
         """Note the losses of one more epoch; true if its weights are the ones to keep so far.
@@ -102,13 +104,13 @@ class Course:
         self._train.append(train)
         if watched is not None:
             self._watched.append(watched)
+        epoch = len(self._train)
         if not self._stops:
-            return self.epoch == self._epochs
+            return epoch == self._epochs
         assert watched is not None
-        least = min(self._config.min_epochs, self._epochs)
-        if self.epoch < least or not watched < self._best_loss - self._config.tolerance:
+        if epoch < self._least or not watched < self._best_loss - self._config.tolerance:
             return False
-        self._best, self._best_loss = self.epoch, watched
+        self._best, self._best_loss = epoch, watched
         return True
 
     def record(self) -> FitRecord:

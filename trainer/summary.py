@@ -14,22 +14,12 @@ from trainer.config import RunConfig
 from trainer.contrasts import all_contrasts
 from trainer.leaks import chance_band, kin_warnings, leak_warnings
 from trainer.metrics import harrell_c
-from trainer.results import (
-    ChosenSetting,
-    ContrastResult,
-    Failure,
-    FoldScore,
-    JobResult,
-    Optimism,
-    RiskGroups,
-    Row,
-    RunResults,
-    of_model,
-)
+from trainer.results import ChosenSetting, ContrastResult, Failure, FoldScore, Optimism, RiskGroups, Row, RunResults
 from trainer.risk_groups import RiskQuartiles, risk_quartiles
 from trainer.selection import Line
 from trainer.splits import Splits
 from trainer.stats import CHANCE, corrected_t, mean_se, permutation_p, t_against_half
+from trainer.task_results import JobResult, of_model
 
 TESTS = ("mean", "se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided")
 """Figures of a row that follow from its scores."""

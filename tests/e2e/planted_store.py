@@ -20,7 +20,12 @@ from store_schema import Encoder, Entry, EntryKey, Intensity, Layout, Prompt, St
 
 SIDE, CHANNELS, LAYERS = 32, 32, 2
 FEATURES = tuple(f"feature_{number:02d}" for number in range(60))
-STRENGTH = {("PET", "spine_dilated"): 1.0, ("PET", "skeleton"): 0.8, ("CT", "spine_dilated"): 0.6, ("CT", "skeleton"): 0.5}
+STRENGTH = {
+    ("PET", "spine_dilated"): 1.0,
+    ("PET", "skeleton"): 0.8,
+    ("CT", "spine_dilated"): 0.6,
+    ("CT", "skeleton"): 0.5,
+}
 NOISE = 0.35
 
 
@@ -75,15 +80,17 @@ def entries(index: int, marrow: float, lesion: float, modality: str, roi: str, s
     features = rng.normal(size=len(FEATURES))
     features[:3] = strength * np.array([marrow, lesion, marrow + lesion]) + 0.7 * features[:3]
     features[3] = features[0] * 1.01 + 0.01
-    made = {
+    return {
         "medsam2": Entry(
-            {"memory": memory.astype(np.float16), "mean_map": memory.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)},
+            {
+                "memory": memory.astype(np.float16),
+                "mean_map": memory.mean(axis=(0, 1), dtype=np.float64).astype(np.float32),
+            },
             {"valid": [True] * LAYERS},
         ),
         "resnet50": Entry({"memory": vector.astype(np.float16).reshape(1, -1, 1, 1)}, {"valid": [True]}),
         "radiomics": Entry({"memory": features.astype(np.float32).reshape(1, -1, 1, 1)}, {"valid": [True]}),
     }
-    return made
 
 
 def fill(store: Store, factors) -> None:

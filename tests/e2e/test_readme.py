@@ -40,11 +40,12 @@ def folder(tmp_path_factory) -> Path:
         rows.append([row.patient, row.ct, row.pet, f"images/{row.patient}_spine.nii.gz"])
     with (folder / "studies.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["patient", "ct", "pet", "spine"], *rows])
-    extract, cross_validate = blocks("yaml")
+    extract, cross_validate, study = blocks("yaml")
     # The checkpoint that a test can make is a mini one; its random weights make the view's name say so.
     (folder / "extract.yaml").write_text(extract + "model: mini\nstride: 16\n")
-    renamed = cross_validate.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper")
-    (folder / "cv.yaml").write_text(renamed + "fit: {epochs: 2, min_epochs: 1, min_validation_events: 1}\n")
+    for name, settings in (("cv.yaml", cross_validate), ("study.yaml", study)):
+        renamed = settings.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper")
+        (folder / name).write_text(renamed + "fit: {epochs: 2, min_epochs: 1, min_validation_events: 1}\n")
     save_checkpoint(load_segmenter("mini", "random:3"), folder / "MedSAM2_latest.pt")
     return folder
 
@@ -73,6 +74,21 @@ def look_around(folder: Path) -> None:
     (folder / "studies.csv").write_text(whole)
 
 
+def study_and_predict(folder: Path) -> None:
+    """The commands of the section on studies, and what they leave."""
+    (commands,) = blocks("console")
+    for line in commands.strip().splitlines():
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    for table, rows in (("table-1", 8), ("table-2", 1), ("table-3", 4)):
+        assert len(pd.read_csv(folder / "study" / "tables" / f"{table}.csv")) == rows
+    page = (folder / "study" / "report.html").read_text()
+    assert "Optimism of clinical-cox" in page
+    assert len(pd.read_csv(folder / "scores.csv")) == PATIENTS
+
+
 @pytest.mark.timeout(1800)
 def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_store(folder):
     (commands,), (code,) = blocks("bash"), blocks("python")
@@ -82,6 +98,7 @@ def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_sto
         done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
+    study_and_predict(folder)
     look_around(folder)
     (care,) = blocks("sh")
     for command in care.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
@@ -105,5 +122,5 @@ def test_every_command_of_the_readme_is_a_console_script():
     scripts = re.search(r"\[project\.scripts\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), flags=re.DOTALL)
     assert scripts is not None
     known = {line.split("=")[0].strip() for line in scripts.group(1).splitlines()}
-    for (commands,) in (blocks("bash"), blocks("shell"), blocks("sh")):
+    for (commands,) in (blocks("bash"), blocks("console"), blocks("shell"), blocks("sh")):
         assert {line.split()[0] for line in commands.strip().splitlines()} <= known

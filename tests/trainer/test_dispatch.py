@@ -10,10 +10,10 @@ from store_schema.errors import TaskError, UsageError
 from trainer.dispatch import Outcome, Workers, _on_worker, _reason, cores, run_tasks
 from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
-from trainer.results import parse_result
 from trainer.run_folder import RunFolder, task_name
 from trainer.run_record import keep_plan
 from trainer.task import Task
+from trainer.task_results import parse_result
 from trainer.versions import versions
 
 

@@ -18,10 +18,10 @@ from trainer.jobs import first_jobs
 from trainer.judging import Asked, judge
 from trainer.part_data import PartData
 from trainer.plan import Inputs, make_plan
-from trainer.results import JobResult
 from trainer.run_folder import RunFolder, cohort_bytes, splits_name, task_name
 from trainer.run_record import keep_plan
 from trainer.task import Task
+from trainer.task_results import JobResult
 
 
 @pytest.fixture

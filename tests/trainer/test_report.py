@@ -135,7 +135,8 @@ def test_the_page_says_what_was_read_and_what_it_does_not_mean(page, finished):
 def test_every_figure_is_a_well_formed_file_that_says_in_words_what_it_shows(finished):
     names = sorted(path.stem for path in (finished / "figures").iterdir())
     kinds = ("quartiles-cox", "quartiles-image", "quartiles-both", "curves-image", "curves-both", "gate-image", "folds")
-    assert names == sorted(kinds)
+    measures = [f"{kind}-{model}" for kind in ("calibration", "decision") for model in ("cox", "image", "both")]
+    assert names == sorted([*kinds, *measures])
     for path in (finished / "figures").iterdir():
         root = ET.parse(path).getroot()
         assert root.get("role") == "img"

@@ -11,10 +11,11 @@ from trainer.baseline_hazard import BreslowBaseline
 from trainer.cohort import build_cohort
 from trainer.config import Columns
 from trainer.metrics import harrell_c
-from trainer.results import Failure, JobResult
+from trainer.results import Failure
 from trainer.selection import lines_of
 from trainer.splits import make_splits
 from trainer.summary import Judgement, _test_parts, pooled_risks, summarise
+from trainer.task_results import JobResult
 
 FLAT = BreslowBaseline(time=(1.0,), cumulative_hazard=(0.1,), centre=0.0)
 COLUMNS = Columns(time="months", time_unit="months", event="event", continuous=("age",))

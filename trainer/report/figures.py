@@ -8,12 +8,14 @@ import numpy as np
 from store_schema.errors import CohortError, TaskError
 from trainer.kaplan_meier import KaplanMeier
 from trainer.report.drawing import Drawn, draw
+from trainer.report.measure_figures import draw_measures
 from trainer.report.reading import FinishedRun
 from trainer.report.study_figures import draw_study
 from trainer.report.svg import FAINT, INK, SERIES
-from trainer.results import JobResult, Row
+from trainer.results import Row
 from trainer.risk_groups import RiskQuartiles
 from trainer.summary import quartiles_of
+from trainer.task_results import JobResult
 
 LOW, HIGH = SERIES[0], SERIES[1]
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -24,6 +26,7 @@ def draw_all(run: FinishedRun) -> list[Drawn]:
     drawn = [_folds(run), *draw_study(run)]
     for model in run.names:
         drawn += [figure for figure in (_quartiles(run, model), _curves(run, model), _gate(run, model)) if figure]
+        drawn += draw_measures(run, model)
     return drawn
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from trainer.kaplan_meier import median_follow_up
 from trainer.leaks import SUSPICIOUS_C
+from trainer.measures.row_measures import Estimate
 from trainer.preprocess import ClinicalPreprocessor
 from trainer.report.checklists import checklists
 from trainer.report.drawing import Drawn
@@ -21,7 +22,15 @@ from trainer.run_folder import REPORT, RunFolder
 from trainer.study_tables import study_tables
 from trainer.wording import mean_text, p_text, scores_text
 
-SECTIONS = {"folds": "results", "study": "study", "quartiles": "risk", "curves": "fitting", "gate": "gates"}
+SECTIONS = {
+    "folds": "results",
+    "study": "study",
+    "quartiles": "risk",
+    "curves": "fitting",
+    "gate": "gates",
+    "calibration": "calibration",
+    "decision": "calibration",
+}
 """Section of the page for each kind of figure, by the first word of its name."""
 
 
@@ -53,7 +62,8 @@ def render(run: FinishedRun, figures: list[Drawn]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"p": p_text, "mean": mean_text, "scores": scores_text, "months": _months, "signed": _signed}
+    environment.filters |= {"p": p_text, "mean": mean_text, "scores": scores_text}
+    environment.filters |= {"months": _months, "signed": _signed, "estimate": _estimate}
     return environment.get_template("report.html.jinja").render(
         run=run,
         record=run.record,
@@ -66,6 +76,7 @@ def render(run: FinishedRun, figures: list[Drawn]) -> str:
         seconds=run.seconds,
         tables=study_tables(run.config, run.results),
         checklists=checklists(run),
+        measures=run.measures,
     )
 
 
@@ -122,3 +133,12 @@ def _months(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}"
+
+
+def _estimate(found: Estimate) -> str:
+    """Figure with its interval; a dash where there is none, whose reason stands in measures.csv."""
+    if found.value is None:
+        return "–"
+    return f"{found.value:.3f}" + (
+        "" if found.low is None or found.high is None else f" [{found.low:.3f} to {found.high:.3f}]"
+    )

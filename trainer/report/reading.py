@@ -8,10 +8,13 @@ from typing import Any
 from store_schema.errors import NotCommittedError
 from trainer.cohort import Cohort
 from trainer.config import RunConfig, parse_config
-from trainer.results import JobResult, RunResults, TaskResult, of_model, parse_result, parse_results
-from trainer.run_folder import RESULTS, RUN, RunFolder, read_cohort, read_run_splits, task_name
+from trainer.measures.row_measures import RowMeasures
+from trainer.results import RunResults, parse_results
+from trainer.row_measures import parse_measures
+from trainer.run_folder import MEASURES, RESULTS, RUN, RunFolder, read_cohort, read_run_splits, task_name
 from trainer.selection import Line, lines_of
 from trainer.splits import Splits
+from trainer.task_results import JobResult, TaskResult, of_model, parse_result
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class FinishedRun:
     config: RunConfig
     cohort: Cohort
     results: RunResults
+    measures: Mapping[str, RowMeasures]
+    """By the label of the row; of complete rows."""
     splits: Splits
     tasks: tuple[TaskResult, ...]
     """Results of the tasks that succeeded."""
@@ -89,6 +94,7 @@ def read_run(folder: RunFolder) -> FinishedRun:
         config=parse_config(record["config"], origin=f"{folder.url}/{RUN}"),
         cohort=read_cohort(folder.url, record["cohort_sha256"]),
         results=parsed,
+        measures=parse_measures(folder.location.get(MEASURES), where=f"{folder.url}/{MEASURES}").root,
         splits=read_run_splits(folder.url, 0, record["splits_sha256"]["0"]),
         tasks=tuple(
             parse_result(folder.location.get(name), where=f"{folder.url}/{name}", task_id=task_id)
