@@ -123,7 +123,7 @@ class _GeluMeans(torch.autograd.Function):
     ) -> Float[Tensor, "patient base channel"]:
         patients, layers, channels, size = cells.shape
         means = cells.new_empty(patients, BASE, channels)
-        derivatives = cells.new_empty(patients, channels, BASE, layers + 1) if any(ctx.needs_input_grad) else None
+        derivatives = cells.new_empty(patients, channels, layers + 1, BASE) if any(ctx.needs_input_grad) else None
         affine = torch.cat((slope, offset[:, :, None]), dim=2)
         rows, depth = _block(cells)
         # kept over all blocks: allocating half a megabyte each time costs as much as a pass over it
@@ -138,7 +138,7 @@ class _GeluMeans(torch.autograd.Function):
             means[row : row + rows, :, start : start + depth] = result.mean(dim=3)
             if derivatives is not None:
                 torch.ops.aten.gelu_backward.grad_input(one, active, grad_input=result)
-                found = result.transpose(1, 2) @ known.permute(0, 2, 3, 1)
+                found = known.transpose(1, 2) @ result.permute(0, 2, 3, 1)
                 derivatives[row : row + rows, start : start + depth] = found / size
         if derivatives is not None:
             ctx.save_for_backward(derivatives)
@@ -150,7 +150,7 @@ class _GeluMeans(torch.autograd.Function):
         ctx: Any, gradient: Float[Tensor, "patient base channel"]
     ) -> tuple[None, Float[Tensor, "patient base layer"], Float[Tensor, "patient base"]]:
         (derivatives,) = ctx.saved_tensors
-        found = torch.einsum("pbd,pdbl->pbl", gradient, derivatives)
+        found = torch.einsum("pbd,pdlb->pbl", gradient, derivatives)
         return None, found[:, :, :-1], found[:, :, -1]
 
 

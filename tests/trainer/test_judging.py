@@ -14,12 +14,15 @@ from store_schema import Entry, EntryKey, Layout, create_store, open_store
 from store_schema.vectors import MISSING
 from trainer.dispatch import Workers
 from trainer.features import images_of
+from trainer.final import fit_final
 from trainer.judging import Asked, Judged, judge, train
 from trainer.metrics import harrell_c
 from trainer.model_config import NetworkModel
 from trainer.plan import Inputs
+from trainer.predicting import Newcomers, predict
 from trainer.preparing import scaled
 from trainer.run import cross_validate
+from trainer.saved import read_model
 from trainer.stored_images import StoredImages
 
 SIDE = 8
@@ -182,7 +185,9 @@ def test_every_layout_of_the_store_is_judged(layouts, make_part, head, layers):
     assert np.isfinite(found.test_risk).all()
 
 
-def test_every_kind_of_model_gives_the_same_numbers_in_this_process_and_another(cohort_folder, config, kit, tmp_path):
+def test_every_kind_of_model_gives_the_same_numbers_in_another_process_and_when_it_is_kept(
+    cohort_folder, config, kit, tmp_path
+):
     shutil.copytree(cohort_folder / "store", tmp_path / "store")
     store, table = open_store(tmp_path / "store"), kit.draw()
     layout = Layout(name="features", shape=(1, 5, 1, 1), dtype="float32", features=tuple("abcde"), missing=MISSING)
@@ -205,10 +210,16 @@ def test_every_kind_of_model_gives_the_same_numbers_in_this_process_and_another(
 
     def run(name, processes):
         workers, quiet = Workers(number=processes), Console(file=io.StringIO())
-        made = cross_validate(config(models=models), inputs, out=str(tmp_path / name), workers=workers, console=quiet)
-        return made.results
+        return cross_validate(config(models=models), inputs, out=str(tmp_path / name), workers=workers, console=quiet)
 
     here = run("here", 0)
-    assert here == run("there", 1)
-    assert [row.label for row in here.of_kind("model")] == [model["name"] for model in models]
-    assert all(row.mean is not None for row in here.of_kind("model"))
+    assert here.results == run("there", 1).results
+    assert [row.label for row in here.results.of_kind("model")] == [model["name"] for model in models]
+    assert all(row.mean is not None for row in here.results.of_kind("model"))
+    newcomers = Newcomers(str(tmp_path / "store"))
+    for model in models[:-1]:
+        made = fit_final(here.folder.url, model["name"], out=str(tmp_path / "kept" / model["name"]))
+        card, read = read_model(made.url)
+        before, after = (predict(card, trained, newcomers, times=[12]) for trained in (made.trained, read))
+        np.testing.assert_array_equal(before.log_risk, after.log_risk)
+        assert before.log_risk.mean() == pytest.approx(card.risk_mean, abs=1e-5)
