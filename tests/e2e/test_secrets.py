@@ -32,6 +32,7 @@ from store_schema.files import fingerprint
 from store_schema.location import open_location
 from store_schema.testing import digest_of, example_entry, example_view
 from trainer.config import parse_config
+from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
 
 PLANTED = {
@@ -253,7 +254,9 @@ def pickles(world: SimpleNamespace) -> dict[str, bytes]:
         "studies": tasks,
         "worker": spec,
         "errands of a Dask graph": [_Errand(pickle.dumps(task), spec, "Worker-1", "topic", "key") for task in tasks],
-        "tasks": plan.tasks(f"{world.url}/run"),
+        "tasks": plan.tasks(
+            first_jobs(plan.config, permutations=plan.splits, folds=len(plan.splits[0])), f"{world.url}/run"
+        ),
     }
     return {name: pickle.dumps(thing) + repr(thing).encode() for name, thing in things.items()}
 
