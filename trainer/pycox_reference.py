@@ -67,7 +67,8 @@ def fit_pycox(
     Raises
     ------
     CohortError
-        If the training part has no event or fewer than two patients, or a watched part that is to decide has none.
+        If the training part has no event or fewer than two patients, a watched part that is to decide has no event, or no
+        covariate varies.
     TaskError
         If the loss stops being finite.
 
@@ -75,8 +76,7 @@ def fit_pycox(
     ----------
     Kvamme et al. 2019 (pycox); Katzman et al. 2018.
     """
-    if len(train) < 2 or train.events == 0 or (fixed_epochs is None and (watch is None or watch.events == 0)):
-        raise CohortError(f"pycox needs two patients and an event in each part, got {train.events} of {len(train)}")
+    _check(train, watch, decides=fixed_epochs is None)
     with one_thread(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         loop = _loop(model, train.inputs.clinical)
@@ -89,6 +89,17 @@ def fit_pycox(
             val_dataloader=None if watch is None else _Dealt(watch, None, seed),
         )
     return PycoxFit(loop.net.double().eval(), _record(model, loop, fixed_epochs))
+
+
+def _check(train: Batch, watch: Batch | None, *, decides: bool) -> None:
+    if len(train) < 2 or train.events == 0:
+        raise CohortError(
+            f"pycox needs two patients and an event, got {len(train)} patients with {train.events} events"
+        )
+    if decides and (watch is None or watch.events == 0):
+        raise CohortError("pycox stops by the loss of a watched part, and that part has no event: use fewer folds")
+    if train.inputs.clinical is None or train.inputs.clinical.shape[1] == 0:
+        raise CohortError("pycox needs a feature: no declared covariate varies in the training fold")
 
 
 def choose_pycox_epochs(model: PycoxModel, *, train: Batch, part: Int[np.ndarray, " patient"], seed: int) -> int:
