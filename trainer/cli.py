@@ -101,8 +101,8 @@ def cv(*, config_path: str, **options: Any) -> None:
     addresses, and run the same version of engram.
 
     \b
-    Writes into RUN: results.json (every figure), summary.csv, folds.csv, risks.csv (out-of-fold risks), run.json,
-    cohort.json, splits.json and a file per task.
+    Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, folds.csv, risks.csv (out-of-fold
+    risks), of searches search.csv, of studies tables/, run.json, cohort.json, splits.json and a file per task.
 
     \b
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run
@@ -161,7 +161,10 @@ def search(*, config_path: str, mode: str | None, points: int | None, **options:
 @click.argument("study", type=_FILE, required=False)
 @click.option("--template", is_flag=True, help="Print the study of the paper, to fill in your columns and views.")
 @click.option(
-    "--plan", "only_plan", is_flag=True, help="Tell how many fits there are and how long they take, and fit nothing."
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Pin the views, tell how many fits there are and how long they take, and keep none.",
 )
 @_run_options(required=False)
 def study(*, study: str | None, template: bool, only_plan: bool, **options: Any) -> None:
@@ -310,6 +313,10 @@ def predict(
         Path(out).write_text(scores.to_csv(), encoding="utf-8")
     for patient, reason in scores.left_out.items():
         click.echo(ids.clean(f"not scored: {patient}: {reason}"), err=True)
+    if card.judged.overconfident:
+        click.echo(
+            "note: the calibration slope of this model lies below 1: its survival curves spread too far", err=True
+        )
     click.echo(f"{len(scores.patients)} patients scored, {len(scores.left_out)} left out", err=True)
     raise click.exceptions.Exit(FAILED if scores.left_out else 0)
 

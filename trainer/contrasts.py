@@ -10,6 +10,7 @@ from trainer.config import ContrastSettings, RunConfig
 from trainer.model_config import Facets
 from trainer.results import ContrastResult
 from trainer.selection import Line
+from trainer.splits import Splits
 from trainer.stats import holm, paired_contrast
 
 CONTRAST_FACTS = ("mean", "se", "t", "df", "p_two_sided", "low", "high", "differences")
@@ -29,7 +30,7 @@ class Group:
 
 
 def all_contrasts(
-    config: RunConfig, lines: Sequence[Line], scores: Scores, *, folds: int
+    config: RunConfig, lines: Sequence[Line], scores: Scores, splits: Splits
 ) -> tuple[ContrastResult, ...]:
     """The claim first, then every secondary contrast, whose p-values are adjusted together (Holm).
 
@@ -43,21 +44,30 @@ def all_contrasts(
         Rows.
     scores
         Of the complete ones.
-    folds
-        Folds of one repeat, for the share of test to training patients.
+    splits
+        How often the cohort was dealt, and into how many folds.
 
     References
     ----------
     Nadeau and Bengio 2003; Holm 1979; protocol section 6.
     """
+    folds = splits.folds
     first_of: dict[str, Line] = {}
     for line in lines:
         first_of.setdefault(line.row, line)
     primary = config.primary_contrast
     secondary = [_declared(contrast, first_of, scores, folds, primary=False) for contrast in config.contrasts]
     secondary += [_of_group(group, first_of, scores, folds) for group in study_groups(config)]
-    claim = () if primary is None else (_declared(primary, first_of, scores, folds, primary=True),)
+    claim = () if primary is None else (_weakened(_declared(primary, first_of, scores, folds, primary=True), splits),)
     return (*claim, *_adjusted(secondary))
+
+
+def _weakened(claim: ContrastResult, splits: Splits) -> ContrastResult:
+    """The claim with a note where the cohort was dealt once: its test was made for repeats."""
+    if splits.repeats > 1:
+        return claim
+    told = "folds dealt once: the claim test is meant for 10 repeats, 2 of convolutions on a CPU (splits: repeats)"
+    return claim.model_copy(update={"note": "; ".join(filter(None, (told, claim.note)))})
 
 
 def study_groups(config: RunConfig) -> tuple[Group, ...]:

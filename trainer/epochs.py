@@ -57,7 +57,7 @@ def choose_epochs(
         (inner.watch.events, _curve(spec, config, inner, seed=seed, device=device))
         for inner in inner_fits(train, part, config)
     ]
-    return lowest_epoch(config, curves)
+    return lowest_epoch(curves, least=config.min_epochs)
 
 
 class InnerFit(NamedTuple):
@@ -81,6 +81,18 @@ def inner_fits(train: Batch, part: Int[np.ndarray, " patient"], config: FitConfi
     CohortError
         If no part has an event.
     """
+    for fit, watch in inner_batches(train, part):
+        yield InnerFit(fit, watch, _deaf(config, watch))
+
+
+def inner_batches(train: Batch, part: Int[np.ndarray, " patient"]) -> Iterator[tuple[Batch, Batch]]:
+    """Patients to fit and to watch, for each inner part with an event.
+
+    Raises
+    ------
+    UsageError, CohortError
+        As `inner_fits`.
+    """
     names = np.unique(part)
     if len(part) != len(train) or len(names) < 2:
         raise UsageError(f"expected two inner parts or more of {len(train)} patients, got {len(names)} of {len(part)}")
@@ -89,15 +101,13 @@ def inner_fits(train: Batch, part: Int[np.ndarray, " patient"], config: FitConfi
     for name in names:
         watch, fit = (train.rows(torch.from_numpy(np.flatnonzero(rows))) for rows in (part == name, part != name))
         if watch.events:
-            yield InnerFit(fit, watch, _deaf(config, watch))
+            yield fit, watch
 
 
-def lowest_epoch(config: FitConfig, curves: Sequence[tuple[int, Float[np.ndarray, " epoch"]]]) -> int:
-    """Epoch, not before `min_epochs`, at which the mean of the curves, each weighted by the events behind it, is lowest."""
-    total = np.zeros(config.epochs)
-    for events, curve in curves:
-        total += events * curve
-    first = min(config.min_epochs, config.epochs)
+def lowest_epoch(curves: Sequence[tuple[int, Float[np.ndarray, " epoch"]]], *, least: int = 1) -> int:
+    """Epoch, not before the least one, at which the mean of the curves, each weighted by the events behind it, is lowest."""
+    total = np.sum([events * curve for events, curve in curves], axis=0)
+    first = min(least, len(total))
     return first + int(np.argmin(total[first - 1 :]))
 
 

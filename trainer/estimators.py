@@ -1,5 +1,6 @@
 """Offers the trainer's models in scikit-survival's style, for notebooks; the same code fits them, and no store or file is known."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ X = pd.DataFrame | np.ndarray | Mapping[str, Any]
 """Covariates as a frame or an array; with images a mapping: ``clinical`` to covariates, if any, each modality to its array."""
 
 
-class _SurvivalEstimator(BaseEstimator):  # type: ignore[misc]
+class _SurvivalEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     """What every model shares: outcomes, preprocessing, prediction, score."""
 
     def fit(self, X: X, y: np.ndarray) -> Self:  # noqa: N803 - scikit-learn's name
@@ -87,7 +88,7 @@ class _SurvivalEstimator(BaseEstimator):  # type: ignore[misc]
         cohort = without_outcomes(patients, _indexed(frame, patients), "months")
         nobody = Fold(index=0, repeat=0, train=(), test=patients)
         data = PartData(cohort, nobody, (0,), self._seed(), self.preprocessor_, _stored(images))
-        return self.trained_.predict(data, patients).log_risk
+        return np.asarray(self.trained_.predict(data, patients).log_risk)
 
     def predict_survival_function(self, X: X) -> np.ndarray:  # noqa: N803
         """Survival curve of each patient as a step function, by Breslow's baseline hazard of the patients of the fit."""
@@ -102,8 +103,9 @@ class _SurvivalEstimator(BaseEstimator):  # type: ignore[misc]
         event, time = _outcome(y)
         return harrell_c(risk=self.predict(X), time=time, event=event).c
 
+    @abstractmethod
     def _model(self, *, clinical: bool, modalities: tuple[str, ...]) -> FittedModel:
-        raise NotImplementedError
+        """The model, for data of this kind."""
 
     def _seed(self) -> int:
         return int(getattr(self, "seed", 0))

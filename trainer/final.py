@@ -148,8 +148,20 @@ def _card(run: FinishedRun, judged: Row, model: FittedModel, data: PartData, tra
             apparent_c=harrell_c(risk=risk, time=time, event=event).c,
             cohort_sha256=run.record["cohort_sha256"],
         ),
-        judged=JudgedFacts(
-            mean=judged.mean, se=judged.se, folds=len(judged.scores), tuned=judged.tuned, tried=judged.tried
-        ),
+        judged=_judged_facts(run, judged),
         versions=versions(),
+    )
+
+
+def _judged_facts(run: FinishedRun, judged: Row) -> JudgedFacts:
+    slope = run.measures[judged.label].calibration_slope
+    return JudgedFacts(
+        mean=judged.mean,
+        se=judged.se,
+        folds=len(judged.scores),
+        tuned=judged.tuned,
+        tried=judged.tried,
+        slope=slope.value,
+        slope_low=slope.low,
+        slope_high=slope.high,
     )

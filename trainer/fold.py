@@ -1,10 +1,10 @@
 """Does a task: fits and judges its jobs and writes the result once; knows nothing of other tasks or of how they spread."""
 
 import time
+from collections.abc import Hashable
 from functools import cached_property
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from store_schema.errors import EngramError, TaskError
 from trainer.baseline_hazard import BreslowBaseline
@@ -12,6 +12,7 @@ from trainer.cohort import Cohort
 from trainer.features import images_of
 from trainer.judging import Asked, Judged, judge
 from trainer.metrics import harrell_c
+from trainer.model_config import NetworkModel
 from trainer.part_data import PartData
 from trainer.run_folder import RunFolder, read_cohort, read_run_splits, task_name
 from trainer.splits import Fold, Splits, inner_folds
@@ -25,7 +26,7 @@ class TaskData:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._parts: dict[str, PartData] = {}
+        self._parts: dict[Hashable, PartData] = {}
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -43,8 +44,8 @@ class TaskData:
     def data(self, job: Job) -> PartData:
         """What a job is fitted and judged on; the same object for jobs that differ in settings of the fit alone."""
         model = job.model
-        head = getattr(model, "head", None)
-        place = str((job.part, model.view, model.images, head, model.clinical))
+        head = model.head if isinstance(model, NetworkModel) else model.kind
+        place = (job.part, model.view, model.images, head, model.clinical)
         if place not in self._parts:
             self._parts[place] = self._made(job)
         return self._parts[place]
@@ -95,8 +96,7 @@ def run_task(task: Task) -> TaskResult:
     name = task_name(task.id)
     done = folder.read(name)
     if done is None:
-        with threadpool_limits(limits=1):
-            result = _done(task)
+        result = _done(task)
         if folder.write_once(name, result.to_json()):
             return result
         done = folder.location.get(name)
@@ -184,6 +184,8 @@ def _outer(job: Job, data: PartData, judged: Judged, seconds: float) -> JobResul
         baseline=BreslowBaseline.fit(risk=judged.train_risk, time=train_time, event=train_event),
         curves=judged.curves,
         coefficients=judged.coefficients,
+        penalty=judged.penalty,
+        selection=None if judged.selection is None else judged.selection.model_dump(mode="json"),
         preprocessing=None if data.preprocessor is None else data.preprocessor.to_dict(),
         seconds=seconds,
     )

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from store_schema.errors import CohortError, TaskError
 from trainer.batch import Batch
@@ -140,8 +141,11 @@ Answer = CohortError | TaskError
 """Why there is no model."""
 
 
+@threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def train(asked: Sequence[Asked]) -> list[Trained | Answer]:
     """Fit each model in the training part of its data; in the order asked. Small networks are fitted together.
+
+    Everything is computed on one thread, so that sums have one order and processes do not crowd each other out.
 
     An error stands where a part does not allow the fit (CohortError) or a fit diverges (TaskError).
     """

@@ -15,8 +15,8 @@ from trainer.model_config import RidgeCoxModel
 from trainer.part_data import PartData
 from trainer.vector_selection import VectorSelection
 
-PENALTY_STREAM = 3
-"""Keeps the parts that choose a penalty apart from those of outer, inner and other splits."""
+PENALTY_STREAM = 4
+"""Keeps the parts that choose a penalty apart from those of `trainer.splits` (0, 1, 3) and `trainer.judging` (2)."""
 PENALTY_PARTS = 5
 
 

@@ -14,6 +14,7 @@ from store_schema.pseudonyms import PlainIds, check_rule
 from store_schema.records import sha256
 from trainer.cohort import Cohort, build_cohort, check_table
 from trainer.config import RunConfig
+from trainer.features import check_view
 from trainer.jobs import grouped
 from trainer.oracle import read_oracle
 from trainer.pins import Pin, pin_views, wanted_entries
@@ -129,12 +130,21 @@ def _made(config: RunConfig, inputs: Inputs, recorded: Recorded | None) -> Plan:
     # before anything is pinned: a table that cannot be used leaves no snapshot behind
     check_table(inputs.clinical, config.columns, inputs.ids)
     pins = () if store is None else _pins(store, config, inputs, recorded)
+    _refuse_unreadable(config, pins)
     available = {label: patients for pin in pins for label, patients in pin.available.items()}
     cohort = _cohort(config, inputs, available)
     oracle = read_oracle(config, cohort, clinical=inputs.clinical, table=inputs.oracle, ids=inputs.ids)
     repeats = 0 if config.permuted_control is None else config.permuted_control.repeats
     splits = {number: _splits(config, cohort, number) for number in range(1 + repeats)}
     return Plan(config, inputs.clinical, store, pins, cohort, splits, oracle, inputs.ids)
+
+
+def _refuse_unreadable(config: RunConfig, pins: Sequence[Pin]) -> None:
+    """Refuse a head that cannot read its view, before anything is fitted."""
+    views = {pin.view: pin.snapshot.view for pin in pins}
+    for model in (tried for several in config.candidates.values() for tried in several):
+        if model.view is not None:
+            check_view(model, views[model.view])
 
 
 def _cohort(config: RunConfig, inputs: Inputs, available: Mapping[str, set[str]]) -> Cohort:

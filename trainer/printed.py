@@ -12,7 +12,7 @@ from trainer.results import ContrastResult, Row, RunResults
 from trainer.run import CvReport
 from trainer.saved import Card
 from trainer.study_tables import StudyTable, study_tables
-from trainer.wording import contrast_text, mean_text, p_text, scores_text
+from trainer.wording import contrast_text, mean_text, p_text, scores_text, slope_text
 
 CAPTION = (
     "c: Harrell's c of the test part, 0.5 is chance; mean ± SE over folds. p: t-test against 0.5 as in the paper, one- and "
@@ -54,6 +54,9 @@ def print_model(card: Card, url: str, console: Console) -> None:
         f"apparent {facts.apparent_c:.3f} on the patients that it was fitted on: no estimate of anything",
         soft_wrap=True,
     )
+    if judged.slope is not None:
+        told = slope_text(judged.slope, judged.slope_low, judged.slope_high)
+        console.print(f"slope    {told}", markup=False, soft_wrap=True)
     console.print(f"written  {url}", markup=False, soft_wrap=True)
 
 

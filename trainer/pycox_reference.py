@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from store_schema.errors import CohortError, TaskError
 from trainer.batch import Batch
+from trainer.epochs import inner_batches, lowest_epoch
 from trainer.fit import one_thread
 from trainer.minibatch import deal_rows
 from trainer.model_config import PycoxModel
@@ -110,17 +111,11 @@ def choose_pycox_epochs(model: PycoxModel, *, train: Batch, part: Int[np.ndarray
     CohortError, TaskError
         As `fit_pycox`; also if no inner part has an event.
     """
-    total, events = np.zeros(model.epochs), 0
-    for name in np.unique(part):
-        watch = train.rows(torch.from_numpy(np.flatnonzero(part == name)))
-        if watch.events:
-            rest = train.rows(torch.from_numpy(np.flatnonzero(part != name)))
-            fitted = fit_pycox(model, train=rest, watch=watch, seed=seed, fixed_epochs=model.epochs)
-            total += watch.events * np.array(fitted.record.validation_loss)
-            events += watch.events
-    if not events:
-        raise CohortError(f"the number of epochs cannot be chosen: all {len(train)} training patients are censored")
-    return 1 + int(np.argmin(total))
+    curves = []
+    for rest, watch in inner_batches(train, part):
+        fitted = fit_pycox(model, train=rest, watch=watch, seed=seed, fixed_epochs=model.epochs)
+        curves.append((watch.events, np.array(fitted.record.validation_loss)))
+    return lowest_epoch(curves)
 
 
 class _Dealt:

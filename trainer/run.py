@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +20,7 @@ from store_schema.errors import SchemaError, UsageError
 from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
 from trainer.dispatch import Outcome, Workers, run_tasks
+from trainer.failures import Faults, row_failures, setting_notes
 from trainer.jobs import first_jobs, outer_job
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
@@ -31,7 +33,7 @@ from trainer.selection import Line, lines_of
 from trainer.study_tables import study_tables
 from trainer.summary import Judgement, summarise
 from trainer.task import Job, Part, Task
-from trainer.task_results import InnerScore, JobResult, TaskResult, parse_result
+from trainer.task_results import InnerScore, JobFault, JobResult, TaskResult, parse_result
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class _Work:
     console: Console
     outer: list[JobResult] = field(default_factory=list)
     inner: list[InnerScore] = field(default_factory=list)
+    faults: list[JobFault] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    """Of tasks that ended in an error."""
     task_ids: list[str] = field(default_factory=list)
     tasks: int = 0
     resumed: int = 0
@@ -72,19 +76,13 @@ class _Work:
         failed = {failure.task_id for failure in failures}
         for task in tasks:
             if task.id not in failed:
-                self._take(task, checked_result(self.plan, task, self.folder))
+                self._take(checked_result(self.plan, task, self.folder))
 
-    def _take(self, task: Task, result: TaskResult) -> None:
-        self.task_ids.append(task.id)
+    def _take(self, result: TaskResult) -> None:
+        self.task_ids.append(result.task_id)
         self.outer += result.outer
         self.inner += result.inner
-        for fault in result.faults:
-            if len(self.plan.config.candidates[fault.model]) > 1:
-                # a setting of a search that cannot be fitted is not chosen: no failure of the run
-                continue
-            part = Part(permutation=fault.permutation, fold=fault.fold)
-            reason = self.plan.ids.clean(fault.reason)
-            self.failures.append(Failure(task_id=task.id, label=f"{fault.model}, {part.label}", reason=reason))
+        self.faults += result.faults
 
     def lines(self) -> tuple[Line, ...]:
         """Rows as far as they can be made."""
@@ -217,9 +215,12 @@ def _check_scores(plan: Plan, result: JobResult, where: str) -> None:
 
 
 def _write_results(work: _Work) -> RunResults:
-    plan, folder = work.plan, work.folder
-    judgement = Judgement(plan.config, plan.cohort, plan.splits[0], work.lines(), work.outer, plan.oracle)
-    results = summarise(judgement, task_ids=work.task_ids, failures=work.failures)
+    plan, folder, lines = work.plan, work.folder, work.lines()
+    faults = Faults.of(work.faults, work.inner)
+    failures = [*work.failures, *map(partial(_cleaned, plan.ids), row_failures(plan.config, lines, faults))]
+    judgement = Judgement(plan.config, plan.cohort, plan.splits[0], lines, work.outer, plan.oracle)
+    notes = tuple(map(plan.ids.clean, setting_notes(plan.config, faults)))
+    results = summarise(judgement, task_ids=work.task_ids, failures=failures, notes=notes)
     folder.replace(RESULTS, results.to_json())
     measures = measures_of(judgement)
     folder.replace(MEASURES, measures.to_json())
@@ -232,3 +233,7 @@ def _write_results(work: _Work) -> RunResults:
     if plan.config.tuned:
         folder.replace("search.csv", search_csv(plan.config, work.outer, work.inner))
     return results
+
+
+def _cleaned(ids: PlainIds, failure: Failure) -> Failure:
+    return failure.model_copy(update={"reason": ids.clean(failure.reason)})

@@ -73,6 +73,8 @@ class JudgedFacts(_Record):
         Harrell's c over folds.
     tuned, tried
         How settings were chosen, and of how many.
+    slope, slope_low, slope_high
+        Calibration slope of the out-of-fold risks with its 95% interval: below 1, risks and survival curves spread too far.
     """
 
     mean: float | None
@@ -80,6 +82,14 @@ class JudgedFacts(_Record):
     folds: int
     tuned: Literal["nested", "paper"] | None
     tried: int
+    slope: float | None = None
+    slope_low: float | None = None
+    slope_high: float | None = None
+
+    @property
+    def overconfident(self) -> bool:
+        """Whether the whole interval of the slope lies below 1."""
+        return self.slope_high is not None and self.slope_high < 1
 
 
 class Card(_Record):

@@ -41,7 +41,9 @@ class Line:
     tried: int
     """Settings that it was chosen from."""
     picks: Picks
-    """What each fold uses; folds whose choice could not be made are missing."""
+    """What each fold uses."""
+    missing: tuple[tuple[int, int], ...] = ()
+    """(permutation, fold) for which no choice could be made."""
 
     def of(self, results: Iterable[JobResult]) -> tuple[JobResult, ...]:
         """Its results, under its label, by permutation and fold."""
@@ -68,16 +70,19 @@ def lines_of(
     for row in config.members:
         tried = config.tried(row)
         mine = numbers if _is_control(config, row) else tuple(number for number in numbers if not number)
+        places = tuple((number, fold) for number in mine for fold in range(folds))
         if row not in config.tuned:
             found.append(Line(row, row, None, tried, fixed_picks(row, permutations=mine, folds=folds)))
             continue
         if config.search.mode != "paper":
             picks = nested_picks(config, row, inner, permutations=mine, folds=folds)
-            found.append(Line(row, row, "nested", tried, picks))
+            found.append(Line(row, row, "nested", tried, picks, tuple(place for place in places if place not in picks)))
         if config.search.mode != "nested":
             picks = paper_picks(config, row, outer, permutations=mine, folds=folds)
             label = row if config.search.mode == "paper" else f"{row} (paper's way)"
-            found.append(Line(label, row, "paper", tried, picks))
+            found.append(
+                Line(label, row, "paper", tried, picks, tuple(place for place in places if place not in picks))
+            )
     return tuple(found)
 
 

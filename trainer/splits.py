@@ -20,7 +20,7 @@ from trainer.tables import shown
 INNER_STREAM = 1
 """Keeps the random numbers of inner splits apart from those of outer ones, which use 0."""
 SEARCH_STREAM = 3
-"""The same for the inner folds by which settings are chosen; 2 is taken by `trainer.judging`."""
+"""The same for the inner folds by which settings are chosen; 2 is taken by `trainer.judging`, 4 by `trainer.linear`."""
 
 
 @dataclass(frozen=True)

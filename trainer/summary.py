@@ -14,6 +14,7 @@ from trainer.config import RunConfig
 from trainer.contrasts import all_contrasts
 from trainer.leaks import chance_band, kin_warnings, leak_warnings
 from trainer.metrics import harrell_c
+from trainer.model_config import RidgeCoxModel
 from trainer.results import ChosenSetting, ContrastResult, Failure, FoldScore, Optimism, RiskGroups, Row, RunResults
 from trainer.risk_groups import RiskQuartiles, risk_quartiles
 from trainer.selection import Line
@@ -60,7 +61,9 @@ class Judgement:
         return range(1, 1 + (0 if control is None else control.repeats))
 
 
-def summarise(judgement: Judgement, *, task_ids: Sequence[str], failures: Sequence[Failure]) -> RunResults:
+def summarise(
+    judgement: Judgement, *, task_ids: Sequence[str], failures: Sequence[Failure], notes: Sequence[str] = ()
+) -> RunResults:
     """Rows, tests and warnings of a run.
 
     A row of which a task failed has no mean and no test: folds that fail are not missing at random.
@@ -80,7 +83,7 @@ def summarise(judgement: Judgement, *, task_ids: Sequence[str], failures: Sequen
         contrasts=_contrasts(judgement),
         optimism=_optimism(judgement, rows),
         warnings=(*leak_warnings(rows, dict.fromkeys(controls, band)), *kin_warnings(judgement.cohort.person)),
-        notes=_notes(judgement),
+        notes=(*_notes(judgement), *notes),
         failures=tuple(failures),
         task_ids=tuple(task_ids),
     )
@@ -120,16 +123,32 @@ def _notes(judgement: Judgement) -> tuple[str, ...]:
     for result in judgement.results:
         for name in (result.preprocessing or {}).get("dropped", ()) if not result.permutation else ():
             folds.setdefault(name, set()).add(result.fold)
-    return tuple(
+    flat = tuple(
         f"{name} has one value in the training part of {len(found)} of {len(judgement.splits)} folds: no model used it there"
         for name, found in sorted(folds.items())
     )
+    return (*flat, *_penalty_notes(judgement))
+
+
+def _penalty_notes(judgement: Judgement) -> tuple[str, ...]:
+    """Linear models whose penalty ends at an end of what it was chosen from: a wider choice might be better."""
+    found = []
+    for model in judgement.config.fitted_models:
+        if isinstance(model, RidgeCoxModel) and model.penalty == "inner_cv":
+            chosen = [one.penalty for one in judgement.outer if one.model == model.name and not one.permutation]
+            ends = sum(penalty in (min(model.penalties), max(model.penalties)) for penalty in chosen)
+            if 2 * ends >= len(chosen) > 0:
+                found.append(
+                    f"the penalty of {model.name} is the least or largest of its `penalties` in {ends} of {len(chosen)} fits: "
+                    "name smaller and larger ones"
+                )
+    return tuple(found)
 
 
 def _contrasts(judgement: Judgement) -> tuple[ContrastResult, ...]:
     every = {line.label: _all_values(_scores(judgement, line.label, 0)) for line in judgement.lines}
     scores = {label: np.array(values) for label, values in every.items() if values}
-    return all_contrasts(judgement.config, judgement.lines, scores, folds=judgement.splits.folds)
+    return all_contrasts(judgement.config, judgement.lines, scores, judgement.splits)
 
 
 def _optimism(judgement: Judgement, rows: Sequence[Row]) -> tuple[Optimism, ...]:

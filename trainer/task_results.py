@@ -95,6 +95,10 @@ class JobResult(Record):
         Of a network.
     coefficients
         Log hazard ratios of a linear model, by feature.
+    penalty
+        Of a linear model, given or chosen inside the training part.
+    selection
+        What a linear model left out of its vectors, each with the reason, and how it prepares the rest.
     preprocessing
         Statistics of the fold's training part by which covariates became features.
     seconds
@@ -123,6 +127,8 @@ class JobResult(Record):
     baseline: BreslowBaseline
     curves: Curves | None
     coefficients: dict[str, float] | None
+    penalty: float | None = None
+    selection: dict[str, Any] | None = None
     preprocessing: dict[str, Any] | None
     seconds: float
 

@@ -141,7 +141,7 @@ def _lowest(config: FitConfig, inner: Sequence[InnerFit], fitted: Sequence[Fitte
         if not isinstance(model, Fitted):
             return model
         curves.append((one.watch.events, np.array(model.record.validation_loss)))
-    return lowest_epoch(config, curves)
+    return lowest_epoch(curves, least=config.min_epochs)
 
 
 def _inner_fit(job: FitJob, inner: InnerFit) -> Fit:

@@ -26,6 +26,13 @@ def scores_text(row: Row, most: int = 10) -> str:
     return " ".join("failed" if score.c is None else f"{score.c:.3f}" for score in row.scores)
 
 
+def slope_text(slope: float, low: float | None, high: float | None) -> str:
+    """Calibration slope with its interval, and what it means where it is not 1."""
+    span = "" if low is None or high is None else f" [95% {low:.2f} to {high:.2f}]"
+    spread = "; risks and survival curves spread too far" if high is not None and high < 1 else ""
+    return f"{slope:.2f}{span} in cross-validation{spread}"
+
+
 def contrast_text(found: ContrastResult) -> str:
     """A contrast as one line: what, how much, how sure, and what weakens it."""
     kind = "claim   " if found.primary else "contrast"

@@ -230,3 +230,49 @@ def test_a_choice_of_choices_or_of_strangers_is_refused(searched):
         searched(models=[COX, {**choice, "of": ["cox", "nobody"]}])
     with pytest.raises(ConfigError, match="contrast needs two models"):
         parse_config({**searched().model_dump(mode="json"), "claim": {"first": "cox", "second": "cox"}})
+
+
+def test_a_setting_that_cannot_be_fitted_is_not_chosen_and_the_run_says_so(cv):
+    wild = {
+        **DEEP,
+        "search": {"fit.learning_rate": {"choice": [1e-3, 1e30]}, "fit.clip_norm": {"choice": [1e30, 2e30]}},
+    }
+    report = cv(models=[wild])
+    assert report.results.complete
+    rates = [chosen.settings["fit.learning_rate"] for chosen in report.results.rows[0].chosen]
+    assert rates == [1e-3] * 3
+    (note,) = report.results.notes
+    assert note.startswith("2 of 4 settings of deep could not be fitted in some fold and were not chosen there")
+
+
+def test_a_row_of_which_no_setting_can_be_fitted_is_incomplete_and_says_why(cv):
+    ranges = {"fit.learning_rate": {"choice": [1e30, 2e30]}, "fit.clip_norm": {"choice": [1e30, 2e30]}}
+    for name, mode in (("nested", "nested"), ("paper", "paper")):
+        report = cv(name, models=[{**DEEP, "search": ranges}], search={**SEARCH, "mode": mode})
+        assert not report.results.complete
+        assert report.results.rows[0].mean is None
+        assert [failure.label for failure in report.results.failures] == [f"deep, fold {fold}" for fold in range(3)]
+        assert all("none of 4 settings could be chosen: TaskError" in one.reason for one in report.results.failures)
+
+
+def test_a_fixed_model_that_cannot_be_fitted_fails_in_its_own_folds_alone(cv):
+    wild = {**DEEP, "name": "wild", "search": {}, "fit": {"learning_rate": 1e30, "clip_norm": None}}
+    report = cv(models=[{"name": "cox", "kind": "ridge_cox"}, wild])
+    assert [row.mean is None for row in report.results.rows] == [False, True]
+    assert {failure.label for failure in report.results.failures} == {f"wild, fold {fold}" for fold in range(3)}
+    again = cv(models=[{"name": "cox", "kind": "ridge_cox"}, wild])
+    assert again.resumed == again.tasks
+    assert again.results == report.results
+
+
+def test_a_claim_of_one_dealing_says_that_it_is_weak_and_one_of_repeats_does_not(cv, kit):
+    image = {**kit.settings["models"][1], "clinical": True, "name": "both"}
+    models = [{"name": "cox", "kind": "ridge_cox"}, image]
+    assert "folds dealt once" in cv(models=models).results.contrasts[0].note
+    assert cv("repeated", models=models, splits={"folds": 3, "repeats": 2}).results.contrasts[0].note is None
+
+
+def test_a_head_that_cannot_read_its_view_is_refused_before_anything_is_fitted(cv, kit, tmp_path):
+    with pytest.raises(ConfigError, match="head vector reads vectors, and view 'tiny' holds memories"):
+        cv(models=[{**kit.settings["models"][1], "head": "vector"}])
+    assert not (tmp_path / "run").exists()
