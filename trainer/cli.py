@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
+from trainer.model_commands import fit, predict, validate
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -236,102 +237,6 @@ def _tell_plan(config: "RunConfig", options: Mapping[str, Any]) -> None:
 
 
 @main.command()
-@click.argument("run")
-@click.option("--model", "row", required=True, metavar="NAME", help="Row of the run, as its table calls it.")
-@click.option("--out", required=True, metavar="MODEL", help="Folder of the model; written once.")
-@click.option(
-    "--store", "store_url", metavar="URL", help="Where the feature store lies now, if not where the run found it."
-)
-def fit(*, run: str, row: str, out: str, store_url: str | None) -> None:
-    r"""Fit a row of a finished run on its whole cohort, and keep the model for patients to come.
-
-    MODEL holds card.json (settings, preprocessing, baseline hazard, who it was fitted on, what cross-validation said) and, of a
-    network, weights.safetensors. Neither can be executed.
-
-    \b
-      trainer fit ./run --model image --out ./model
-      trainer predict --model ./model --store ./store --out predictions.csv
-    """
-    from trainer.final import fit_final  # noqa: PLC0415
-    from trainer.printed import print_model  # noqa: PLC0415
-
-    made = fit_final(run, row, out=out, store_url=store_url)
-    print_model(made.card, made.url, result_console())
-
-
-@main.command()
-@click.option("--model", "model_url", required=True, metavar="MODEL", help="Folder that `trainer fit` wrote.")
-@click.option(
-    "--store", "store_url", metavar="URL", help="Feature store with the model's view; not for a clinical model."
-)
-@click.option("--clinical", type=_FILE, help="Table with the model's covariates, where it has any; no outcome is read.")
-@click.option("--snapshot", metavar="ID", help="Read this snapshot of the view instead of the present entries.")
-@click.option(
-    "--times",
-    metavar="T,T,…",
-    help="Times of the survival columns, in the model's unit; default 1, 2, 3, 5 years.",
-)
-@click.option("--out", metavar="FILE", help="CSV file; default standard output.")
-@click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did.")
-def predict(
-    *,
-    model_url: str,
-    store_url: str | None,
-    clinical: str | None,
-    snapshot: str | None,
-    times: str | None,
-    out: str | None,
-    pseudonymise: bool,
-) -> None:
-    r"""Score patients by a kept model: log-risk, risk group, probability of being free of the event.
-
-    Only entries of the very view that the model was fitted on are read. Covariates are preprocessed by the model's own frozen
-    preprocessing: a missing value is filled as in training. Risk groups are the quartiles of the training patients' risks.
-    Patients who lack an entry or a row of the table are named on stderr and make the exit status 1.
-
-    Research use: a score is no diagnosis.
-
-    \b
-      trainer predict --model ./model --store ./store --clinical new.csv --times 12,24 --out predictions.csv
-    """
-    from pathlib import Path  # noqa: PLC0415
-
-    from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
-    from trainer.columns import MONTHS_PER_UNIT  # noqa: PLC0415
-    from trainer.predicting import Newcomers, predict  # noqa: PLC0415
-    from trainer.saved import read_model  # noqa: PLC0415
-
-    card, trained = read_model(model_url)
-    ids = Pseudonyms.from_environment() if pseudonymise else PlainIds()
-    wanted = (
-        [months / MONTHS_PER_UNIT[card.time_unit] for months in (12, 24, 36, 60)] if times is None else _numbers(times)
-    )
-    scores = predict(card, trained, Newcomers(store_url, snapshot, clinical, ids), times=wanted)
-    if out is None:
-        click.echo(scores.to_csv(), nl=False)
-    else:
-        Path(out).write_text(scores.to_csv(), encoding="utf-8")
-    for patient, reason in scores.left_out.items():
-        click.echo(ids.clean(f"not scored: {patient}: {reason}"), err=True)
-    if card.judged.overconfident:
-        click.echo(
-            "note: the calibration slope of this model lies below 1: its survival curves spread too far", err=True
-        )
-    click.echo(f"{len(scores.patients)} patients scored, {len(scores.left_out)} left out", err=True)
-    raise click.exceptions.Exit(FAILED if scores.left_out else 0)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise click.UsageError(f"--times expects numbers, such as 12,24,60, got {text!r}") from error
-    if not all(0 < number < float("inf") for number in found):
-        raise click.UsageError(f"--times expects positive numbers, got {text!r}")
-    return found
-
-
-@main.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 def report(run: str) -> None:
     r"""Write RUN/report.html: one page with tables and figures that needs no network, and RUN/figures/*.svg.
@@ -344,3 +249,7 @@ def report(run: str) -> None:
     from trainer.report.page import write_report  # noqa: PLC0415
 
     click.echo(write_report(run))
+
+
+for _command in (fit, predict, validate):
+    main.add_command(_command)

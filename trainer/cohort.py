@@ -51,6 +51,8 @@ class Cohort:
     """Who each row belongs to; equal to `patients` unless patients have several studies."""
     centre: tuple[str, ...] | None = None
     """Centre of each row, where a column was declared."""
+    cause: Int[np.ndarray, " patient"] | None = None
+    """What ended each follow-up: 0 censoring, 1 the event, 2 … the competing events in their order; None where none is declared."""
     flow: tuple[FlowStep, ...] = ()
     """Exclusions in the order in which they were made (paper, Fig. 1)."""
     only_in_store: tuple[str, ...] = ()
@@ -63,7 +65,8 @@ class Cohort:
     def digest(self) -> str:
         """Sha256 over what splits depend on: patients, persons, times, events, centres; covariates are not in it."""
         facts = [self.patients, self.person, self.time.tolist(), self.event.tolist(), self.centre, self.time_unit]
-        return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
+        causes = [] if self.cause is None else [self.cause.tolist()]
+        return hashlib.sha256(json.dumps(facts + causes, separators=(",", ":")).encode()).hexdigest()
 
     @property
     def time_months(self) -> Float[np.ndarray, " patient"]:
@@ -91,10 +94,11 @@ class Cohort:
     def permuted(self, seed: int | Sequence[int]) -> "Cohort":
         """Give the same patients with outcomes dealt at random, for a control that must be at chance.
 
-        The outcomes of one person's studies go together to a person with as many studies.
+        The outcomes of one person's studies go together to a person with as many studies. Competing events are then censorings,
+        as they are for every model.
         """
         time, event = permute_outcomes(self.time, self.event, seed=seed, persons=self.person)
-        return replace(self, time=time, event=event)
+        return replace(self, time=time, event=event, cause=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values; `from_dict` gives the same cohort back."""
@@ -106,6 +110,8 @@ class Cohort:
             "time_unit": self.time_unit,
             "event": self.event.tolist(),
             "centre": None if self.centre is None else list(self.centre),
+            # absent without competing events, as in cohorts of earlier versions
+            **({} if self.cause is None else {"cause": self.cause.tolist()}),
             "continuous": {name: _jsonable(self.frame[name]) for name in self.frame.columns if name in continuous},
             "categorical": {name: _jsonable(self.frame[name]) for name in self.frame.columns if name not in continuous},
             "flow": [vars(step) | {"patients": list(step.patients)} for step in self.flow],
@@ -123,6 +129,7 @@ class Cohort:
             time_unit=record["time_unit"],
             event=np.array(record["event"], dtype=bool),
             centre=None if record["centre"] is None else tuple(record["centre"]),
+            cause=np.array(record["cause"], dtype=np.int64) if "cause" in record else None,
             frame=_covariate_frame(record["patients"], continuous, record["categorical"]),
             flow=tuple(FlowStep(**{**step, "patients": tuple(step["patients"])}) for step in record["flow"]),
             only_in_store=tuple(record["only_in_store"]),
@@ -233,7 +240,7 @@ class _ClinicalRows:
         self.columns = columns
         self.person, self.patients = _patient_keys(frame, columns, where, ids)
         self.time = number_cells(frame[columns.time], self.patients, columns.missing, where)
-        self.event = self._events(frame[columns.event], where)
+        self.cause = self._causes(frame[columns.event], where)
         self._refuse_times_not_positive(where)
         self._censor()
         self.continuous = {
@@ -242,20 +249,23 @@ class _ClinicalRows:
         self.categorical = {name: text_cells(frame[name], columns.missing) for name in columns.categorical}
         self.centre = None if columns.centre is None else id_cells(frame[columns.centre], columns.missing, where)
 
-    def _events(self, column: pd.Series, where: str) -> list[bool | None]:
-        meaning = {event_code(value): False for value in self.columns.censored_values}
-        meaning[event_code(self.columns.event_value)] = True
-        events: list[bool | None] = []
+    def _causes(self, column: pd.Series, where: str) -> list[int | None]:
+        """0 where censored, 1 for the event, 2 … for competing ones; None where not known."""
+        meaning = {event_code(value): 0 for value in self.columns.censored_values}
+        ends = (self.columns.event_value, *self.columns.competing_values)
+        meaning |= {event_code(value): code for code, value in enumerate(ends, start=1)}
+        causes: list[int | None] = []
         for row, text in enumerate(text_cells(column, self.columns.missing)):
             code = None if text is None else event_code(text)
             if code is not None and code not in meaning:
                 raise TableError(
                     f"{where}, column {column.name!r}, row {row + 1} (patient {self.patients[row]}): expected "
                     f"{self.columns.event_value!r} for an event or one of {self.columns.censored_values!r} for "
-                    f"censored, got {text!r}. Declare `event_value` and `censored_values` in the config"
+                    f"censored, got {text!r}. Declare `event_value`, `censored_values` and, for other events, "
+                    "`competing_values` in the config"
                 )
-            events.append(None if code is None else meaning[code])
-        return events
+            causes.append(None if code is None else meaning[code])
+        return causes
 
     def _refuse_times_not_positive(self, where: str) -> None:
         wrong = [f"{self.patients[row]} ({self.time[row]:g})" for row in np.flatnonzero(self.time <= 0)]
@@ -271,7 +281,7 @@ class _ClinicalRows:
             return
         for row in np.flatnonzero(self.time > limit):
             self.time[row] = limit
-            self.event[row] = None if self.event[row] is None else False
+            self.cause[row] = None if self.cause[row] is None else 0
 
     def without_covariates(self, row: int) -> bool:
         """Whether not one covariate of this row has a value."""
@@ -282,12 +292,14 @@ class _ClinicalRows:
         """Cohort of these rows, sorted by patient."""
         order = sorted(keep, key=lambda row: self.patients[row])
         patients = tuple(self.patients[row] for row in order)
+        cause = np.array([self.cause[row] for row in order], dtype=np.int64)
         return Cohort(
             patients=patients,
             person=tuple(self.person[row] for row in order),
             time=self.time[order],
             time_unit=self.columns.time_unit,
-            event=np.array([self.event[row] for row in order], dtype=bool),
+            event=cause == 1,
+            cause=cause if self.columns.competing_values else None,
             centre=None if self.centre is None else tuple(self.centre[row] for row in order),
             frame=_covariate_frame(
                 patients,
@@ -329,7 +341,7 @@ def _exclude(
     if require_clinical:
         steps.append(("no clinical value", {row for row in every if rows.without_covariates(row)}))
     steps.append((f"no time ({rows.columns.time})", {row for row in every if np.isnan(rows.time[row])}))
-    steps.append((f"no event status ({rows.columns.event})", {row for row in every if rows.event[row] is None}))
+    steps.append((f"no event status ({rows.columns.event})", {row for row in every if rows.cause[row] is None}))
     keep = list(every)
     flow = [FlowStep("rows of the clinical table", 0, len(keep))]
     for reason, missing in steps:

@@ -28,8 +28,10 @@ class Columns(BaseModel):
     event_value
         Value of `event` that counts as the event; true and false read as 1 and 0.
     censored_values
-        Values of `event` that count as censored. Another cause of a competing risk belongs here. Any further value
-        is an error.
+        Values of `event` that count as censored. Any further value is an error.
+    competing_values
+        Values of `event` that are another event, after which this one cannot come. Models are then of the cause-specific hazard,
+        for which they end follow-up as censoring does, and the cumulative incidence of each event is given beside.
     continuous, categorical
         Covariates; their order is the order of the features.
     centre
@@ -49,6 +51,7 @@ class Columns(BaseModel):
     event: str
     event_value: int | str = 1
     censored_values: tuple[int | str, ...] = (0,)
+    competing_values: tuple[int | str, ...] = ()
     continuous: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     centre: str | None = None
@@ -69,12 +72,23 @@ class Columns(BaseModel):
                 f"event_value {self.event_value!r} must differ from every one of censored_values "
                 f"{self.censored_values!r}, which must not be empty"
             )
+        ends = Counter(map(event_code, (self.event_value, *self.censored_values, *self.competing_values)))
+        both = sorted(code for code, count in ends.items() if count > 1)
+        if both:
+            raise ValueError(
+                f"{', '.join(both)}: a value of {self.event!r} has one meaning, the event, censored or a competing event"
+            )
         return self
 
     @property
     def covariates(self) -> tuple[str, ...]:
         """Names of the covariates: continuous, then categorical."""
         return self.continuous + self.categorical
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """What ends follow-up but censoring, as a person reads it: the event, then each competing one; codes 1, 2, …."""
+        return tuple(f"{self.event} = {value}" for value in (self.event_value, *self.competing_values))
 
     @property
     def used(self) -> tuple[str, ...]:

@@ -43,6 +43,9 @@ class SplitSettings(Settings):
         Of outer and inner splits.
     by_centre
         Keep each centre in one fold; needs `columns: centre`.
+    leave_one_centre_out
+        As many folds as there are centres, each of one centre: how models do where they were not made. Needs
+        `columns: centre`.
     """
 
     folds: Annotated[int, Field(ge=2)] = 5
@@ -50,6 +53,16 @@ class SplitSettings(Settings):
     method: Literal["blocks", "quantiles"] = "blocks"
     seed: Annotated[int, Field(ge=0)] = 0
     by_centre: bool = False
+    leave_one_centre_out: bool = False
+
+    @model_validator(mode="after")
+    def _centres_say_how_many(self) -> Self:
+        if self.leave_one_centre_out and (self.repeats, self.folds) != (1, type(self).model_fields["folds"].default):
+            raise ValueError(
+                "with leave_one_centre_out the centres are the folds, and there is one way to deal them: leave `folds` and "
+                "`repeats` out"
+            )
+        return self
 
 
 class PermutedControl(Settings):
@@ -179,6 +192,8 @@ class RunConfig(Settings):
             if unknown:
                 raise ValueError(f"{place} names {', '.join(unknown)}: the models are {', '.join(names)}")
         self._check_choices()
+        if self.columns.centre is None and (self.splits.by_centre or self.splits.leave_one_centre_out):
+            raise ValueError("folds by centre need the centre of each patient: declare it as `columns: centre`")
         blind = [model.name for model in self.fitted_models if model.clinical and not self.columns.covariates]
         if blind:
             raise ValueError(
@@ -289,6 +304,23 @@ def parse_config(settings: dict[str, Any], *, origin: str = "the config") -> Run
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error}") from error
     return config
+
+
+def parse_columns(settings: dict[str, Any], *, origin: str = "the columns") -> Columns:
+    """Checked roles of columns; `origin` says where they came from in an error.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is unknown, missing or out of range.
+    """
+    try:
+        return Columns.model_validate(settings)
+    except ValidationError as error:
+        told = "; ".join(
+            _problem(("columns", *problem["loc"]), problem["type"], problem["msg"]) for problem in error.errors()
+        )
+        raise ConfigError(f"{origin}: {told}") from error
 
 
 _CLASSES: dict[str, type[BaseModel]] = {

@@ -147,6 +147,8 @@ def _card(run: FinishedRun, judged: Row, model: FittedModel, data: PartData, tra
             median_follow_up=median_follow_up(time, event),
             apparent_c=harrell_c(risk=risk, time=time, event=event).c,
             cohort_sha256=run.record["cohort_sha256"],
+            cohort_digest=run.cohort.digest,
+            last_follow_up=float(time.max()),
         ),
         judged=_judged_facts(run, judged),
         versions=versions(),

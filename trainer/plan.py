@@ -176,12 +176,13 @@ def _pins(store: Store, config: RunConfig, inputs: Inputs, recorded: Recorded | 
 def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:
     """Folds dealt from the outcomes that they are used with: those of a permutation from permuted ones."""
     settings = config.splits
+    alone = settings.leave_one_centre_out
     return make_splits(
         _permuted(config, cohort, permutation),
-        folds=settings.folds,
+        folds=len(set(cohort.centre or ())) if alone else settings.folds,
         seed=settings.seed,
         method=settings.method,
-        by_centre=settings.by_centre,
+        by_centre=alone or settings.by_centre,
         repeats=settings.repeats,
     )
 

@@ -7,12 +7,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from trainer.config import RunConfig
+from trainer.measures.row_measures import HorizonMeasures
 from trainer.probe import Estimate
 from trainer.results import ContrastResult, Row, RunResults
 from trainer.run import CvReport
 from trainer.saved import Card
 from trainer.study_tables import StudyTable, study_tables
-from trainer.wording import contrast_text, mean_text, p_text, scores_text, slope_text
+from trainer.validation_results import AS_IT_IS, Validation
+from trainer.wording import contrast_text, estimate_text, mean_text, p_text, scores_text, slope_text
 
 CAPTION = (
     "c: Harrell's c of the test part, 0.5 is chance; mean ± SE over folds. p: t-test against 0.5 as in the paper, one- and "
@@ -58,6 +60,35 @@ def print_model(card: Card, url: str, console: Console) -> None:
         told = slope_text(judged.slope, judged.slope_low, judged.slope_high)
         console.print(f"slope    {told}", markup=False, soft_wrap=True)
     console.print(f"written  {url}", markup=False, soft_wrap=True)
+
+
+def print_validation(found: Validation, url: str, console: Console) -> None:
+    """How a frozen model does on another cohort, and what a recalibration would do."""
+    frozen, again = found.measures[AS_IT_IS], found.recalibration
+    for reason, excluded, _ in found.flow[1:]:
+        if excluded:
+            console.print(f"excluded {excluded}: {reason}", markup=False, soft_wrap=True)
+    developed = "" if found.developed_c is None else f"; {found.developed_c:.3f} in cross-validation where it was made"
+    ratio = f"{again.observed_over_expected:.2f} [95% {again.low:.2f} to {again.high:.2f}]"
+    told = [
+        f"cohort   {found.patients} patients, {found.events} events; model of {found.developed_patients} patients",
+        f"c        {estimate_text(frozen.pooled_c)}{developed}",
+        f"Uno's c  {estimate_text(frozen.uno_c)}",
+        f"slope    {estimate_text(frozen.calibration_slope, 2)}; 1 is right, below it risks spread too far",
+        f"events   {ratio} observed over expected; 1 is right",
+        *(_horizon_text(at, found.time_unit) for at in frozen.horizons),
+    ]
+    if found.cut:
+        told.append(f"note: {found.cut} patients were followed beyond {found.cut_at:g} {found.time_unit}: cut there")
+    for way, measures in found.measures.items():
+        told.append(f"scaled integrated Brier score {way}: {estimate_text(measures.ibs_scaled)}")
+    for line in (*told, f"written  {url}/report.html"):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _horizon_text(at: HorizonMeasures, unit: str) -> str:
+    pair = f"observed {estimate_text(at.observed)}, expected {at.expected:.3f}"
+    return f"at {at.horizon:g} {unit}: AUC {estimate_text(at.auc)}; events {pair}"
 
 
 def print_estimates(estimates: Sequence[Estimate], console: Console, *, workers: int) -> None:

@@ -5,7 +5,11 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from trainer.candidates import search_table
+from trainer.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.results import RunResults
 from trainer.row_measures import COLUMNS, Measures, measure_lines
@@ -85,6 +89,21 @@ def search_csv(config: RunConfig, outer: Iterable[JobResult], inner: Iterable[In
         settings = tables[place[0]][place[1]]
         lines.append([*place, *(settings.get(name) for name in names), *(scores.get(part) for part in parts)])
     return _csv(("model", "candidate", "permutation", "fold", *names, *(f"c_{part}" for part in parts)), lines)
+
+
+def predictions_csv(
+    cohort: Cohort,
+    *,
+    log_risk: Float[np.ndarray, " patient"],
+    group: Int[np.ndarray, " patient"],
+    survival: Float[np.ndarray, "patient time"],
+    times: Sequence[float],
+) -> str:
+    """One line per patient of a validation: what the model says, beside the outcome that it is judged by."""
+    header = ("patient", "log_risk", "risk_group", *(f"survival_{time:g}" for time in times), "time", "event")
+    outcomes = zip(cohort.time, cohort.event.astype(int), strict=True)
+    told = zip(cohort.patients, log_risk, group, survival, outcomes, strict=True)
+    return _csv(header, ([patient, risk, level, *curve, *end] for patient, risk, level, curve, end in told))
 
 
 def measures_csv(measures: Measures) -> str:

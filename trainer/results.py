@@ -9,11 +9,12 @@ from trainer.task_results import Record
 
 
 class FoldScore(Record):
-    """One fold of a row of the table; `c` is None where the task failed."""
+    """One fold of a row of the table; `c` is None where the task failed, `centre` where folds are not centres left out."""
 
     fold: int
     repeat: int
     c: float | None
+    centre: str | None = None
 
 
 class RiskGroups(Record):

@@ -65,6 +65,16 @@ def measure_lines(measures: Measures) -> Iterator[tuple[Any, ...]]:
         for covariate, groups in row.subgroups.items():
             for group in groups:
                 yield (label, "c", None, f"{covariate}={group.label}", group.c, group.low, group.high, group.reason)
+        for found in row.incidence:
+            who = f"quartile={found.group}; {found.cause}" if found.group != "all" else f"all; {found.cause}"
+            none = "the group's follow-up ends before" if found.incidence is None else None
+            yield (label, "cumulative_incidence", found.horizon, who, found.incidence, found.low, found.high, none)
+            yield (label, "one_minus_km", found.horizon, who, found.one_minus_km, None, None, none)
+        yield (label, "tau", None, None, row.tau, None, None, None if row.tau is not None else row.uno_c.reason)
+        yield (label, "beyond_tau", None, None, row.beyond_tau, None, None, None)
+        yield (label, "beyond_training", None, None, row.beyond_training, None, None, None)
+        if row.centres is not None:
+            yield (label, "c_within_centres", None, None, row.centres.within, None, None, None)
         for group in () if row.centres is None else row.centres.groups:
             yield (label, "c", None, f"centre={group.label}", group.c, group.low, group.high, group.reason)
 
@@ -99,6 +109,8 @@ def _of_row(judgement: Judgement, results: tuple[JobResult, ...], place: int) ->
         persons=cohort.person,
         covariates=cohort.frame if len(cohort.frame.columns) else None,
         centres=cohort.centre,
+        cause=cohort.cause,
+        causes=() if cohort.cause is None else config.columns.causes,
     )
     folds = [_judged_fold(judgement, result) for result in results]
     return evaluate(folds, patients, horizons=horizons, seed=[config.seed, place])

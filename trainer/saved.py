@@ -55,6 +55,10 @@ class TrainingFacts(_Record):
         Harrell's c of the patients that it was fitted on: not an estimate of anything.
     cohort_sha256
         Digest of the run's cohort file.
+    cohort_digest
+        Of patients and outcomes, by which the same cohort is known again; None in models of earlier versions.
+    last_follow_up
+        Longest follow-up: beyond it the model says nothing. None in models of earlier versions.
     """
 
     patients: int
@@ -62,6 +66,8 @@ class TrainingFacts(_Record):
     median_follow_up: float | None
     apparent_c: float
     cohort_sha256: str
+    cohort_digest: str | None = None
+    last_follow_up: float | None = None
 
 
 class JudgedFacts(_Record):
@@ -169,6 +175,11 @@ def described(trained: Trained) -> tuple[dict[str, Any], bytes | None]:
     return {"network": part}, weights
 
 
+def card_bytes(card: Card) -> bytes:
+    """Text of the card's file."""
+    return (card.model_dump_json(indent=1) + "\n").encode()
+
+
 def write_model(card: Card, weights: bytes | None, url: str) -> str:
     """Write a model into a folder of its own, once; gives the folder's address.
 
@@ -178,7 +189,7 @@ def write_model(card: Card, weights: bytes | None, url: str) -> str:
         If the folder holds another model.
     """
     folder = RunFolder.open(url)
-    text = (card.model_dump_json(indent=1) + "\n").encode()
+    text = card_bytes(card)
     held = folder.read(CARD)
     if held is not None and held != text:
         raise AlreadyExistsError(f"{folder.url} holds another model: a model is written once. Use a new folder")

@@ -337,7 +337,9 @@ def _refuse_all_censored(cohort: Cohort, splits: Splits) -> None:
     for fold in splits.outer():
         for part, patients in (("test", fold.test), ("training", fold.train)):
             rows = cohort.rows(patients)
-            _refuse_undecidable(cohort.time[rows], cohort.event[rows], f"the {part} part of fold {fold.index}")
+            centres = sorted({cohort.centre[row] for row in rows}) if cohort.centre is not None else []
+            named = f" ({', '.join(centres)})" if splits.grouped_by == "centre" and part == "test" else ""
+            _refuse_undecidable(cohort.time[rows], cohort.event[rows], f"the {part} part of fold {fold.index}{named}")
 
 
 def _refuse_undecidable(time: Float[np.ndarray, " patient"], event: Bool[np.ndarray, " patient"], part: str) -> None:

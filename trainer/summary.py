@@ -54,6 +54,14 @@ class Judgement:
             return self.cohort
         return self.cohort.permuted([control.seed, permutation])
 
+    @cached_property
+    def centres_left_out(self) -> tuple[str, ...]:
+        """Centre of each test part, where each is one; else empty."""
+        cohort = self.cohort
+        if cohort.centre is None or not self.config.splits.leave_one_centre_out:
+            return ()
+        return tuple(cohort.centre[cohort.rows(part[:1])[0]] for part in self.splits.test)
+
     @property
     def permutations(self) -> range:
         """Numbers of the permutations."""
@@ -127,7 +135,16 @@ def _notes(judgement: Judgement) -> tuple[str, ...]:
         f"{name} has one value in the training part of {len(found)} of {len(judgement.splits)} folds: no model used it there"
         for name, found in sorted(folds.items())
     )
-    return (*flat, *_penalty_notes(judgement))
+    return (*flat, *_penalty_notes(judgement), *_competing_notes(judgement))
+
+
+def _competing_notes(judgement: Judgement) -> tuple[str, ...]:
+    """What models mean where some patients had another event first."""
+    cause = judgement.cohort.cause
+    if cause is None:
+        return ()
+    told = f"{int((cause > 1).sum())} of {len(cause)} had a competing event: models are of the cause-specific hazard"
+    return (f"{told}, their survival curves as if such events were abolished; incidences stand under Measures",)
 
 
 def _penalty_notes(judgement: Judgement) -> tuple[str, ...]:
@@ -241,7 +258,10 @@ def _oracle_row(judgement: Judgement, column: str) -> Row:
 def _scores(judgement: Judgement, name: str, permutation: int) -> tuple[FoldScore, ...]:
     found = {result.fold: result.c for result in of_model(judgement.results, name, permutation)}
     folds, total = judgement.splits.folds, len(judgement.splits)
-    return tuple(FoldScore(fold=fold, repeat=fold // folds, c=found.get(fold)) for fold in range(total))
+    centre = dict(enumerate(judgement.centres_left_out)) if not permutation else {}
+    return tuple(
+        FoldScore(fold=fold, repeat=fold // folds, c=found.get(fold), centre=centre.get(fold)) for fold in range(total)
+    )
 
 
 def _all_values(scores: Sequence[FoldScore]) -> list[float]:

@@ -1,6 +1,7 @@
 """Says figures as text, the same on the terminal and on the page; computes nothing."""
 
-from trainer.results import ContrastResult, Row
+from trainer.measures.row_measures import Estimate
+from trainer.results import ContrastResult, FoldScore, Row
 
 
 def mean_text(row: Row) -> str:
@@ -8,6 +9,16 @@ def mean_text(row: Row) -> str:
     if row.mean is None:
         return "incomplete"
     return f"{row.mean:.3f}" + ("" if row.se is None else f" ± {row.se:.3f}")
+
+
+def estimate_text(found: Estimate, digits: int = 3) -> str:
+    """Figure with its 95% interval, or why there is none."""
+    if found.value is None:
+        return f"none ({found.reason})"
+    span = (
+        "" if found.low is None or found.high is None else f" [95% {found.low:.{digits}f} to {found.high:.{digits}f}]"
+    )
+    return f"{found.value:.{digits}f}{span}"
 
 
 def p_text(p: float | None) -> str:
@@ -23,7 +34,13 @@ def scores_text(row: Row, most: int = 10) -> str:
         values = [score.c for score in row.scores if score.c is not None]
         span = f"{min(values):.3f} to {max(values):.3f}" if values else "none done"
         return f"{len(row.scores)} scores, {span}"
-    return " ".join("failed" if score.c is None else f"{score.c:.3f}" for score in row.scores)
+    return " ".join(_score_text(score) for score in row.scores)
+
+
+def _score_text(score: FoldScore) -> str:
+    """Figure of a fold, after the centre that it is, where it is one."""
+    told = "failed" if score.c is None else f"{score.c:.3f}"
+    return told if score.centre is None else f"{score.centre} {told}"
 
 
 def slope_text(slope: float, low: float | None, high: float | None) -> str:

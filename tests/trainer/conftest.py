@@ -160,7 +160,20 @@ def tiny_view() -> ViewSpec:
     return VIEW
 
 
+def new_kit() -> SimpleNamespace:
+    settings = copy.deepcopy(CONFIG)
+    return SimpleNamespace(
+        draw=draw, entry=entry, fill=fill, view=VIEW, settings=settings, short=SHORT, parse=parse_config
+    )
+
+
 @pytest.fixture
 def kit() -> SimpleNamespace:
     """What makes other cohorts and stores than the shared one."""
-    return SimpleNamespace(draw=draw, entry=entry, fill=fill, view=VIEW, settings=copy.deepcopy(CONFIG), short=SHORT)
+    return new_kit()
+
+
+@pytest.fixture(scope="session")
+def shared_kit() -> SimpleNamespace:
+    """The same for fixtures of a whole module; nobody changes it."""
+    return new_kit()

@@ -231,6 +231,24 @@ def test_other_causes_count_as_censored_where_they_are_declared(tmp_path):
     assert build_cohort(path, columns, {}).event.tolist() == [True, False, False]
 
 
+def test_competing_events_keep_their_code_until_follow_up_is_cut(tmp_path):
+    rows = ["P1,5,1", "P2,9,2", "P3,20,3", "P4,30,0"]
+    path = write(tmp_path, rows, "patient,time,event\n")
+    columns = Columns(time="time", time_unit="months", event="event", competing_values=(2, 3))
+    cohort = build_cohort(path, columns, {})
+    assert cohort.cause.tolist() == [1, 2, 3, 0]
+    assert cohort.event.tolist() == [True, False, False, False]
+    assert columns.causes == ("event = 1", "event = 2", "event = 3")
+    cut = build_cohort(path, columns.model_copy(update={"censor_at": 10.0}), {})
+    assert cut.cause.tolist() == [1, 2, 0, 0]
+    assert cut.digest != cohort.digest
+    again = Cohort.from_dict(json.loads(json.dumps(cohort.to_dict())))
+    assert again.cause.tolist() == [1, 2, 3, 0]
+    assert again.digest == cohort.digest
+    # a permuted cohort is for models alone, to which other events are censorings
+    assert cohort.permuted(1).cause is None
+
+
 def test_administrative_censoring_cuts_later_times_and_keeps_events_at_the_limit(tmp_path):
     cohort = build_cohort(write(tmp_path), COLUMNS.model_copy(update={"censor_at": 7.0}), {})
     assert cohort.time.tolist() == [4.0, 7.0, 7.0, 7.0, 7.0]

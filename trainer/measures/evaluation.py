@@ -20,6 +20,7 @@ from trainer.measures.censoring import LEAST_AT_RISK, safe_end, safe_times
 from trainer.measures.d_calibration import DCalibration, d_calibration
 from trainer.measures.dynamic_auc import mean_auc
 from trainer.measures.horizon import HorizonSettings, judge_horizon
+from trainer.measures.incidence import incidences
 from trainer.measures.predictions import Dealing, JudgedFold, PooledPatients, dealings
 from trainer.measures.row_measures import Estimate, HorizonMeasures, RowMeasures
 from trainer.measures.slope import calibration_slope
@@ -105,6 +106,7 @@ def evaluate(
         calibration_slope=over_repeats(repeats, lambda repeat: _slope(repeat, settings.confidence)),
         beyond_training=sum(fold.beyond_training for fold in folds),
         d_calibration=_d_calibration(repeats),
+        incidence=incidences(patients, horizons=safe.kept, confidence=settings.confidence),
         **_up_to_tau(folds, patients, settings),
         **_pooled(patients, settings, seeds),
         **_groups(patients, settings, seeds),

@@ -88,12 +88,19 @@ class PooledPatients:
     covariates: pd.DataFrame | None = None
     """Columns to make subgroups of: numbers with NaN, or text with None, where unknown."""
     centres: Sequence[str] | None = None
+    cause: Int[np.ndarray, " patient"] | None = None
+    """What ended each follow-up: 0 censoring, 1 the event, 2 … competing ones; None where there are none."""
+    causes: tuple[str, ...] = ()
+    """Names of the causes 1, 2, …."""
 
     def __post_init__(self) -> None:
         checked(np.zeros(np.shape(self.time)) if self.risk is None else self.risk, self.time, self.event)
-        for what, values in (("persons", self.persons), ("covariates", self.covariates), ("centres", self.centres)):
+        each = (self.persons, self.covariates, self.centres, self.cause)
+        for what, values in zip(("persons", "covariates", "centres", "causes"), each, strict=True):
             if values is not None and len(values) != len(self.time):
                 raise UsageError(f"expected {what} one per patient, got {len(values)} for {len(self.time)}")
+        if self.cause is not None and int(np.max(self.cause, initial=1)) > len(self.causes):
+            raise UsageError(f"expected a name for each cause, got {len(self.causes)} for code {np.max(self.cause)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,6 +126,36 @@ class HorizonMeasures(_Record):
     decision_reason: str | None
 
 
+class Incidence(_Record):
+    """How many patients of a group have come to one of several events by a horizon.
+
+    Attributes
+    ----------
+    horizon
+        In the unit of the table.
+    group
+        ``all``, or a quartile of pooled risk, ``1`` (lowest) to ``4``.
+    cause
+        Name of the event.
+    patients, events
+        Of the group; events of the cause by the horizon.
+    incidence, low, high
+        Aalen-Johansen estimate with its log-log interval: the other events at work. None where the group's follow-up ends before.
+    one_minus_km
+        1 - Kaplan-Meier with the other events as censorings: what would be if they were abolished; never below the incidence.
+    """
+
+    horizon: float
+    group: str
+    cause: str
+    patients: int
+    events: int
+    incidence: float | None
+    low: float | None
+    high: float | None
+    one_minus_km: float | None
+
+
 class RowMeasures(_Record):
     """Every measure of one row's out-of-fold predictions.
 
@@ -172,6 +202,8 @@ class RowMeasures(_Record):
         The same within each centre, and over pairs of one centre; None where no centres were declared.
     groups_reason
         Why subgroups and centres are empty.
+    incidence
+        Of each event at each horizon, by quartile of pooled risk; empty without competing events.
     """
 
     folds: int
@@ -199,3 +231,4 @@ class RowMeasures(_Record):
     subgroups: dict[str, tuple[GroupC, ...]]
     centres: GroupedC | None
     groups_reason: str | None
+    incidence: tuple[Incidence, ...] = ()

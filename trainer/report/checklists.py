@@ -194,13 +194,19 @@ def _cohort_answers(run: FinishedRun) -> dict[str, str]:
         "table_one": f"section Patients; missing values: {missing or 'no covariates'}",
         "sample": f"{persons} patients, {events} events; events per parameter in section Patients",
         "sizes": f"{persons} patients, {events} events; sizes of every fold in folds.csv",
-        "centres": f"{centres}; folds {'kept together by centre' if run.config.splits.by_centre else 'not by centre'}",
+        "centres": f"{centres}; folds {_by_centre(run)}",
     }
+
+
+def _by_centre(run: FinishedRun) -> str:
+    if run.config.splits.leave_one_centre_out:
+        return "leave one centre out"
+    return "keep centres together" if run.config.splits.by_centre else "not by centre"
 
 
 def _method_answers(run: FinishedRun) -> dict[str, str]:
     config = run.config
-    splits, rules = config.splits, config.preprocessing
+    splits, rules = run.splits, config.preprocessing
     tuned = [f"{row.label} ({row.tried} settings, {row.tuned})" for row in run.results.of_kind("model") if row.tuned]
     filled = f"continuous by the training {rules.continuous_missing}, categories by {rules.categorical_missing}"
     return {

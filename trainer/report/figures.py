@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from store_schema.errors import CohortError, TaskError
-from trainer.kaplan_meier import KaplanMeier
 from trainer.report.drawing import Drawn, draw
+from trainer.report.incidence_figure import draw_incidence
 from trainer.report.measure_figures import draw_measures
 from trainer.report.reading import FinishedRun
 from trainer.report.study_figures import draw_study
+from trainer.report.survival_curves import Painted, paint_survival
 from trainer.report.svg import FAINT, INK, SERIES
 from trainer.results import Row
 from trainer.risk_groups import RiskQuartiles
@@ -25,8 +26,10 @@ def draw_all(run: FinishedRun) -> list[Drawn]:
     """Every figure that the run's results allow."""
     drawn = [_folds(run), *draw_study(run)]
     for model in run.names:
-        drawn += [figure for figure in (_quartiles(run, model), _curves(run, model), _gate(run, model)) if figure]
-        drawn += draw_measures(run, model)
+        found = (_quartiles(run, model), draw_incidence(run, model), _curves(run, model), _gate(run, model))
+        drawn += [figure for figure in found if figure]
+        if model in run.measures:
+            drawn += draw_measures(run.measures[model], model, run.cohort.time_unit)
     return drawn
 
 
@@ -84,42 +87,9 @@ def _quartiles(run: FinishedRun, model: str) -> Drawn | None:
 
 
 def _paint_quartiles(figure: Any, found: RiskQuartiles, last: float, unit: str) -> None:
-    axes, table = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-    for curve, colour, style, label in (
-        (found.low_risk, LOW, "-", "lowest risk quartile"),
-        (found.high_risk, HIGH, (0, (5, 1.5)), "highest risk quartile"),
-    ):
-        _paint_curve(axes, curve, colour, style, label)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlim(0, last)
-    axes.set_ylabel("free of the event")
-    axes.legend(loc="best")
-    axes.tick_params(labelbottom=False)
-    _paint_at_risk(table, found, axes.get_xticks(), last)
-    table.set_xlabel(f"time ({unit})")
-
-
-def _paint_curve(axes: Any, curve: KaplanMeier, colour: str, style: Any, label: str) -> None:
-    time = np.concatenate(([0.0], curve.time))
-    level, low, high = (np.concatenate(([1.0], y)) for y in (curve.survival, curve.low, curve.high))
-    axes.step(time, level, where="post", color=colour, linestyle=style, label=label, linewidth=1.6)
-    axes.fill_between(time, low, high, step="post", color=colour, alpha=0.14, linewidth=0)
-    gone = curve.censored > 0
-    axes.plot(curve.time[gone], curve.survival[gone], "|", color=colour, markersize=6)
-
-
-def _paint_at_risk(axes: Any, found: RiskQuartiles, ticks: np.ndarray, last: float) -> None:
-    shown = np.array([tick for tick in ticks if 0 <= tick <= last])
-    for place, (curve, colour) in enumerate(((found.low_risk, LOW), (found.high_risk, HIGH))):
-        for tick, count in zip(shown, curve.at_risk_at(shown), strict=True):
-            axes.text(
-                tick, place, str(count), color=colour, ha="left" if tick == 0 else "center", va="center", fontsize=9
-            )
-    axes.set_yticks((0, 1), ("lowest", "highest"))
-    axes.set_ylim(1.6, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.set_title("at risk", fontsize=9)
-    axes.spines["left"].set_visible(False)
+    low = Painted(found.low_risk, LOW, "-", "lowest risk quartile", "lowest")
+    high = Painted(found.high_risk, HIGH, (0, (5, 1.5)), "highest risk quartile", "highest")
+    paint_survival(figure, (low, high), last, unit)
 
 
 def _curves(run: FinishedRun, model: str) -> Drawn | None:

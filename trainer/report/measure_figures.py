@@ -1,23 +1,19 @@
-"""Draws calibration and decision curves of a row at its horizons; computes no measure."""
+"""Draws calibration and decision curves of predictions at their horizons; computes no measure."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.measures.row_measures import HorizonMeasures
+from trainer.measures.row_measures import HorizonMeasures, RowMeasures
 from trainer.report.drawing import Drawn, draw
-from trainer.report.reading import FinishedRun
 from trainer.report.svg import FAINT, INK, SERIES
 
 MOST = 4
 """Horizons side by side."""
 
 
-def draw_measures(run: FinishedRun, label: str) -> list[Drawn]:
-    """Calibration and decision curves of a row, as far as its horizons allow them."""
-    if label not in run.measures:
-        return []
-    unit = run.cohort.time_unit
-    horizons = run.measures[label].horizons[:MOST]
+def draw_measures(measures: RowMeasures, label: str, unit: str) -> list[Drawn]:
+    """Calibration and decision curves of predictions, as far as their horizons allow them."""
+    horizons = measures.horizons[:MOST]
     calibrated = [horizon for horizon in horizons if horizon.calibration]
     decided = [horizon for horizon in horizons if horizon.decision is not None]
     drawn = []

@@ -26,6 +26,7 @@ SECTIONS = {
     "folds": "results",
     "study": "study",
     "quartiles": "risk",
+    "incidence": "risk",
     "curves": "fitting",
     "gate": "gates",
     "calibration": "calibration",
@@ -55,6 +56,28 @@ def write_report(run_url: str) -> str:
 
 def render(run: FinishedRun, figures: list[Drawn]) -> str:
     """HTML of the page; every text of the run is escaped."""
+    return (
+        page_environment()
+        .get_template("report.html.jinja")
+        .render(
+            run=run,
+            record=run.record,
+            results=run.results,
+            cohort=run.cohort,
+            patients=_patients(run),
+            figures=_by_section(figures),
+            settings=yaml.safe_dump(run.record["config"], sort_keys=False, allow_unicode=True, default_flow_style=None),
+            suspicious=SUSPICIOUS_C,
+            seconds=run.seconds,
+            tables=study_tables(run.config, run.results),
+            checklists=checklists(run),
+            measures=run.measures,
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """Templates of the pages with their filters; what they are given is escaped, and a name that is not given is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -64,20 +87,7 @@ def render(run: FinishedRun, figures: list[Drawn]) -> str:
     )
     environment.filters |= {"p": p_text, "mean": mean_text, "scores": scores_text}
     environment.filters |= {"months": _months, "signed": _signed, "estimate": _estimate}
-    return environment.get_template("report.html.jinja").render(
-        run=run,
-        record=run.record,
-        results=run.results,
-        cohort=run.cohort,
-        patients=_patients(run),
-        figures=_by_section(figures),
-        settings=yaml.safe_dump(run.record["config"], sort_keys=False, allow_unicode=True, default_flow_style=None),
-        suspicious=SUSPICIOUS_C,
-        seconds=run.seconds,
-        tables=study_tables(run.config, run.results),
-        checklists=checklists(run),
-        measures=run.measures,
-    )
+    return environment
 
 
 def _by_section(figures: list[Drawn]) -> dict[str, list[dict[str, Any]]]:
@@ -100,6 +110,12 @@ def _patients(run: FinishedRun) -> list[tuple[str, str, str]]:
     ]
     if len(cohort) > len(set(cohort.person)):
         lines.insert(1, ("Studies", str(len(cohort)), ""))
+    if cohort.cause is not None:
+        counts = ", ".join(
+            f"{name}: {int((cohort.cause == code).sum())}"
+            for code, name in enumerate(run.config.columns.causes, start=1)
+        )
+        lines.append(("First event, the one modelled and those that compete with it", counts, ""))
     lines += [_covariate(cohort.frame[name]) for name in cohort.frame.columns]
     return lines + _parameters(run)
 

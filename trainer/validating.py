@@ -1,0 +1,357 @@
+"""Judges a kept model on another cohort: the model frozen, and a recalibration apart; fits no model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import yaml
+from jaxtyping import Bool, Float, Int
+
+from store_schema.errors import CohortError, ConfigError, UsageError
+from store_schema.files import Place, read_text, without_secret
+from store_schema.records import sha256
+from trainer.baseline_hazard import BreslowBaseline
+from trainer.cohort import Cohort, build_cohort
+from trainer.columns import MONTHS_PER_UNIT, Columns
+from trainer.config import parse_columns
+from trainer.dealing import deal
+from trainer.judging import Trained
+from trainer.kaplan_meier import kaplan_meier, log_rank, median_follow_up
+from trainer.measures.censoring import truncated
+from trainer.measures.evaluation import evaluate
+from trainer.measures.predictions import JudgedFold, PooledPatients
+from trainer.measures.recalibration import in_the_large, refitted, rescaled
+from trainer.measures.row_measures import RowMeasures
+from trainer.predicting import Newcomers, available, pinned, risk_group, score_cohort
+from trainer.result_tables import measures_csv, predictions_csv
+from trainer.row_measures import Measures
+from trainer.run_folder import RunFolder, read_cohort
+from trainer.saved import Card, card_bytes
+from trainer.tables import shown
+from trainer.validation_results import (
+    AS_IT_IS,
+    IN_THE_LARGE,
+    PREDICTIONS,
+    SLOPE_TOO,
+    VALIDATION,
+    Recalibration,
+    ValidatedGroup,
+    Validation,
+)
+from trainer.versions import versions
+
+PARTS = 5
+"""Into which the cohort is dealt to judge a recalibration on patients that it was not made from."""
+HORIZONS_MONTHS = (12.0, 24.0, 36.0, 60.0)
+"""At which survival is judged unless others are asked for (protocol section 5)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A cohort with what a frozen model says of it, in the order of the cohort."""
+
+    cohort: Cohort
+    """Cut at the end of the model's follow-up, in the model's time unit."""
+    whole: Cohort
+    """The same before it was cut."""
+    log_risk: Float[np.ndarray, " patient"]
+    """Higher is worse."""
+    group: Int[np.ndarray, " patient"]
+    """1 to 4, by the quartiles of the training patients."""
+    snapshot: tuple[str, str] | None
+    """Id of the store and of the snapshot that was read."""
+    causes: tuple[str, ...] = ()
+    """Names of competing events, the one modelled first; none where there are none."""
+
+
+def columns_of(card: Card, path: Place | None) -> Columns:
+    """Roles of the other cohort's columns: the model's own, or those of a YAML file with the same covariates.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, a setting is unknown, or covariates are not the model's.
+    """
+    if path is None:
+        return card.columns
+    where = without_secret(path)
+    try:
+        settings = yaml.safe_load(read_text(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{where} cannot be read as YAML settings: {error}") from error
+    settings = settings.get("columns", settings) if isinstance(settings, dict) else settings
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{where} holds {type(settings).__name__}: expected the settings of `columns`")
+    mine = {"continuous": list(card.columns.continuous), "categorical": list(card.columns.categorical)}
+    for name, covariates in mine.items():
+        if list(settings.get(name, covariates)) != covariates:
+            raise ConfigError(
+                f"{where}: {name} is {settings[name]}, and the model reads {covariates}: covariates are the model's own, "
+                "leave them out"
+            )
+    return parse_columns({**settings, **mine}, origin=where)
+
+
+def score_others(card: Card, trained: Trained, newcomers: Newcomers, columns: Columns) -> Scored:
+    """Scores of every patient of a table who has an outcome and what the model reads.
+
+    Parameters
+    ----------
+    card, trained
+        The model, as `trainer.saved.read_model` gives it.
+    newcomers
+        Store and table of the other cohort.
+    columns
+        Roles of the table's columns.
+
+    Raises
+    ------
+    UsageError
+        If the table or the store is missing, or the cohort is the very one that the model was fitted on.
+    TableError, CohortError
+        If the table cannot be read as declared, or allows no judgement.
+    NotCommittedError
+        If the store holds nothing that the model reads.
+    """
+    return newcomers.ids.filtered(lambda: _scored(card, trained, newcomers, columns))
+
+
+def refuse_developers(run_url: str, cohort_sha256: str, cohort: Cohort) -> None:
+    """Refuse a cohort with patients whom the model was fitted on.
+
+    Parameters
+    ----------
+    run_url
+        Folder of the run that the model came from.
+    cohort_sha256
+        Digest of that run's cohort, as the model's card has it.
+
+    Raises
+    ------
+    CohortError
+        If somebody is in both.
+    ObjectAlteredError, SchemaError
+        If the run is not the one that the model came from.
+    """
+    both = sorted(set(cohort.person) & set(read_cohort(run_url, cohort_sha256).person))
+    if both:
+        raise CohortError(
+            f"{len(both)} patients of this cohort are among those that the model was fitted on ({shown(both)}): take them out "
+            "of the table"
+        )
+
+
+def judge(card: Card, scored: Scored, *, horizons: tuple[float, ...] | None = None, seed: int = 0) -> Validation:
+    """Every figure of a frozen model on another cohort, and of its recalibration, judged on patients it was not made from.
+
+    Of the model as it is nothing is fitted here: preprocessing, weights, baseline hazard and risk groups are the card's. The
+    Kaplan-Meier curve that Brier scores are held against is of this very cohort, as are the weights for censoring.
+
+    Parameters
+    ----------
+    horizons
+        Times at which survival is judged, in the model's unit; by default 1, 2, 3 and 5 years.
+    seed
+        Of the bootstraps and of the parts by which a recalibration is judged.
+
+    Raises
+    ------
+    CohortError
+        If the cohort has no comparable pair.
+
+    References
+    ----------
+    Royston and Altman 2013; Debray et al. 2015; TRIPOD+AI 2024.
+    """
+    cohort, risk = scored.cohort, scored.log_risk
+    if horizons is None:
+        horizons = tuple(months / MONTHS_PER_UNIT[card.time_unit] for months in HORIZONS_MONTHS)
+    patients = _pooled(card, scored)
+    frozen = [_fold(risk, card.baseline, cohort, np.arange(len(risk)), np.arange(len(risk)))]
+    measures = {AS_IT_IS: evaluate(frozen, patients, horizons=horizons, seed=[seed, 0])}
+    for place, way in enumerate((IN_THE_LARGE, SLOPE_TOO), start=1):
+        found = _recalibrated(way, scored, patients, card.baseline, horizons=horizons, seed=[seed, place])
+        if found is not None:
+            measures[way] = found
+    return Validation(
+        model=card.name,
+        card_sha256=sha256(card_bytes(card)),
+        view=card.view,
+        snapshot=None if scored.snapshot is None else scored.snapshot[1],
+        store_id=None if scored.snapshot is None else scored.snapshot[0],
+        recalibration=_recalibration(card.baseline, scored),
+        measures=measures,
+        developed_patients=card.training.patients,
+        developed_events=card.training.events,
+        developed_c=card.judged.mean,
+        **_facts(card, scored),
+    )
+
+
+def write_validation(found: Validation, scored: Scored, card: Card, url: str) -> str:
+    """Write a validation into a folder of its own, over an older one; gives the folder's address."""
+    folder = RunFolder.open(url)
+    survival_at = [at.horizon for at in found.measures[AS_IT_IS].horizons]
+    survival = card.baseline.survival(scored.log_risk, np.array(survival_at))
+    folder.replace(
+        PREDICTIONS,
+        predictions_csv(
+            scored.cohort, log_risk=scored.log_risk, group=scored.group, survival=survival, times=survival_at
+        ),
+    )
+    folder.replace("measures.csv", measures_csv(Measures(found.measures)))
+    folder.replace(VALIDATION, found.model_dump_json(indent=1) + "\n")
+    return folder.url
+
+
+def _scored(card: Card, trained: Trained, newcomers: Newcomers, columns: Columns) -> Scored:
+    if newcomers.clinical is None:
+        raise UsageError("a validation needs outcomes: give their table with --clinical")
+    held = pinned(card, newcomers)
+    entries: Mapping[str, set[str]] = {} if held is None else available(card, held[1])
+    cohort = build_cohort(newcomers.clinical, columns, entries, ids=newcomers.ids)
+    if cohort.digest == card.training.cohort_digest:
+        raise UsageError(
+            "this is the very cohort that the model was fitted on: its figures there are apparent, no validation. Use "
+            "`trainer cv` for an honest estimate on it"
+        )
+    scale = MONTHS_PER_UNIT[columns.time_unit] / MONTHS_PER_UNIT[card.time_unit]
+    whole = replace(cohort, time=cohort.time * scale, time_unit=card.time_unit)
+    time, event = truncated(time=whole.time, event=whole.event, at=_end(card))
+    cause = None if whole.cause is None else np.where(whole.time <= _end(card), whole.cause, 0)
+    cut = replace(whole, time=time, event=event, cause=cause)
+    if not event.any():
+        raise CohortError(
+            f"{len(cut)} patients have no event up to {_end(card):g} {card.time_unit}: nothing can be judged"
+        )
+    where = None if held is None else (held[0].url, held[1].id)
+    said = trained.predict(score_cohort(card, trained, cut, where), cut.patients)
+    snapshot = None if held is None else (held[0].store_id, held[1].id)
+    causes = () if cause is None else columns.causes
+    return Scored(cut, whole, said.log_risk, risk_group(card, said.log_risk), snapshot, causes)
+
+
+def _end(card: Card) -> float:
+    """End of the model's own follow-up; of models of earlier versions its last event."""
+    last = card.training.last_follow_up
+    return card.baseline.time[-1] if last is None else last
+
+
+def _pooled(card: Card, scored: Scored) -> PooledPatients:
+    cohort = scored.cohort
+    return PooledPatients(
+        risk=(scored.log_risk - card.risk_mean) / card.risk_sd,
+        time=cohort.time,
+        event=cohort.event,
+        persons=cohort.person,
+        covariates=cohort.frame if len(cohort.frame.columns) else None,
+        centres=cohort.centre,
+        cause=cohort.cause,
+        causes=scored.causes,
+    )
+
+
+def _fold(
+    risk: Float[np.ndarray, " patient"],
+    baseline: BreslowBaseline,
+    cohort: Cohort,
+    rows: Int[np.ndarray, " judged"],
+    others: Int[np.ndarray, " other"],
+) -> JudgedFold:
+    """These rows judged, the follow-up of the others known."""
+    return JudgedFold(
+        repeat=0,
+        risk=risk[rows],
+        time=cohort.time[rows],
+        event=cohort.event[rows],
+        baseline=baseline,
+        train_time=cohort.time[others],
+        train_event=cohort.event[others],
+    )
+
+
+def _recalibrated(
+    way: str,
+    scored: Scored,
+    patients: PooledPatients,
+    baseline: BreslowBaseline,
+    *,
+    horizons: tuple[float, ...],
+    seed: list[int],
+) -> RowMeasures | None:
+    """Measures of the recalibrated model, each fifth of the patients by a recalibration from the others; None where one fails."""
+    cohort, risk = scored.cohort, scored.log_risk
+    folds = []
+    for part in _parts(cohort, seed):
+        rows, others = np.flatnonzero(part), np.flatnonzero(~part)
+        try:
+            slope, remade = _remade(way, baseline, risk[others], cohort.time[others], cohort.event[others])
+        except CohortError:
+            # too few events for it: the whole cohort's recalibration tells why
+            return None
+        folds.append(_fold(slope * risk, remade, cohort, rows, others))
+    return evaluate(folds, patients, horizons=horizons, seed=seed)
+
+
+def _remade(
+    way: str,
+    baseline: BreslowBaseline,
+    risk: Float[np.ndarray, " patient"],
+    time: Float[np.ndarray, " patient"],
+    event: Bool[np.ndarray, " patient"],
+) -> tuple[float, BreslowBaseline]:
+    """What log-risks are multiplied by, and the baseline hazard that goes with them."""
+    if way == IN_THE_LARGE:
+        return 1.0, rescaled(baseline, in_the_large(baseline, risk=risk, time=time, event=event).ratio)
+    found, remade = refitted(risk=risk, time=time, event=event)
+    return found.slope, remade
+
+
+def _parts(cohort: Cohort, seed: list[int]) -> list[Bool[np.ndarray, " patient"]]:
+    persons = cohort.person if len(set(cohort.person)) < len(cohort) else None
+    number = deal(cohort.time, cohort.event, folds=PARTS, rng=np.random.default_rng(seed), groups=persons)
+    return [number == part for part in range(PARTS)]
+
+
+def _recalibration(baseline: BreslowBaseline, scored: Scored) -> Recalibration:
+    risk, time, event = scored.log_risk, scored.cohort.time, scored.cohort.event
+    large = in_the_large(baseline, risk=risk, time=time, event=event)
+    found = Recalibration(observed_over_expected=large.ratio, low=large.low, high=large.high)
+    try:
+        slope, _ = refitted(risk=risk, time=time, event=event)
+    except CohortError as error:
+        return found.model_copy(update={"reason": str(error)})
+    return found.model_copy(update={"slope": slope.slope, "slope_low": slope.low, "slope_high": slope.high})
+
+
+def _facts(card: Card, scored: Scored) -> dict[str, object]:
+    cohort, z = scored.cohort, (scored.log_risk - card.risk_mean) / card.risk_sd
+    groups = []
+    for number in range(1, 5):
+        mine = scored.group == number
+        curve = kaplan_meier(cohort.time[mine], cohort.event[mine]) if mine.any() else None
+        median = None if curve is None else curve.median
+        groups.append(
+            ValidatedGroup(group=number, patients=int(mine.sum()), events=int(cohort.event[mine].sum()), median=median)
+        )
+    try:
+        p = log_rank(cohort.time, cohort.event, scored.group).p
+    except CohortError:
+        # all patients of one group: there is nothing to compare
+        p = None
+    return {
+        "time_unit": card.time_unit,
+        "flow": tuple((step.reason, step.excluded, step.remaining) for step in cohort.flow),
+        "patients": len(cohort),
+        "persons": len(set(cohort.person)),
+        "events": int(cohort.event.sum()),
+        "median_follow_up": median_follow_up(scored.whole.time, scored.whole.event),
+        "cut_at": _end(card),
+        "cut": int((scored.whole.time > _end(card)).sum()),
+        "missing": {name: int(cohort.frame[name].isna().sum()) for name in cohort.frame.columns},
+        "risk_mean": float(z.mean()),
+        "risk_sd": float(z.std()),
+        "groups": tuple(groups),
+        "log_rank_p": p,
+        "versions": versions(),
+    }
