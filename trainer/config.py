@@ -83,6 +83,10 @@ class PermutedControl(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+PERMUTATIONS = 199
+"""Of a permutation p, unless others are asked for (protocol section 6)."""
+
+
 class Oracle(Settings):
     """Risks that are known because the outcomes were simulated with them.
 
@@ -147,8 +151,11 @@ class RunConfig(Settings):
         Secondary contrasts, whose p-values are adjusted together (Holm).
     horizons_months
         Times at which survival is judged, in months; those with fewer than 10 patients at risk are left out.
-    permuted_control, oracle
-        What the results are held against.
+    permuted_control
+        Models that are also fitted on permuted outcomes. ``auto``: every Cox model of a fixed penalty and every network without
+        convolutions that nothing is searched for, 199 times, so that each has a permutation p (protocol section 6). None: no model.
+    oracle
+        Risks known from simulation, that the results are held against.
     require_clinical
         Exclude patients without a single covariate.
     seed
@@ -166,7 +173,7 @@ class RunConfig(Settings):
     claim: ContrastSettings | None = None
     contrasts: tuple[ContrastSettings, ...] = ()
     horizons_months: tuple[Annotated[float, Field(gt=0)], ...] = (12.0, 24.0, 36.0, 60.0)
-    permuted_control: PermutedControl | None = None
+    permuted_control: PermutedControl | Literal["auto"] | None = "auto"
     oracle: Oracle | None = None
     require_clinical: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
@@ -203,7 +210,8 @@ class RunConfig(Settings):
         return self
 
     def _named_models(self) -> dict[str, tuple[str, ...]]:
-        controls = () if self.permuted_control is None else self.permuted_control.models
+        named = self.permuted_control
+        controls = named.models if isinstance(named, PermutedControl) else ()
         contrasts = (*(() if self.claim is None else (self.claim,)), *self.contrasts)
         return {
             "permuted_control": controls,
@@ -239,6 +247,16 @@ class RunConfig(Settings):
         return ContrastSettings(first=both[0], second=clinical[0]) if both and clinical else None
 
     @cached_property
+    def control(self) -> PermutedControl | None:
+        """Which models are fitted on permuted outcomes, and how often; None where none is."""
+        if self.permuted_control != "auto":
+            return self.permuted_control
+        cheap = tuple(
+            model.name for model in self.fitted_models if _permutes_cheaply(model) and self.tried(model.name) == 1
+        )
+        return PermutedControl(models=cheap, repeats=PERMUTATIONS) if cheap else None
+
+    @cached_property
     def members(self) -> dict[str, tuple[str, ...]]:
         """For each row, the fitted models that it is chosen from: a fitted model is its own only member."""
         return {model.name: model.of if isinstance(model, ChoiceModel) else (model.name,) for model in self.models}
@@ -259,7 +277,7 @@ class RunConfig(Settings):
     @property
     def permuted_models(self) -> tuple[str, ...]:
         """Fitted models that the permuted controls need."""
-        controls = () if self.permuted_control is None else self.permuted_control.models
+        controls = () if self.control is None else self.control.models
         return tuple(dict.fromkeys(member for name in controls for member in self.members[name]))
 
     @property
@@ -304,6 +322,13 @@ def parse_config(settings: dict[str, Any], *, origin: str = "the config") -> Run
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error}") from error
     return config
+
+
+def _permutes_cheaply(model: FittedModel) -> bool:
+    """Whether hundreds of fits cost little: Cox models and networks of covariates and vectors."""
+    if isinstance(model, RidgeCoxModel):
+        return model.penalty != "inner_cv"
+    return isinstance(model, NetworkModel) and (model.images is None or model.head == "vector")
 
 
 def parse_columns(settings: dict[str, Any], *, origin: str = "the columns") -> Columns:

@@ -27,6 +27,7 @@ class TaskData:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._parts: dict[Hashable, PartData] = {}
+        self._cohorts: dict[int, Cohort] = {}
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -39,7 +40,9 @@ class TaskData:
             return self.cohort
         if self._task.permutation_seed is None:
             raise TaskError(f"{self._task.label} names a permutation and no seed for it")
-        return self.cohort.permuted([self._task.permutation_seed, permutation])
+        if permutation not in self._cohorts:
+            self._cohorts[permutation] = self.cohort.permuted([self._task.permutation_seed, permutation])
+        return self._cohorts[permutation]
 
     def data(self, job: Job) -> PartData:
         """What a job is fitted and judged on; the same object for jobs that differ in settings of the fit alone."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from trainer.config import RunConfig
-from trainer.model_config import FittedModel, NetworkModel
+from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
 from trainer.spec import FLAT_HEADS
 from trainer.task import Job, Part
 
@@ -38,16 +38,19 @@ def outer_job(config: RunConfig, model: str, candidate: int, *, permutation: int
 
 
 def grouped(jobs: Sequence[Job], *, most: int) -> Iterator[tuple[Job, ...]]:
-    """Jobs that are done together: at most so many small networks of one model and permutation, every other job alone.
+    """Jobs that are done together: at most so many small networks of one model, every other job alone.
+
+    Of permuted outcomes Cox models stand together too: a fit of theirs costs less than a task.
 
     Which stand together follows from the jobs alone, so that the same run makes the same groups on any number of workers.
     """
-    together: dict[tuple[str, int], list[Job]] = {}
+    together: dict[tuple[str, bool], list[Job]] = {}
     for job in jobs:
-        if not is_small(job.model):
-            yield (job,)
+        permuted = job.part.permutation > 0
+        if is_small(job.model) or (permuted and isinstance(job.model, RidgeCoxModel)):
+            together.setdefault((job.model.name, permuted), []).append(job)
         else:
-            together.setdefault((job.model.name, job.part.permutation), []).append(job)
+            yield (job,)
     for group in together.values():
         for start in range(0, len(group), most):
             yield tuple(group[start : start + most])

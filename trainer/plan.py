@@ -86,7 +86,7 @@ class Plan:
         pinned = {pin.view: pin.snapshot.id for pin in self.pins}
         views = sorted({job.model.view for job in jobs if job.model.view is not None})
         permutations = sorted({job.part.permutation for job in jobs})
-        control = self.config.permuted_control if any(permutations) else None
+        control = self.config.control if any(permutations) else None
         return Task(
             store_url=self.store.url if views and self.store is not None else None,
             run_url=run_url,
@@ -134,7 +134,7 @@ def _made(config: RunConfig, inputs: Inputs, recorded: Recorded | None) -> Plan:
     available = {label: patients for pin in pins for label, patients in pin.available.items()}
     cohort = _cohort(config, inputs, available)
     oracle = read_oracle(config, cohort, clinical=inputs.clinical, table=inputs.oracle, ids=inputs.ids)
-    repeats = 0 if config.permuted_control is None else config.permuted_control.repeats
+    repeats = 0 if config.control is None else config.control.repeats
     splits = {number: _splits(config, cohort, number) for number in range(1 + repeats)}
     return Plan(config, inputs.clinical, store, pins, cohort, splits, oracle, inputs.ids)
 
@@ -188,5 +188,5 @@ def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:
 
 
 def _permuted(config: RunConfig, cohort: Cohort, permutation: int) -> Cohort:
-    control = config.permuted_control
+    control = config.control
     return cohort if not permutation or control is None else cohort.permuted([control.seed, permutation])

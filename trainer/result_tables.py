@@ -50,9 +50,10 @@ def _fold_line(result: JobResult) -> list[Any]:
 
 
 def risks_csv(judgement: Judgement) -> str:
-    """One line per patient and task: the out-of-fold risk, beside the outcome that the task was judged by."""
+    """One line per patient and fold: the out-of-fold risk, beside the outcome that it was judged by; of permutations the first."""
     header = ("model", "permutation", "repeat", "fold", "patient", "log_risk", "z", "time", "event", "alpha")
-    return _csv(header, (line for result in judgement.results for line in _risk_lines(judgement, result)))
+    shown = [result for result in judgement.results if result.permutation <= 1]
+    return _csv(header, (line for result in shown for line in _risk_lines(judgement, result)))
 
 
 def _risk_lines(judgement: Judgement, result: JobResult) -> list[list[Any]]:

@@ -87,7 +87,7 @@ def lines_of(
 
 
 def _is_control(config: RunConfig, row: str) -> bool:
-    return config.permuted_control is not None and row in config.permuted_control.models
+    return config.control is not None and row in config.control.models
 
 
 def fixed_picks(model: str, *, permutations: Iterable[int], folds: int) -> Picks:

@@ -49,7 +49,7 @@ class Judgement:
 
     def permuted_cohort(self, permutation: int) -> Cohort:
         """Cohort with the outcomes of a permutation; 0 leaves them as they are."""
-        control = self.config.permuted_control
+        control = self.config.control
         if not permutation or control is None:
             return self.cohort
         return self.cohort.permuted([control.seed, permutation])
@@ -65,7 +65,7 @@ class Judgement:
     @property
     def permutations(self) -> range:
         """Numbers of the permutations."""
-        control = self.config.permuted_control
+        control = self.config.control
         return range(1, 1 + (0 if control is None else control.repeats))
 
 
@@ -77,7 +77,7 @@ def summarise(
     A row of which a task failed has no mean and no test: folds that fail are not missing at random.
     """
     config = judgement.config
-    named = () if config.permuted_control is None else config.permuted_control.models
+    named = () if config.control is None else config.control.models
     controls = [line.label for line in judgement.lines if line.row in named]
     rows = [
         *(_model_row(judgement, line) for line in judgement.lines),

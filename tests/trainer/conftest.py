@@ -43,6 +43,7 @@ CONFIG: dict[str, Any] = {
     },
     "splits": {"folds": 3},
     "fit": SHORT,
+    "permuted_control": None,
     "models": [
         {"name": "cox", "kind": "ridge_cox"},
         {

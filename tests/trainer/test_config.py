@@ -99,3 +99,26 @@ def test_a_file_that_is_no_mapping_is_refused_by_name(tmp_path, text):
 def test_an_absent_file_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_cox_models_and_small_networks_without_a_search_are_permuted_199_times_unless_told_otherwise(config):
+    image = {"name": "image", "kind": "network", "view": "tiny", "images": {"roi": "spine"}}
+    vector = {**image, "name": "vector", "head": "vector"}
+    models = [
+        {"name": "cox", "kind": "ridge_cox"},
+        {"name": "chosen", "kind": "ridge_cox", "penalty": "inner_cv"},
+        {"name": "tuned", "kind": "ridge_cox", "search": {"penalty": {"log": [0.1, 10]}}},
+        {"name": "deep", "kind": "network", "clinical": True},
+        image,
+        vector,
+        {"name": "reference", "kind": "pycox"},
+    ]
+    control = config(models=models, permuted_control="auto", search={"points": 2}).control
+    assert control.models == ("cox", "deep", "vector")
+    assert control.repeats == 199
+    assert config(models=models, permuted_control=None).control is None
+    asked = config(models=models, permuted_control={"models": ["image"], "repeats": 3}).control
+    assert (asked.models, asked.repeats) == (("image",), 3)
+    assert config(models=[image], permuted_control="auto").control is None
+    with pytest.raises(ConfigError, match="permuted_control"):
+        config(models=models, permuted_control="always")

@@ -482,3 +482,17 @@ def test_one_centre_is_left_out_at_a_time_and_named_beside_its_c(cv, table, conf
         text = file.read()
     assert "4 folds, each a centre left out" in text
     assert f"Oslo {next(score.c for score in row.scores if score.centre == 'Oslo'):.3f}" in text
+
+
+def test_a_cox_model_has_a_permutation_p_without_being_asked(cv, config):
+    settings = config().model_dump(mode="json")
+    report = cv(models=settings["models"][:1], permuted_control="auto")
+    row, permuted = report.results.rows
+    means = [score.c for score in permuted.scores]
+    assert (permuted.kind, len(means)) == ("permuted", 199)
+    assert row.permutation_p == pytest.approx((1 + sum(mean >= row.mean for mean in means)) / 200)
+    assert np.mean(means) == pytest.approx(0.5, abs=0.05)
+    # 597 permuted fits are a few tasks, and the table of risks shows the first permutation alone
+    assert report.tasks == 3 + -(-597 // 64)
+    assert {line["permutation"] for line in lines(report, "risks.csv")} == {"0", "1"}
+    assert len(lines(report, "folds.csv")) == 600

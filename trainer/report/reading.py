@@ -35,7 +35,7 @@ class FinishedRun:
     @cached_property
     def lines(self) -> tuple[Line, ...]:
         """Rows of models, in their order."""
-        control = self.config.permuted_control
+        control = self.config.control
         return lines_of(
             self.config,
             [result for task in self.tasks for result in task.outer],
