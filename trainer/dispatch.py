@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,13 @@ from trainer.fold import run_task
 from trainer.task import Task
 from trainer.versions import versions
 
+PAUSE_S, LOOK_S = 0.02, 2.0
+"""Between two looks at results, and at whether there are workers."""
+LONE_S = 20.0
+"""How long local processes may all be gone: one that died has an heir after a few seconds."""
+MOST_BARREN = 3
+"""Sets of local processes that may end one after the other without a result."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -31,6 +39,8 @@ class Workers:
     """Address of a running Dask scheduler, whose workers reach the store and the run folder."""
     wait_s: float = 60.0
     """How long the scheduler, and then its first worker, is waited for."""
+    alone_s: float = 600.0
+    """How long a scheduler may be without a worker before the run ends."""
 
     def __post_init__(self) -> None:
         if self.scheduler is not None and self.number is not None:
@@ -81,8 +91,29 @@ def _in_process(tasks: Sequence[Task]) -> Iterator[Outcome]:
 
 
 def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
-    if not tasks:
-        return
+    """Outcomes as they come; where every local process has ended, new ones go on with what is left."""
+    left = {task.id: task for task in tasks}
+    barren = 0
+    while left:
+        before = len(left)
+        for outcome in _round(tuple(left.values()), workers):
+            del left[outcome.task.id]
+            yield outcome
+        barren = barren + 1 if len(left) == before else 0
+        if left and (workers.scheduler is not None or barren == MOST_BARREN):
+            told = (
+                f"the scheduler at {workers.scheduler} has"
+                if workers.scheduler
+                else "local processes ended again: there is"
+            )
+            raise UsageError(
+                f"{told} no worker left, and {len(left)} tasks are waiting: start workers, or find what stops them (memory, signals), "
+                "and run the same command again; what is done is kept"
+            )
+
+
+def _round(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
+    """Outcomes from one set of workers; ends early where none of them is left."""
     with _client(workers, len(tasks)) as client:
         _check_workers(client)
         # keys of this call alone: a key that another call left in error would be answered by that error
@@ -91,10 +122,32 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
             client.submit(_on_worker, task.model_dump_json(), versions(), key=f"{task.id}-{call}", pure=False): task
             for task in tasks
         }
-        for future in as_completed(list(futures)):
+        for future in _answered(client, list(futures), LONE_S if workers.scheduler is None else workers.alone_s):
             task = futures.pop(future)
             yield Outcome(task, _failure(future))
             future.release()
+
+
+def _answered(client: Client, futures: list[Any], alone_s: float) -> Iterator[Any]:
+    """Futures as they end, until all have or nobody has been there to do them for so long.
+
+    A worker that is told to end does so without an heir, unlike one that dies; the tasks would wait for good.
+    """
+    waiting, looked, seen = as_completed(futures), time.monotonic(), time.monotonic()
+    while not waiting.is_empty():
+        batch = waiting.next_batch(block=False)
+        yield from batch
+        now = time.monotonic()
+        if batch:
+            looked = seen = now
+            continue
+        time.sleep(PAUSE_S)
+        if now - looked > LOOK_S:
+            looked = now
+            if client.nthreads():
+                seen = now
+            elif now - seen > alone_s:
+                return
 
 
 def _on_worker(description: str, expected: dict[str, str]) -> str:

@@ -3,10 +3,12 @@
 import os
 import signal
 
+import psutil
 import pytest
 from distributed import KilledWorker, LocalCluster
 
 from store_schema.errors import TaskError, UsageError
+from trainer import dispatch
 from trainer.dispatch import Outcome, Workers, _on_worker, _reason, cores, run_tasks
 from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
@@ -84,6 +86,47 @@ def test_a_worker_killed_in_mid_run_changes_no_number(tasks_in, cluster):
     assert held[0]
     assert held[0] <= {outcome.task.id for outcome in seen[1:]}
     assert numbers(here) == numbers(there)
+
+
+@pytest.fixture
+def end_workers():
+    """Tells every worker process of the test to end, as a signal to a whole terminal or an administrator does."""
+    others = {process.pid for process in psutil.Process().children(recursive=True)}
+
+    def end() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if process.pid not in others and "spawn_main" in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGINT)
+
+    return end
+
+
+def test_local_processes_that_are_told_to_end_have_heirs(tasks_in, end_workers, monkeypatch):
+    monkeypatch.setattr(dispatch, "LONE_S", 1.0)
+    tasks, seen = tasks_in("run"), []
+
+    def end_them(outcome: Outcome) -> None:
+        seen.append(outcome)
+        if len(seen) == 1:
+            end_workers()
+
+    assert run_tasks(tasks, Workers(number=2), on_done=end_them) == [Outcome(task) for task in tasks]
+    assert len(seen) == len(tasks)
+
+
+def test_local_processes_that_end_again_and_again_end_the_run(tasks_in, end_workers, monkeypatch):
+    monkeypatch.setattr(dispatch, "LONE_S", 0.5)
+    monkeypatch.setattr(dispatch, "MOST_BARREN", 1)
+    monkeypatch.setattr(dispatch, "_check_workers", lambda client: end_workers())
+    with pytest.raises(UsageError, match=r"local processes ended again: .* tasks are waiting"):
+        run_tasks(tasks_in("run"), Workers(number=1), on_done=ignore)
+
+
+def test_a_scheduler_that_loses_its_last_worker_is_told(tasks_in):
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=40) as made:
+        workers = Workers(scheduler=made.scheduler_address, alone_s=0.5)
+        with pytest.raises(UsageError, match=r"has no worker left, and .* what is done is kept"):
+            run_tasks(tasks_in("run"), workers, on_done=lambda outcome: made.scale(0))
 
 
 @pytest.mark.parametrize("where", ["process", "cluster"])
