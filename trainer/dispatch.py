@@ -101,14 +101,14 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
             yield outcome
         barren = barren + 1 if len(left) == before else 0
         if left and (workers.scheduler is not None or barren == MOST_BARREN):
-            told = (
+            who = (
                 f"the scheduler at {workers.scheduler} has"
                 if workers.scheduler
                 else "local processes ended again: there is"
             )
             raise UsageError(
-                f"{told} no worker left, and {len(left)} tasks are waiting: start workers, or find what stops them (memory, signals), "
-                "and run the same command again; what is done is kept"
+                f"{who} no worker left, and {len(left)} tasks are waiting. Find what ends workers (memory, a signal), start "
+                "some and run the same command again: what is done is kept"
             )
 
 
