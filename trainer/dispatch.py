@@ -222,8 +222,15 @@ def _connected(address: str, wait_s: float) -> Iterator[Client]:
 
 @contextmanager
 def _local_cluster(number: int, folder: str) -> Iterator[LocalCluster]:
-    # spawn: a forked process would inherit torch's and the store's threads and locks
-    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+    settings = {
+        # spawn: a forked process would inherit torch's and the store's threads and locks
+        "distributed.worker.multiprocessing-method": "spawn",
+        # a worker that cannot answer for half a minute, as while torch is loaded from a slow disk, is not gone
+        "distributed.comm.timeouts.tcp": "600s",
+        "distributed.comm.timeouts.connect": "120s",
+        "distributed.scheduler.worker-ttl": None,
+    }
+    with dask.config.set(settings):
         cluster = LocalCluster(
             n_workers=number,
             threads_per_worker=1,
@@ -233,6 +240,8 @@ def _local_cluster(number: int, folder: str) -> Iterator[LocalCluster]:
             local_directory=folder,
             # a limit would pause or kill fits that the machine can hold
             memory_limit=0,
+            # loaded before a worker counts as there: imports hold the lock that its heartbeats need
+            preload=["trainer.fold"],
             # a worker that dies is told by its nanny as a warning, and its tasks are done again
             silence_logs=logging.ERROR,
         )
