@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from trainer.study_config import paper_study
 
@@ -58,6 +59,35 @@ def results_of(out: Path) -> dict:
     return json.loads((out / "results.json").read_text())
 
 
+def prepare_nested(folder: Path, arguments: list[str], *, fit: str, folds: int) -> list[str]:
+    """The study's rows of vectors alone, four settings each, tuned both ways."""
+    study = yaml.safe_load(paper_study())
+    study["rows"] = [row for row in study["rows"] if row.get("downsampling") == ["vector"]]
+    ranges = {"fit.learning_rate": {"log": [1e-4, 1e-2]}, "dropout": {"range": [0.0, 0.6]}}
+    study["rows"][0]["settings"] = {"search": ranges}
+    changed = {"claim": None, "search": {"mode": "both", "points": 4}, "fit": yaml.safe_load(fit)}
+    (folder / "nested.yaml").write_text(yaml.safe_dump({**study, **changed, "splits": {"folds": folds}}))
+    return ["study", str(folder / "nested.yaml"), *arguments[2:-2]]
+
+
+def check_nested(out: Path) -> dict[str, dict]:
+    """Six rows both ways, with the optimism between them; gives the nested ones by label."""
+    results = results_of(out)
+    rows = [row for row in results["rows"] if row["kind"] == "model"]
+    assert [row["tuned"] for row in rows].count("nested") == [row["tuned"] for row in rows].count("paper") == 6
+    assert {row["tried"] for row in rows} == {4}
+    assert len(results["optimism"]) == 6
+    return {row["label"]: row for row in rows if row["tuned"] == "nested"}
+
+
+@pytest.mark.timeout(1800)
+def test_rows_of_vectors_are_tuned_inside_the_folds_too(tmp_path):
+    fit = "{epochs: 2, min_epochs: 1, min_validation_events: 1}"
+    arguments = prepare(tmp_path, patients=40, fit=fit, folds=2)
+    finished(prepare_nested(tmp_path, arguments, fit=fit, folds=2), tmp_path / "nested")
+    assert all(len(row["chosen"]) == 2 for row in check_nested(tmp_path / "nested").values())
+
+
 @pytest.mark.timeout(1800)
 def test_the_papers_study_fills_its_tables_and_resumes_after_a_kill_to_the_same_ones(tmp_path):
     fit = "{epochs: 1, min_epochs: 1, min_validation_events: 1}"
@@ -87,3 +117,17 @@ def test_the_papers_study_on_a_cohort_of_its_size():
         print(pd.read_csv(FULL / "run" / "tables" / f"table-{number}.csv").to_string(index=False))
     rows = {row["label"]: row["mean"] for row in results_of(FULL / "run")["rows"]}
     assert max(mean for label, mean in rows.items() if "MedSAM2" in label) > 0.6
+
+
+@pytest.mark.soak
+def test_rows_of_vectors_nested_on_a_cohort_of_the_papers_size():
+    """227 patients, 20 epochs, four settings a row. Prints c of both ways."""
+    FULL.mkdir(parents=True, exist_ok=True)
+    fit = "{epochs: 20, patience: 20}"
+    arguments = prepare(FULL, patients=227, fit=fit, folds=5)
+    begun = time.monotonic()
+    finished(prepare_nested(FULL, arguments, fit=fit, folds=5), FULL / "nested")
+    check_nested(FULL / "nested")
+    print(f"\nnested rows of vectors: {(time.monotonic() - begun) / 60:.1f} min")
+    for found in results_of(FULL / "nested")["optimism"]:
+        print(f"{found['model']}: nested {found['nested']:.3f}, paper's way {found['paper']:.3f}")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from extractor.phantom import write_cohort
+from extractor.phantom_table import clinical_table, draw_factors
 from extractor.regions import derive_regions
 from extractor.segmenter import load_segmenter, save_checkpoint
 from extractor.volumes import read_labels, write_image
@@ -77,6 +78,9 @@ def look_around(folder: Path) -> None:
 def study_and_predict(folder: Path) -> None:
     """The commands of the section on studies, and what they leave."""
     (commands,) = blocks("console")
+    others = clinical_table(draw_factors(80, 12), 12)
+    others["patient"] = "B" + others["patient"]
+    others.to_csv(folder / "hospital-b.csv", index=False)
     for line in commands.strip().splitlines():
         done = subprocess.run(
             ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
@@ -87,6 +91,8 @@ def study_and_predict(folder: Path) -> None:
     page = (folder / "study" / "report.html").read_text()
     assert "Optimism of clinical-cox" in page
     assert len(pd.read_csv(folder / "scores.csv")) == PATIENTS
+    assert len(pd.read_csv(folder / "validation" / "predictions.csv")) == 80
+    assert "on another cohort" in (folder / "validation" / "report.html").read_text()
 
 
 @pytest.mark.timeout(1800)
