@@ -28,7 +28,10 @@ X = pd.DataFrame | np.ndarray | Mapping[str, Any]
 
 
 class _SurvivalEstimator(BaseEstimator, ABC):  # type: ignore[misc]
-    """What every model shares: outcomes, preprocessing, prediction, score."""
+    """What every model shares: outcomes, preprocessing, prediction, score.
+
+    A fit leaves `unique_times_`, the distinct times of its patients.
+    """
 
     def fit(self, X: X, y: np.ndarray) -> Self:  # noqa: N803 - scikit-learn's name
         """Fit the model.
@@ -76,7 +79,7 @@ class _SurvivalEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.trained_, self.preprocessor_, self.model_ = trained, data.preprocessor, model
         risk = trained.predict(data, patients).log_risk
         self.baseline_ = BreslowBaseline.fit(risk=risk, time=time, event=event)
-        self.event_times_ = np.asarray(self.baseline_.time)
+        self.unique_times_ = np.unique(time)
         return self
 
     def predict(self, X: X) -> Float[np.ndarray, " patient"]:  # noqa: N803
@@ -90,13 +93,20 @@ class _SurvivalEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         data = PartData(cohort, nobody, (0,), self._seed(), self.preprocessor_, _stored(images))
         return np.asarray(self.trained_.predict(data, patients).log_risk)
 
-    def predict_survival_function(self, X: X) -> np.ndarray:  # noqa: N803
-        """Survival curve of each patient as a step function, by Breslow's baseline hazard of the patients of the fit."""
-        curves = self.baseline_.survival(self.predict(X), self.event_times_)
-        found = np.empty(len(curves), dtype=object)
-        for row, curve in enumerate(curves):
-            found[row] = StepFunction(self.event_times_, curve, domain=(0, None))
-        return found
+    def predict_survival_function(self, X: X, *, return_array: bool = False) -> np.ndarray:  # noqa: N803
+        """Probability of being free of the event, of each patient over time.
+
+        By Breslow's baseline hazard of the patients of the fit. Step functions, from time 0 to the longest follow-up of the fit;
+        with `return_array` their values at `unique_times_`, as (patient, time). scikit-survival's own hold the value of the first
+        time before it too; these are 1 there.
+        """
+        risk = self.predict(X)
+        return self._curves(self.baseline_.survival(risk, self.unique_times_), start=1.0, return_array=return_array)
+
+    def predict_cumulative_hazard_function(self, X: X, *, return_array: bool = False) -> np.ndarray:  # noqa: N803
+        """Cumulative hazard of each patient over time; as `predict_survival_function`, of which it is -log."""
+        risk = self.predict(X)
+        return self._curves(self.baseline_.hazard(risk, self.unique_times_), start=0.0, return_array=return_array)
 
     def score(self, X: X, y: np.ndarray) -> float:  # noqa: N803
         """Harrell's c of the predicted risks: 0.5 is chance, 1 is perfect."""
@@ -109,6 +119,15 @@ class _SurvivalEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _seed(self) -> int:
         return int(getattr(self, "seed", 0))
+
+    def _curves(self, values: Float[np.ndarray, "patient time"], *, start: float, return_array: bool) -> np.ndarray:
+        if return_array:
+            return values
+        times = np.concatenate(([0.0], self.unique_times_))
+        found = np.empty(len(values), dtype=object)
+        for row, curve in enumerate(values):
+            found[row] = StepFunction(times, np.concatenate(([start], curve)))
+        return found
 
 
 class RidgeCoxEstimator(_SurvivalEstimator):

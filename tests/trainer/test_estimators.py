@@ -40,15 +40,31 @@ def test_ridge_cox_is_scikit_survivals_on_standardised_covariates(veteran):
     assert ours.score(numbers, y) == pytest.approx(expected, abs=1e-9)
 
 
-def test_survival_functions_are_scikit_survivals_with_breslows_ties(veteran):
+def test_curves_are_scikit_survivals_with_breslows_ties(veteran):
     x, y = veteran
     numbers = x[["Age_in_years", "Karnofsky_score"]].astype(float)
-    ours = RidgeCoxEstimator(penalty=1.0, ties="breslow").fit(numbers, y).predict_survival_function(numbers[:5])
+    ours = RidgeCoxEstimator(penalty=1.0, ties="breslow").fit(numbers, y)
     standard = (numbers - numbers.mean()) / numbers.std(ddof=0)
-    theirs = CoxPHSurvivalAnalysis(alpha=1.0, ties="breslow").fit(standard, y).predict_survival_function(standard[:5])
-    for one, other in zip(ours, theirs, strict=True):
-        times = one.x
-        np.testing.assert_allclose(one(times), other(times), atol=1e-6)
+    theirs = CoxPHSurvivalAnalysis(alpha=1.0, ties="breslow").fit(standard, y)
+    np.testing.assert_array_equal(ours.unique_times_, theirs.unique_times_)
+    for name in ("predict_survival_function", "predict_cumulative_hazard_function"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        expected = other(standard, return_array=True)
+        np.testing.assert_allclose(mine(numbers, return_array=True), expected, atol=1e-6)
+        for curve, values in zip(mine(numbers), expected, strict=True):
+            np.testing.assert_allclose(curve(ours.unique_times_), values, atol=1e-6)
+
+
+def test_curves_start_at_time_0_and_reach_to_the_end_of_follow_up():
+    x, time, event = np.arange(6.0)[:, np.newaxis], np.array([5.0, 4, 3, 2, 8, 9]), np.array([1, 1, 1, 1, 0, 0], bool)
+    fitted = RidgeCoxEstimator().fit(x, Surv.from_arrays(event, time))
+    survival, hazard = fitted.predict_survival_function(x)[0], fitted.predict_cumulative_hazard_function(x)[0]
+    assert survival.domain == hazard.domain == (0, 9)
+    np.testing.assert_array_equal((survival([0, 1.9]), hazard([0, 1.9])), ([1, 1], [0, 0]))
+    assert 1 > survival(2) > survival(5) == survival(9) > 0
+    assert survival(9) == pytest.approx(np.exp(-hazard(9)))
+    with pytest.raises(ValueError, match="within"):
+        survival(9.1)
 
 
 def test_categories_and_missing_values_are_taken_as_they_come(veteran):
