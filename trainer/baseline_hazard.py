@@ -77,7 +77,13 @@ class BreslowBaseline(BaseModel):
         times
             In the unit of the training times. After the last event time the curve keeps its last value.
         """
-        return np.exp(-np.outer(self._relative(risk), self._hazard(times)))
+        return np.exp(-self.hazard(risk, times))
+
+    def hazard(
+        self, risk: Float[np.ndarray, " patient"], times: Float[np.ndarray, " time"]
+    ) -> Float[np.ndarray, "patient time"]:
+        """Cumulative hazard of each patient up to and with each time; arguments as of `survival`."""
+        return np.asarray(np.outer(self._relative(risk), self._hazard(times)))
 
     def survival_each(
         self, risk: Float[np.ndarray, " patient"], time: Float[np.ndarray, " patient"]

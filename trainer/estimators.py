@@ -1,34 +1,35 @@
 """Offers the trainer's models in scikit-survival's style, for notebooks; the same code fits them, and no store or file is known."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Self
+from numbers import Integral
+from typing import Self
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from pydantic import ValidationError
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from sksurv.functions import StepFunction
 
-from store_schema.errors import UsageError
+from store_schema.errors import ConfigError, UsageError
 from trainer.baseline_hazard import BreslowBaseline
 from trainer.cohort import Cohort, without_outcomes
+from trainer.estimator_inputs import Rows, Seen, X, read_outcome, read_rows
 from trainer.judging import Asked, train
 from trainer.metrics import harrell_c
-from trainer.model_config import FittedModel, Images, NetworkModel, RidgeCoxModel
+from trainer.model_config import FittedModel, Images, NetworkModel, RidgeCoxModel, plain_message
 from trainer.part_data import PartData
 from trainer.preprocess import PreprocessRules
 from trainer.spec import FitConfig
 from trainer.splits import Fold
-from trainer.stored_images import StoredImages
-
-X = pd.DataFrame | np.ndarray | Mapping[str, Any]
-"""Covariates as a frame or an array; with images a mapping: ``clinical`` to covariates, if any, each modality to its array."""
 
 
 class _SurvivalEstimator(BaseEstimator, ABC):  # type: ignore[misc]
-    """What every model shares: outcomes, preprocessing, prediction, score."""
+    """What every model shares: outcomes, preprocessing, prediction, score.
+
+    A fit leaves `unique_times_` (distinct times of its patients), `n_features_in_` (covariates) and, of a frame,
+    `feature_names_in_`.
+    """
 
     def fit(self, X: X, y: np.ndarray) -> Self:  # noqa: N803 - scikit-learn's name
         """Fit the model.
@@ -37,78 +38,117 @@ class _SurvivalEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         ----------
         X
             One row per patient. Numeric columns of a frame are continuous covariates, all others categorical; missing values
-            are imputed and covariates standardised by these patients. Images: arrays (patient, ...) by modality.
+            are imputed and covariates standardised by these patients. Images: arrays (patient, ...) by modality; scikit-learn's
+            own tools split frames and arrays, not such a mapping.
         y
-            Structured array of event and time, as `sksurv.util.Surv` makes it.
+            Structured array of event and time, as `sksurv.util.Surv` makes it; times > 0 in any unit, which is then the
+            curves' too.
 
         Raises
         ------
         UsageError
             If `y` is no such array, or rows do not agree.
+        ConfigError
+            If a parameter is out of range.
         CohortError, TaskError
             If the patients do not allow the fit, or it diverges.
         """
-        event, time = _outcome(y)
-        frame, images = _parts(X)
-        patients = tuple(str(row) for row in range(len(time)))
-        cohort = Cohort(
-            patients=patients,
-            time=time,
-            event=event,
-            frame=_indexed(frame, patients),
-            time_unit="months",
-            person=patients,
-        )
-        model = self._model(clinical=len(frame.columns) > 0, modalities=tuple(images))
-        everybody = Fold(index=0, repeat=0, train=patients, test=())
+        event, time = read_outcome(y)
+        rows = read_rows(X)
+        patients = rows.patients
+        if len(patients) != len(time):
+            raise UsageError(f"expected one row of X per patient, got {len(patients)} rows and {len(time)} outcomes")
+        model, seed = self._checked_model(rows), self._seed()
         data = PartData.of(
             model,
-            cohort=cohort,
-            fold=everybody,
+            # nothing here depends on the unit
+            cohort=Cohort(patients, time, event, rows.frame, time_unit="months", person=patients),
+            fold=Fold(index=0, repeat=0, train=patients, test=()),
             stream=(0,),
-            split_seed=self._seed(),
+            split_seed=seed,
             rules=PreprocessRules(),
-            images=_stored(images),
+            images=rows.stored,
         )
-        (trained,) = train([Asked(model, self._seed(), data)])
+        (trained,) = train([Asked(model, seed, data)])
         if isinstance(trained, Exception):
             raise trained
-        self.trained_, self.preprocessor_, self.model_ = trained, data.preprocessor, model
         risk = trained.predict(data, patients).log_risk
         self.baseline_ = BreslowBaseline.fit(risk=risk, time=time, event=event)
-        self.event_times_ = np.asarray(self.baseline_.time)
+        self.trained_, self.preprocessor_, self.model_ = trained, data.preprocessor, model
+        self.unique_times_ = np.unique(time)
+        self._remember(rows)
         return self
 
     def predict(self, X: X) -> Float[np.ndarray, " patient"]:  # noqa: N803
-        """Log-risk of each patient; higher is worse."""
-        check_is_fitted(self, "trained_")
-        frame, images = _parts(X)
-        number = len(frame) if len(frame.columns) else len(next(iter(images.values()), ()))
-        patients = tuple(str(row) for row in range(number))
-        cohort = without_outcomes(patients, _indexed(frame, patients), "months")
-        nobody = Fold(index=0, repeat=0, train=(), test=patients)
-        data = PartData(cohort, nobody, (0,), self._seed(), self.preprocessor_, _stored(images))
-        return np.asarray(self.trained_.predict(data, patients).log_risk)
+        """Log-risk of each patient; higher is worse.
 
-    def predict_survival_function(self, X: X) -> np.ndarray:  # noqa: N803
-        """Survival curve of each patient as a step function, by Breslow's baseline hazard of the patients of the fit."""
-        curves = self.baseline_.survival(self.predict(X), self.event_times_)
-        found = np.empty(len(curves), dtype=object)
-        for row, curve in enumerate(curves):
-            found[row] = StepFunction(self.event_times_, curve, domain=(0, None))
-        return found
+        Raises
+        ------
+        UsageError
+            If columns, their kinds, or modalities are not those of the fit; their order does not matter.
+        """
+        check_is_fitted(self, "trained_")
+        rows = read_rows(X)
+        self._seen.check(rows)
+        cohort = without_outcomes(rows.patients, rows.frame, "months")
+        nobody = Fold(index=0, repeat=0, train=(), test=rows.patients)
+        data = PartData(cohort, nobody, (0,), 0, self.preprocessor_, rows.stored)
+        return np.asarray(self.trained_.predict(data, rows.patients).log_risk)
+
+    def predict_survival_function(self, X: X, *, return_array: bool = False) -> np.ndarray:  # noqa: N803
+        """Probability of being free of the event, of each patient over time.
+
+        By Breslow's baseline hazard of the patients of the fit. Step functions, from time 0 to the longest follow-up of the fit;
+        with `return_array` their values at `unique_times_`, as (patient, time). scikit-survival's own hold the value of the first
+        time before it too; these are 1 there.
+        """
+        risk = self.predict(X)
+        return self._curves(self.baseline_.survival(risk, self.unique_times_), start=1.0, return_array=return_array)
+
+    def predict_cumulative_hazard_function(self, X: X, *, return_array: bool = False) -> np.ndarray:  # noqa: N803
+        """Cumulative hazard of each patient over time; as `predict_survival_function`, of which it is -log."""
+        risk = self.predict(X)
+        return self._curves(self.baseline_.hazard(risk, self.unique_times_), start=0.0, return_array=return_array)
 
     def score(self, X: X, y: np.ndarray) -> float:  # noqa: N803
         """Harrell's c of the predicted risks: 0.5 is chance, 1 is perfect."""
-        event, time = _outcome(y)
+        event, time = read_outcome(y)
         return harrell_c(risk=self.predict(X), time=time, event=event).c
 
     @abstractmethod
-    def _model(self, *, clinical: bool, modalities: tuple[str, ...]) -> FittedModel:
+    def _model(self, rows: Rows) -> FittedModel:
         """The model, for data of this kind."""
 
+    def _checked_model(self, rows: Rows) -> FittedModel:
+        try:
+            return self._model(rows)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ": ".join(map(str, problem["loc"][:1]))
+            told = f"{place}: " if place else ""
+            raise ConfigError(
+                f"{type(self).__name__}: {told}{plain_message(problem['msg'])}, got {problem['input']!r}"
+            ) from error
+
     def _seed(self) -> int:
-        return int(getattr(self, "seed", 0))
+        return 0
+
+    def _remember(self, rows: Rows) -> None:
+        self._seen = Seen.of(rows)
+        self.n_features_in_ = len(self._seen.columns)
+        if rows.named:
+            self.feature_names_in_ = np.array(self._seen.columns, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _curves(self, values: Float[np.ndarray, "patient time"], *, start: float, return_array: bool) -> np.ndarray:
+        if return_array:
+            return values
+        times = np.concatenate(([0.0], self.unique_times_))
+        found = np.empty(len(values), dtype=object)
+        for row, curve in enumerate(values):
+            found[row] = StepFunction(times, np.concatenate(([start], curve)))
+        return found
 
 
 class RidgeCoxEstimator(_SurvivalEstimator):
@@ -117,19 +157,20 @@ class RidgeCoxEstimator(_SurvivalEstimator):
     Parameters
     ----------
     penalty
-        Of the squared coefficients, > 0.
+        Of the squared coefficients of the standardised covariates, > 0: scikit-survival's ``alpha``. ``inner_cv`` chooses it by
+        cross-validation among the patients of the fit.
     ties
         ``efron`` or ``breslow``.
     """
 
-    def __init__(self, *, penalty: float = 1.0, ties: str = "efron") -> None:
+    def __init__(self, *, penalty: float | str = 1.0, ties: str = "efron") -> None:
         self.penalty = penalty
         self.ties = ties
 
-    def _model(self, *, clinical: bool, modalities: tuple[str, ...]) -> RidgeCoxModel:
-        if modalities or not clinical:
+    def _model(self, rows: Rows) -> RidgeCoxModel:
+        if rows.images or not len(rows.frame.columns):
             raise UsageError(
-                f"ridge Cox reads covariates alone, got {', '.join(modalities) or 'none'}: use NetworkEstimator"
+                f"ridge Cox reads covariates alone, got {', '.join(rows.images) or 'none'}: use NetworkEstimator"
             )
         return RidgeCoxModel.model_validate(
             {"name": "estimator", "kind": "ridge_cox", "penalty": self.penalty, "ties": self.ties}
@@ -174,55 +215,20 @@ class NetworkEstimator(_SurvivalEstimator):
         self.patience = patience
         self.seed = seed
 
-    def _model(self, *, clinical: bool, modalities: tuple[str, ...]) -> NetworkModel:
+    def _model(self, rows: Rows) -> NetworkModel:
         fit = FitConfig(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             patience=self.patience,
         )
-        images = Images(modalities=modalities, roi="given") if modalities else None
+        images = Images(modalities=tuple(rows.images), roi="given") if rows.images else None
         settings = {"head": self.head, "fusion": self.fusion, "hidden": self.hidden, "dropout": self.dropout}
-        named = {"name": "estimator", "kind": "network", "view": "given" if modalities else None}
-        return NetworkModel.model_validate({**named, **settings, "images": images, "clinical": clinical, "fit": fit})
+        read = {"view": "given" if rows.images else None, "images": images, "clinical": len(rows.frame.columns) > 0}
+        return NetworkModel.model_validate({"name": "estimator", "kind": "network", **settings, **read, "fit": fit})
 
-
-def _outcome(y: np.ndarray) -> tuple[Bool[np.ndarray, " patient"], Float[np.ndarray, " patient"]]:
-    names = getattr(getattr(y, "dtype", None), "names", None)
-    if names is None or len(names) != 2 or y.dtype[names[0]] != np.bool_:
-        raise UsageError(
-            "expected y as a structured array of event (boolean) and time, as sksurv.util.Surv.from_arrays(event, time) makes it"
-        )
-    return np.asarray(y[names[0]]), np.asarray(y[names[1]], dtype=np.float64)
-
-
-def _parts(given: X) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Covariates, without columns where there are none, and images by modality."""
-    if not isinstance(given, Mapping):
-        return _frame(given), {}
-    images = {name: np.asarray(array) for name, array in given.items() if name != "clinical"}
-    lengths = {name: len(rows) for name, rows in given.items()}
-    if len(set(lengths.values())) != 1:
-        raise UsageError(f"expected as many rows of everything, at least one, got {lengths}")
-    rows = next(iter(lengths.values()))
-    clinical = given.get("clinical")
-    return pd.DataFrame(index=range(rows)) if clinical is None else _frame(clinical), images
-
-
-def _stored(images: dict[str, np.ndarray]) -> StoredImages | None:
-    return StoredImages(images) if images else None
-
-
-def _frame(given: pd.DataFrame | np.ndarray) -> pd.DataFrame:
-    if isinstance(given, pd.DataFrame):
-        return given
-    array = np.asarray(given, dtype=np.float64)
-    if array.ndim != 2:
-        raise UsageError(f"expected X as (patient, feature), got shape {array.shape}")
-    return pd.DataFrame(array, columns=[f"x{column}" for column in range(array.shape[1])])
-
-
-def _indexed(frame: pd.DataFrame, patients: tuple[str, ...]) -> pd.DataFrame:
-    if len(frame) != len(patients):
-        raise UsageError(f"expected one row of X per patient, got {len(frame)} rows and {len(patients)} outcomes")
-    return frame.set_axis(pd.Index(patients, dtype=object), axis=0)
+    def _seed(self) -> int:
+        given: object = self.seed
+        if not isinstance(given, Integral) or given < 0:
+            raise ConfigError(f"NetworkEstimator: seed: expected a whole number from 0, got {given!r}")
+        return int(given)
