@@ -6,15 +6,17 @@ import numpy as np
 
 from trainer.config import RunConfig
 from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
+from trainer.selection import kept_settings
 from trainer.spec import FLAT_HEADS
 from trainer.task import Job, Part
+from trainer.task_results import InnerScore, JobResult
 
 
 def first_jobs(config: RunConfig, *, permutations: Iterable[int], folds: int) -> tuple[Job, ...]:
     """Everything that can be fitted before any setting was chosen.
 
     Models without a search: every outer fold. With one: the inner folds of every setting (nested), every outer fold of every
-    setting (paper's way), or both.
+    setting (paper's way), or both. With early pruning of these the first fold alone.
 
     Parameters
     ----------
@@ -30,6 +32,48 @@ def first_jobs(config: RunConfig, *, permutations: Iterable[int], folds: int) ->
         if not permutation or name in config.permuted_models
         for job in _of_model(config, tried, permutation, folds)
     )
+
+
+def kept_jobs(
+    config: RunConfig,
+    outer: Sequence[JobResult],
+    inner: Sequence[InnerScore],
+    *,
+    permutations: Iterable[int],
+    folds: int,
+) -> tuple[Job, ...]:
+    """With early pruning: the other folds of the settings that the first one kept; nothing without.
+
+    Parameters
+    ----------
+    outer, inner
+        Results of the first jobs.
+    permutations, folds
+        As of `first_jobs`.
+    """
+    if config.search.keep is None:
+        return ()
+    found: list[Job] = []
+    for permutation in permutations:
+        for name, tried in config.candidates.items():
+            if (permutation and name not in config.permuted_models) or not _is_pruned(config, name):
+                continue
+            for fold in range(folds):
+                scores = {one.candidate: one.c for one in inner if _is_first(one, name, permutation, fold)}
+                for row in kept_settings(config, name, scores):
+                    parts = range(1, config.search.inner_folds)
+                    found += [
+                        _job(config, tried, row, Part(permutation=permutation, fold=fold, inner=k)) for k in parts
+                    ]
+            if config.search.mode != "nested":
+                first = {
+                    one.candidate: one.c
+                    for one in outer
+                    if (one.model, one.permutation, one.fold) == (name, permutation, 0)
+                }
+                for row in kept_settings(config, name, first):
+                    found += [_job(config, tried, row, Part(permutation=permutation, fold=k)) for k in range(1, folds)]
+    return tuple(found)
 
 
 def outer_job(config: RunConfig, model: str, candidate: int, *, permutation: int, fold: int) -> Job:
@@ -65,13 +109,22 @@ def _of_model(config: RunConfig, tried: Sequence[FittedModel], permutation: int,
     name, mode = tried[0].name, config.search.mode
     inner = config.is_chosen_from(name) and mode != "paper"
     outer = len(tried) == 1 or mode != "nested"
+    pruned = _is_pruned(config, name)
     for fold in range(folds):
         for row in range(len(tried)):
-            if outer:
+            if outer and (not pruned or not fold):
                 yield _job(config, tried, row, Part(permutation=permutation, fold=fold))
             if inner:
-                for part in range(config.search.inner_folds):
+                for part in range(1 if pruned else config.search.inner_folds):
                     yield _job(config, tried, row, Part(permutation=permutation, fold=fold, inner=part))
+
+
+def _is_pruned(config: RunConfig, name: str) -> bool:
+    return config.search.keep is not None and len(config.candidates[name]) > 1
+
+
+def _is_first(score: InnerScore, name: str, permutation: int, fold: int) -> bool:
+    return (score.model, score.permutation, score.fold, score.inner) == (name, permutation, fold, 0)
 
 
 def _job(config: RunConfig, tried: Sequence[FittedModel], row: int, part: Part) -> Job:

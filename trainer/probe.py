@@ -45,7 +45,8 @@ def estimate(plan: Plan) -> tuple[Estimate, ...]:
     StoreError
         If the store does not hold what is read.
     """
-    config = plan.config
+    # early pruning leaves out fits that nobody can foresee: the estimate is without it
+    config = plan.config.model_copy(update={"search": plan.config.search.model_copy(update={"keep": None})})
     jobs = first_jobs(config, permutations=plan.splits, folds=len(plan.splits[0]))
     timed: dict[str, float] = {}
     found = []

@@ -21,7 +21,7 @@ from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
 from trainer.dispatch import Outcome, Workers, run_tasks
 from trainer.failures import Faults, row_failures, setting_notes
-from trainer.jobs import first_jobs, outer_job
+from trainer.jobs import first_jobs, kept_jobs, outer_job
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
 from trainer.result_tables import folds_csv, measures_csv, risks_csv, search_csv, summary_csv
@@ -121,6 +121,8 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
     keep_plan(plan, folder)
     work = _Work(plan, folder, workers, console)
     work.do(first_jobs(config, permutations=plan.splits, folds=len(plan.splits[0])), "fits")
+    kept = kept_jobs(config, work.outer, work.inner, permutations=plan.splits, folds=len(plan.splits[0]))
+    work.do(kept, "fits of kept settings")
     work.do(_chosen_jobs(plan, work.outer, work.lines()), "chosen fits")
     results = _write_results(work)
     return CvReport(plan, results, folder, tasks=work.tasks, resumed=work.resumed)
@@ -155,7 +157,9 @@ def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainId
     if not tasks:
         return []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+    with Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, refresh_per_second=2
+    ) as progress:
         bar = progress.add_task(told, total=sum(len(task.jobs) for task in tasks))
         rows = _row_bars(progress, tasks)
 

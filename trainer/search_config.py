@@ -75,6 +75,9 @@ class SearchSettings(BaseModel):
         ``both``: both, and the optimism between them.
     inner_folds
         Parts of the training part by which nested settings are chosen.
+    keep
+        Early pruning: the share of each model's settings that go on after the first fold (inner, or the paper's way outer), by
+        their c there. None (default): every setting is tried on every fold. Pruning is cheaper and may lose the best setting.
 
     References
     ----------
@@ -87,6 +90,7 @@ class SearchSettings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     mode: Mode = "nested"
     inner_folds: Annotated[int, Field(ge=2)] = 3
+    keep: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _power_of_two(self) -> Self:

@@ -1,5 +1,6 @@
 """Chooses among tried settings by their scores, inside the folds or on them; knows nothing of how they were fitted."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -95,6 +96,23 @@ def fixed_picks(model: str, *, permutations: Iterable[int], folds: int) -> Picks
     return {(permutation, fold): Pick(model, 0, None) for permutation in permutations for fold in range(folds)}
 
 
+def kept_settings(config: RunConfig, model: str, first: Mapping[int, float | None]) -> tuple[int, ...]:
+    """Settings that go on after the first fold, in their order: the best share of them, all where there is no early pruning.
+
+    Parameters
+    ----------
+    first
+        c of each setting on the first fold, None where it failed; nothing is kept before all settings have one.
+    """
+    number = len(config.candidates[model])
+    if config.search.keep is None or number == 1:
+        return tuple(range(number))
+    if len(first) < number:
+        return ()
+    known = sorted((-c, setting) for setting, c in first.items() if c is not None)
+    return tuple(sorted(setting for _, setting in known[: math.ceil(config.search.keep * number)]))
+
+
 def nested_picks(
     config: RunConfig, row: str, scores: Sequence[InnerScore], *, permutations: Iterable[int], folds: int
 ) -> Picks:
@@ -104,10 +122,10 @@ def nested_picks(
     in which every setting failed.
     """
     found = _inner_means(scores)
-    settings = [(member, tried) for member in config.members[row] for tried in range(len(config.candidates[member]))]
     picks: Picks = {}
     for permutation in permutations:
         for fold in range(folds):
+            settings = _in_play(config, row, found, permutation, fold)
             values = [found.get((member, tried, permutation, fold), []) for member, tried in settings]
             if all(len(several) == config.search.inner_folds for several in values):
                 means = [None if None in several else float(np.mean(several)) for several in values]  # type: ignore[arg-type]
@@ -135,6 +153,28 @@ def paper_picks(
         for fold in range(folds):
             _take_best(picks, (permutation, fold), settings, means)
     return picks
+
+
+def _in_play(
+    config: RunConfig,
+    row: str,
+    found: Mapping[tuple[str, int, int, int], list[float | None]],
+    permutation: int,
+    fold: int,
+) -> list[tuple[str, int]]:
+    """Settings that a fold chooses from: those that early pruning kept; all, while their first scores are not all there."""
+    settings: list[tuple[str, int]] = []
+    for member in config.members[row]:
+        every = range(len(config.candidates[member]))
+        scores = {
+            tried: found[member, tried, permutation, fold]
+            for tried in every
+            if (member, tried, permutation, fold) in found
+        }
+        first = {tried: several[0] for tried, several in scores.items()}
+        kept = kept_settings(config, member, first) if len(first) == len(every) else tuple(every)
+        settings += [(member, tried) for tried in kept]
+    return settings
 
 
 def _inner_means(scores: Iterable[InnerScore]) -> Mapping[tuple[str, int, int, int], list[float | None]]:

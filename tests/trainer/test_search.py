@@ -140,6 +140,50 @@ def test_no_inner_fit_sees_a_patient_of_its_outer_test_part(cohort_folder, searc
     assert run_task(plan.tasks(jobs[:1], folder.url)[0]).inner[0].c is not None
 
 
+def test_early_pruning_keeps_the_better_half_of_the_first_inner_fold_and_chooses_among_it(cv):
+    whole, pruned = cv(), cv("pruned", search={**SEARCH, "keep": 0.5})
+    tables = {}
+    for name, report in (("whole", whole), ("pruned", pruned)):
+        lines = csv.DictReader(io.StringIO(report.folder.read("search.csv").decode()))
+        tables[name] = {(line["model"], int(line["candidate"]), int(line["fold"])): line for line in lines}
+    for row in pruned.results.rows:
+        for chosen in row.chosen:
+            mine = {c: tables["whole"][row.label, c, chosen.fold] for c in range(4)}
+            best = sorted(mine, key=lambda c: -float(mine[c]["c_inner_0"]))[:2]
+            tried = {c for c in range(4) if tables["pruned"][row.label, c, chosen.fold]["c_inner_1"]}
+            assert tried == set(best) or len({mine[c]["c_inner_0"] for c in mine}) < 4
+            means = {c: (float(mine[c]["c_inner_0"]) + float(mine[c]["c_inner_1"])) / 2 for c in tried}
+            assert means[chosen.candidate] == max(means.values())
+            assert chosen.score == pytest.approx(means[chosen.candidate])
+    assert any("early pruning: of cox, deep the best 50%" in note for note in pruned.results.notes)
+    assert {row.tried for row in pruned.results.rows} == {4}
+    assert not any("pruning" in note for note in whole.results.notes)
+
+
+def test_early_pruning_of_the_papers_way_looks_at_the_first_reported_fold(cv):
+    report = cv(search={**SEARCH, "mode": "paper", "keep": 0.25})
+    lines = list(csv.DictReader(io.StringIO(report.folder.read("search.csv").decode())))
+    for row in report.results.rows:
+        first = {
+            int(line["candidate"]): float(line["c_outer"])
+            for line in lines
+            if line["model"] == row.label and line["fold"] == "0"
+        }
+        later = {int(line["candidate"]) for line in lines if line["model"] == row.label and line["fold"] == "1"}
+        assert len(first) == 4
+        assert len(later) == 1
+        assert first[later.pop()] == max(first.values())
+        assert len(row.scores) == 3
+        assert row.mean is not None
+
+
+def test_a_choice_among_pruned_and_plain_rows_is_made_in_every_fold(cv):
+    models = [COX, {"name": "fixed", "kind": "ridge_cox"}, {"name": "either", "kind": "choice", "of": ["cox", "fixed"]}]
+    report = cv(models=models, search={**SEARCH, "keep": 0.5, "mode": "both"})
+    assert report.results.complete
+    assert [row.label for row in report.results.rows][-2:] == ["either", "either (paper's way)"]
+
+
 def test_the_papers_way_takes_one_setting_for_all_folds_and_is_never_below_any_other(cv):
     report = cv(search={**SEARCH, "mode": "paper"})
     lines = list(csv.DictReader(io.StringIO(report.folder.read("search.csv").decode())))
