@@ -140,8 +140,9 @@ def search(*, config_path: str, mode: str | None, points: int | None, **options:
 
     `nested` (default) chooses the settings of each outer fold by cross-validation inside its training part: its figure is honest.
     `paper` chooses them by the reported folds themselves, as the paper does: optimistic, and flagged so. `both` shows the
-    optimism between them. The number of settings tried stands beside every figure; search.csv has them all. `search: {keep: 0.5}` lets
-    the better half of the settings alone go on after the first fold.
+    optimism between them. The number of settings tried stands beside every figure; search.csv has them all.
+
+    With `search: {keep: 0.5}` only the better half of the settings goes on after the first fold.
 
     \b
       trainer search --store ./store --clinical clinical.csv --config cv.yaml --out ./run --mode both --points 16
