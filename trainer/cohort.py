@@ -91,13 +91,21 @@ class Cohort:
             raise CohortError(f"{shown(strangers)}: not in the cohort of {len(self)} patients")
         return np.array([self._row_of[patient] for patient in wanted], dtype=np.int64)
 
-    def permuted(self, seed: int | Sequence[int]) -> "Cohort":
+    def permuted(self, seed: int | Sequence[int], *, within_centres: bool = False) -> "Cohort":
         """Give the same patients with outcomes dealt at random, for a control that must be at chance.
 
         The outcomes of one person's studies go together to a person with as many studies. Competing events are then censorings,
         as they are for every model.
+
+        Parameters
+        ----------
+        seed
+            Of the draw.
+        within_centres
+            Outcomes stay in their centre, for folds that are made of centres.
         """
-        time, event = permute_outcomes(self.time, self.event, seed=seed, persons=self.person)
+        within = self.centre if within_centres else None
+        time, event = permute_outcomes(self.time, self.event, seed=seed, persons=self.person, within=within)
         return replace(self, time=time, event=event, cause=None)
 
     def to_dict(self) -> dict[str, Any]:

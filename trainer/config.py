@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from store_schema.errors import ConfigError
 from store_schema.files import Place, read_text, without_secret
@@ -54,6 +54,11 @@ class SplitSettings(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     by_centre: bool = False
     leave_one_centre_out: bool = False
+
+    @property
+    def of_centres(self) -> bool:
+        """Whether folds are made of whole centres."""
+        return self.by_centre or self.leave_one_centre_out
 
     @model_validator(mode="after")
     def _centres_say_how_many(self) -> Self:
@@ -179,6 +184,13 @@ class RunConfig(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     fit_together: Annotated[int, Field(ge=1)] = 64
 
+    @field_validator("permuted_control", mode="before")
+    @classmethod
+    def _known_control(cls, value: Any) -> Any:
+        if value is None or value == "auto" or isinstance(value, dict | PermutedControl):
+            return value
+        raise ValueError(f"expected auto, null or {{models: […], repeats: …}}, got {value!r}")
+
     @model_validator(mode="before")
     @classmethod
     def _inherit_fit(cls, data: Any) -> Any:
@@ -199,7 +211,7 @@ class RunConfig(Settings):
             if unknown:
                 raise ValueError(f"{place} names {', '.join(unknown)}: the models are {', '.join(names)}")
         self._check_choices()
-        if self.columns.centre is None and (self.splits.by_centre or self.splits.leave_one_centre_out):
+        if self.columns.centre is None and self.splits.of_centres:
             raise ValueError("folds by centre need the centre of each patient: declare it as `columns: centre`")
         blind = [model.name for model in self.fitted_models if model.clinical and not self.columns.covariates]
         if blind:
@@ -328,7 +340,9 @@ def _permutes_cheaply(model: FittedModel) -> bool:
     """Whether hundreds of fits cost little: Cox models and networks of covariates and vectors."""
     if isinstance(model, RidgeCoxModel):
         return model.penalty != "inner_cv"
-    return isinstance(model, NetworkModel) and (model.images is None or model.head == "vector")
+    small = isinstance(model, NetworkModel) and (model.images is None or model.head == "vector")
+    # mini-batches are fitted one network at a time
+    return small and isinstance(model, NetworkModel) and model.fit.batch_size is None
 
 
 def parse_columns(settings: dict[str, Any], *, origin: str = "the columns") -> Columns:
@@ -367,7 +381,8 @@ KINDS = ("network", "ridge_cox", "pycox", "choice")
 
 
 def _problems(error: ValidationError) -> list[str]:
-    found = error.errors()
+    # the other thing that a control may be is told by its own check
+    found = [problem for problem in error.errors() if "literal['auto']" not in problem["loc"]]
     places = {problem["loc"] for problem in found}
     # a fault in the config's own `fit` is inherited by every model: it is told once
     own = [p for p in found if not (len(p["loc"]) > 2 and p["loc"][-2] == "fit" and p["loc"][-2:] in places)]
@@ -377,7 +392,9 @@ def _problems(error: ValidationError) -> list[str]:
 def _problem(loc: tuple[int | str, ...], kind: str, message: str) -> str:
     # after a model's number stands its kind, which nobody wrote
     told = [
-        part for before, part in zip((None, *loc), loc, strict=False) if not (isinstance(before, int) and part in KINDS)
+        part
+        for before, part in zip((None, *loc), loc, strict=False)
+        if not (isinstance(before, int) and part in KINDS) and part != PermutedControl.__name__
     ]
     place = ".".join(map(str, told))
     if kind == "union_tag_not_found":

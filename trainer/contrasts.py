@@ -51,14 +51,13 @@ def all_contrasts(
     ----------
     Nadeau and Bengio 2003; Holm 1979; protocol section 6.
     """
-    folds = splits.folds
     first_of: dict[str, Line] = {}
     for line in lines:
         first_of.setdefault(line.row, line)
     primary = config.primary_contrast
-    secondary = [_declared(contrast, first_of, scores, folds, primary=False) for contrast in config.contrasts]
-    secondary += [_of_group(group, first_of, scores, folds) for group in study_groups(config)]
-    claim = () if primary is None else (_weakened(_declared(primary, first_of, scores, folds, primary=True), splits),)
+    secondary = [_declared(contrast, first_of, scores, splits, primary=False) for contrast in config.contrasts]
+    secondary += [_of_group(group, first_of, scores, splits) for group in study_groups(config)]
+    claim = () if primary is None else (_weakened(_declared(primary, first_of, scores, splits, primary=True), splits),)
     return (*claim, *_adjusted(secondary))
 
 
@@ -67,6 +66,8 @@ def _weakened(claim: ContrastResult, splits: Splits) -> ContrastResult:
     if splits.repeats > 1:
         return claim
     told = "folds dealt once: the claim test is meant for 10 repeats, 2 of convolutions on a CPU (splits: repeats)"
+    if splits.grouped_by == "centre":
+        told = "folds are centres: few and unlike, so that a mean over them is uncertain"
     return claim.model_copy(update={"note": "; ".join(filter(None, (told, claim.note)))})
 
 
@@ -117,28 +118,30 @@ def _matched(rows: Mapping[str, Facets], facet: str, first: str, second: str) ->
 
 
 def _declared(
-    contrast: ContrastSettings, lines: Mapping[str, Line], scores: Scores, folds: int, *, primary: bool
+    contrast: ContrastSettings, lines: Mapping[str, Line], scores: Scores, splits: Splits, *, primary: bool
 ) -> ContrastResult:
     pair = (lines[contrast.first], lines[contrast.second])
     made = ContrastResult(
         label=contrast.label, first=contrast.first, second=contrast.second, primary=primary, folds=_folds(scores)
     )
-    return _tested(made, [pair], scores, folds)
+    return _tested(made, [pair], scores, splits)
 
 
-def _of_group(group: Group, lines: Mapping[str, Line], scores: Scores, folds: int) -> ContrastResult:
+def _of_group(group: Group, lines: Mapping[str, Line], scores: Scores, splits: Splits) -> ContrastResult:
     pairs = [(lines[first], lines[second]) for first, second in group.pairs]
     first, second = group.label.split(" − ")
     label = f"{group.label} ({len(pairs)} pair{'' if len(pairs) == 1 else 's'})"
     made = ContrastResult(label=label, first=first, second=second, primary=False, folds=_folds(scores))
-    return _tested(made, pairs, scores, folds)
+    return _tested(made, pairs, scores, splits)
 
 
 def _folds(scores: Scores) -> int:
     return max((len(values) for values in scores.values()), default=0)
 
 
-def _tested(contrast: ContrastResult, pairs: Sequence[tuple[Line, Line]], scores: Scores, folds: int) -> ContrastResult:
+def _tested(
+    contrast: ContrastResult, pairs: Sequence[tuple[Line, Line]], scores: Scores, splits: Splits
+) -> ContrastResult:
     """Differences are averaged over the pairs within each fold, then tested over folds."""
     lines = [line for pair in pairs for line in pair]
     optimistic = sorted({line.label for line in lines if line.way == "paper"})
@@ -147,7 +150,7 @@ def _tested(contrast: ContrastResult, pairs: Sequence[tuple[Line, Line]], scores
     if any(line.label not in scores for line in lines):
         return made
     one, two = (np.mean([scores[pair[side].label] for pair in pairs], axis=0) for side in (0, 1))
-    found = paired_contrast(one, two, test_to_train=1 / (folds - 1))
+    found = paired_contrast(one, two, test_to_train=splits.test_to_train)
     return made.model_copy(update={name: getattr(found, name) for name in CONTRAST_FACTS})
 
 

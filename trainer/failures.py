@@ -38,16 +38,36 @@ class Faults:
 
 
 def row_failures(config: RunConfig, lines: Sequence[Line], faults: Faults) -> tuple[Failure, ...]:
-    """A failure for each fold that a row misses because its fit, or every setting that it could choose, failed."""
+    """A failure for each fold that a row misses because its fit, or every setting that it could choose, failed.
+
+    Permuted outcomes that nobody asked for are no failure: `permutation_notes` tells of them.
+    """
     found: list[Failure] = []
+    asked = config.permuted_control != "auto"
     for line in lines:
         for (permutation, fold), pick in line.picks.items():
+            if permutation and not asked:
+                continue
             fault = faults.outer.get((pick.model, pick.candidate, permutation, fold))
             if fault is not None:
                 found.append(_failure(line, permutation, fold, fault.reason))
         for permutation, fold in line.missing:
             found.append(_failure(line, permutation, fold, _no_choice(config, line, faults, permutation, fold)))
     return tuple(found)
+
+
+def permutation_notes(config: RunConfig, faults: Faults) -> tuple[str, ...]:
+    """A sentence for each row without a permutation p because a fit on permuted outcomes failed that nobody had asked for."""
+    if config.permuted_control != "auto":
+        return ()
+    lost: dict[str, list[JobFault]] = {}
+    for (name, _, permutation, _), fault in faults.outer.items():
+        if permutation:
+            lost.setdefault(name, []).append(fault)
+    return tuple(
+        f"{name} has no permutation p: {len(found)} fits on permuted outcomes failed, the first because: {found[0].reason}"
+        for name, found in lost.items()
+    )
 
 
 def setting_notes(config: RunConfig, faults: Faults) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Fits a row of a finished run on its whole cohort, for patients to come; judges nothing: the run has done that."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,8 +37,8 @@ class FinalModel(NamedTuple):
 def fit_final(run_url: str, row: str, *, out: str, store_url: str | None = None) -> FinalModel:
     """Fit a row of a finished run on every patient of its cohort, and write the model.
 
-    A tuned row is fitted with the setting that had the best mean c over all inner folds (nested), or the one that the run reports
-    (the paper's way).
+    A tuned row is fitted with the setting that had the best mean c over all inner folds (nested; with early pruning the one that
+    most folds chose), or the one that the run reports (the paper's way).
 
     Parameters
     ----------
@@ -75,21 +76,35 @@ def fit_final(run_url: str, row: str, *, out: str, store_url: str | None = None)
 
 
 def final_settings(run: FinishedRun, line: Line) -> FittedModel:
-    """Settings with which a row is fitted at last."""
+    """Settings with which a row is fitted at last.
+
+    Of a nested search those with the best mean c over all inner folds of the real outcomes, none that failed in one. With early
+    pruning settings have inner folds of their own: those that most outer folds chose, the best mean among equals.
+
+    Raises
+    ------
+    NotCommittedError
+        If no setting has every inner score.
+    """
     if line.way != "nested":
         pick = next(iter(line.picks.values()))
         return run.config.candidates[pick.model][pick.candidate]
-    scores: dict[tuple[str, int], list[float]] = {}
+    scores: dict[tuple[str, int], list[float | None]] = {}
     for task in run.tasks:
         for score in task.inner:
-            if score.model in run.config.members[line.row] and not score.permutation and score.c is not None:
+            if score.model in run.config.members[line.row] and not score.permutation:
                 scores.setdefault((score.model, score.candidate), []).append(score.c)
-    if not scores:
-        raise NotCommittedError(f"the run has no inner score of {line.row}: run `trainer search` again")
-    most = max(map(len, scores.values()))
-    # a setting that failed somewhere is not chosen here either
-    whole = {place: float(np.mean(found)) for place, found in scores.items() if len(found) == most}
-    name, candidate = max(whole, key=lambda place: whole[place])
+    chosen = Counter((pick.model, pick.candidate) for (number, _), pick in line.picks.items() if not number)
+    in_play = chosen if run.config.search.keep is not None else scores
+    means = {
+        place: float(np.mean([c for c in scores[place] if c is not None]))
+        for place in in_play
+        if None not in scores.get(place, [None])
+    }
+    if not means:
+        raise NotCommittedError(f"no setting of {line.row} has every inner score: run `trainer search` again")
+    often = chosen if run.config.search.keep is not None else Counter[tuple[str, int]]()
+    name, candidate = max(means, key=lambda place: (often[place], means[place]))
     return run.config.candidates[name][candidate]
 
 

@@ -41,7 +41,8 @@ class TaskData:
         if self._task.permutation_seed is None:
             raise TaskError(f"{self._task.label} names a permutation and no seed for it")
         if permutation not in self._cohorts:
-            self._cohorts[permutation] = self.cohort.permuted([self._task.permutation_seed, permutation])
+            seed, within = [self._task.permutation_seed, permutation], self._task.permuted_within_centres
+            self._cohorts[permutation] = self.cohort.permuted(seed, within_centres=within)
         return self._cohorts[permutation]
 
     def data(self, job: Job) -> PartData:

@@ -6,7 +6,7 @@ import numpy as np
 
 from trainer.config import RunConfig
 from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
-from trainer.selection import kept_settings
+from trainer.selection import first_fold, kept_settings
 from trainer.spec import FLAT_HEADS
 from trainer.task import Job, Part
 from trainer.task_results import InnerScore, JobResult
@@ -66,12 +66,7 @@ def kept_jobs(
                         _job(config, tried, row, Part(permutation=permutation, fold=fold, inner=k)) for k in parts
                     ]
             if config.search.mode != "nested":
-                first = {
-                    one.candidate: one.c
-                    for one in outer
-                    if (one.model, one.permutation, one.fold) == (name, permutation, 0)
-                }
-                for row in kept_settings(config, name, first):
+                for row in kept_settings(config, name, first_fold(config, outer, name, permutation)):
                     found += [_job(config, tried, row, Part(permutation=permutation, fold=k)) for k in range(1, folds)]
     return tuple(found)
 

@@ -161,7 +161,7 @@ def validate(
     from trainer.predicting import Newcomers  # noqa: PLC0415
     from trainer.printed import print_validation  # noqa: PLC0415
     from trainer.report.validation_page import write_validation_page  # noqa: PLC0415
-    from trainer.saved import read_model  # noqa: PLC0415
+    from trainer.saved import card_sha256, read_model  # noqa: PLC0415
     from trainer.validating import columns_of, judge, refuse_developers, score_others, write_validation  # noqa: PLC0415
 
     horizons = None if times is None else tuple(_numbers(times))
@@ -170,8 +170,9 @@ def validate(
     newcomers = Newcomers(store_url, snapshot, clinical, ids)
     scored = score_others(card, trained, newcomers, columns_of(card, columns_path))
     if run_url is not None:
-        refuse_developers(run_url, card.training.cohort_sha256, scored.cohort)
-    found = judge(card, scored, horizons=horizons)
+        refuse_developers(run_url, card.training.cohort_sha256, scored.cohort, ids)
+    digest = card_sha256(model_url)
+    found = judge(card, scored, horizons=horizons, card_sha256=digest, overlap_checked=run_url is not None)
     folder = write_validation(found, scored, card, out)
     write_validation_page(folder)
     print_validation(found, folder, result_console())

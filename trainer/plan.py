@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from store_schema import Store, open_store
-from store_schema.errors import UsageError
+from store_schema.errors import CohortError, UsageError
 from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds, check_rule
 from store_schema.records import sha256
@@ -95,6 +95,7 @@ class Plan:
             jobs=tuple(jobs),
             inner_folds=self.config.search.inner_folds,
             permutation_seed=None if control is None else control.seed,
+            permuted_within_centres=control is not None and self.config.splits.of_centres,
             cohort_sha256=self.cohort_sha256,
             splits_sha256={number: self.splits_sha256[number] for number in permutations},
         )
@@ -177,6 +178,8 @@ def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:
     """Folds dealt from the outcomes that they are used with: those of a permutation from permuted ones."""
     settings = config.splits
     alone = settings.leave_one_centre_out
+    if alone and len(set(cohort.centre or ())) < 2:
+        raise CohortError("leave_one_centre_out needs two centres, and all patients are of one: use folds of patients")
     return make_splits(
         _permuted(config, cohort, permutation),
         folds=len(set(cohort.centre or ())) if alone else settings.folds,
@@ -188,5 +191,6 @@ def _splits(config: RunConfig, cohort: Cohort, permutation: int) -> Splits:
 
 
 def _permuted(config: RunConfig, cohort: Cohort, permutation: int) -> Cohort:
-    control = config.control
-    return cohort if not permutation or control is None else cohort.permuted([control.seed, permutation])
+    if not permutation or config.control is None:
+        return cohort
+    return cohort.permuted([config.control.seed, permutation], within_centres=config.splits.of_centres)

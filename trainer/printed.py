@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trainer.config import RunConfig
-from trainer.measures.row_measures import HorizonMeasures
+from trainer.measures.row_measures import HorizonMeasures, Incidence
 from trainer.probe import Estimate
 from trainer.results import ContrastResult, Row, RunResults
 from trainer.run import CvReport
@@ -68,7 +68,10 @@ def print_validation(found: Validation, url: str, console: Console) -> None:
     for reason, excluded, _ in found.flow[1:]:
         if excluded:
             console.print(f"excluded {excluded}: {reason}", markup=False, soft_wrap=True)
-    developed = "" if found.developed_c is None else f"; {found.developed_c:.3f} in cross-validation where it was made"
+    tuned = " (tuned on the reported folds: optimistic)" if found.developed_optimistic else ""
+    developed = (
+        "" if found.developed_c is None else f"; {found.developed_c:.3f} in cross-validation where it was made{tuned}"
+    )
     ratio = f"{again.observed_over_expected:.2f} [95% {again.low:.2f} to {again.high:.2f}]"
     told = [
         f"cohort   {found.patients} patients, {found.events} events; model of {found.developed_patients} patients",
@@ -77,13 +80,18 @@ def print_validation(found: Validation, url: str, console: Console) -> None:
         f"slope    {estimate_text(frozen.calibration_slope, 2)}; 1 is right, below it risks spread too far",
         f"events   {ratio} observed over expected; 1 is right",
         *(_horizon_text(at, found.time_unit) for at in frozen.horizons),
+        *(_incidence_text(one, found.time_unit) for one in frozen.incidence if one.group == "all"),
+        *(f"scaled integrated Brier score {way}: {estimate_text(of.ibs_scaled)}" for way, of in found.measures.items()),
+        *(f"not {way}: {reason}" for way, reason in found.without.items()),
+        *(f"note: {note}." for note in found.notes),
     ]
-    if found.cut:
-        told.append(f"note: {found.cut} patients were followed beyond {found.cut_at:g} {found.time_unit}: cut there")
-    for way, measures in found.measures.items():
-        told.append(f"scaled integrated Brier score {way}: {estimate_text(measures.ibs_scaled)}")
     for line in (*told, f"written  {url}/report.html"):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _incidence_text(one: Incidence, unit: str) -> str:
+    known = "not known" if one.incidence is None else f"{one.incidence:.3f}"
+    return f"at {one.horizon:g} {unit}: cumulative incidence of {one.cause} {known}"
 
 
 def _horizon_text(at: HorizonMeasures, unit: str) -> str:

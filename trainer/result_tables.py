@@ -37,7 +37,11 @@ GROUP_FACTS = ("chi_squared", "nominal_p", "permutation_p", "low_median", "high_
 def folds_csv(judgement: Judgement) -> str:
     """One line per row and fold: its c, pairs, sizes and epochs."""
     header = ("model", "permutation", "repeat", "fold", *FOLD_FACTS, "test_patients", *SIZES)
-    return _csv((*header, "stopped_by", "epochs_run", "best_epoch"), map(_fold_line, judgement.results))
+    centres = dict(enumerate(judgement.centres_left_out))
+    lines = (
+        [*_fold_line(result), None if result.permutation else centres.get(result.fold)] for result in judgement.results
+    )
+    return _csv((*header, "stopped_by", "epochs_run", "best_epoch", "centre"), lines)
 
 
 def _fold_line(result: JobResult) -> list[Any]:

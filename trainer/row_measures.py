@@ -12,7 +12,7 @@ from trainer.measures.evaluation import evaluate
 from trainer.measures.predictions import JudgedFold, PooledPatients
 from trainer.measures.row_measures import Estimate, HorizonMeasures, RowMeasures
 from trainer.summary import Judgement, pooled_risks
-from trainer.task_results import JobResult, of_model
+from trainer.task_results import JobResult
 
 COLUMNS = ("row", "measure", "horizon", "group", "value", "low", "high", "reason")
 ESTIMATES = ("uno_c", "pooled_c", "mean_auc", "ibs", "ibs_km", "ibs_scaled", "calibration_slope")
@@ -31,7 +31,7 @@ def measures_of(judgement: Judgement) -> Measures:
     """Measures of every row of a model of which no fold is missing."""
     found = {}
     for place, line in enumerate(judgement.lines):
-        results = of_model(judgement.results, line.label)
+        results = judgement.of(line.label)
         if len(results) == len(judgement.splits):
             found[line.label] = _of_row(judgement, results, place)
     return Measures(found)
@@ -66,7 +66,7 @@ def measure_lines(measures: Measures) -> Iterator[tuple[Any, ...]]:
             for group in groups:
                 yield (label, "c", None, f"{covariate}={group.label}", group.c, group.low, group.high, group.reason)
         for found in row.incidence:
-            who = f"quartile={found.group}; {found.cause}" if found.group != "all" else f"all; {found.cause}"
+            who = f"risk_group={found.group}; {found.cause}" if found.group != "all" else f"all; {found.cause}"
             none = "the group's follow-up ends before" if found.incidence is None else None
             yield (label, "cumulative_incidence", found.horizon, who, found.incidence, found.low, found.high, none)
             yield (label, "one_minus_km", found.horizon, who, found.one_minus_km, None, None, none)
@@ -127,4 +127,5 @@ def _judged_fold(judgement: Judgement, result: JobResult) -> JudgedFold:
         baseline=result.baseline,
         train_time=cohort.time[train],
         train_event=cohort.event[train],
+        own_censoring=judgement.config.splits.of_centres,
     )

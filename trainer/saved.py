@@ -200,6 +200,11 @@ def write_model(card: Card, weights: bytes | None, url: str) -> str:
     return folder.url
 
 
+def card_sha256(url: str) -> str:
+    """Digest of a model's card as its file is."""
+    return sha256(RunFolder.open(url).location.get(CARD))
+
+
 def read_model(url: str) -> tuple[Card, Trained]:
     """A model as it was written, its weights checked against the card.
 

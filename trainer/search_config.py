@@ -77,7 +77,7 @@ class SearchSettings(BaseModel):
         Parts of the training part by which nested settings are chosen.
     keep
         Early pruning: the share of each model's settings that go on after the first fold (inner, or the paper's way outer), by
-        their c there. None (default): every setting is tried on every fold. Pruning is cheaper and may lose the best setting.
+        their c there. None (default): every setting is tried on every fold. Two go on at least. It may lose the best setting.
 
     References
     ----------

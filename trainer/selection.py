@@ -110,7 +110,8 @@ def kept_settings(config: RunConfig, model: str, first: Mapping[int, float | Non
     if len(first) < number:
         return ()
     known = sorted((-c, setting) for setting, c in first.items() if c is not None)
-    return tuple(sorted(setting for _, setting in known[: math.ceil(config.search.keep * number)]))
+    # two at least: one alone that fails later would leave the fold without a choice
+    return tuple(sorted(setting for _, setting in known[: max(2, math.ceil(config.search.keep * number))]))
 
 
 def nested_picks(
@@ -145,14 +146,28 @@ def paper_picks(
     found: dict[tuple[str, int, int], list[float]] = {}
     for result in results:
         found.setdefault((result.model, result.candidate, result.permutation), []).append(result.c)
-    settings = [(member, tried) for member in config.members[row] for tried in range(len(config.candidates[member]))]
     picks: Picks = {}
     for permutation in permutations:
+        # a setting that was pruned here is not chosen, also where the nested way had it fitted on every fold
+        settings = [
+            (member, tried)
+            for member in config.members[row]
+            for tried in kept_settings(config, member, first_fold(config, results, member, permutation))
+        ]
         values = [found.get((member, tried, permutation), []) for member, tried in settings]
         means = [float(np.mean(several)) if len(several) == folds else None for several in values]
         for fold in range(folds):
             _take_best(picks, (permutation, fold), settings, means)
     return picks
+
+
+def first_fold(
+    config: RunConfig, results: Sequence[JobResult], member: str, permutation: int
+) -> dict[int, float | None]:
+    """The c of each setting on the first reported fold; None where its fit failed."""
+    place = (member, permutation, 0)
+    found = {one.candidate: one.c for one in results if (one.model, one.permutation, one.fold) == place}
+    return {tried: found.get(tried) for tried in range(len(config.candidates[member]))}
 
 
 def _in_play(

@@ -70,6 +70,14 @@ class Splits(BaseModel):
         train = sorted(patient for part in parts if part != index for patient in self.test[part])
         return Fold(index=index, repeat=repeat, train=tuple(train), test=self.test[index])
 
+    @property
+    def test_to_train(self) -> float:
+        """Test patients for each training patient, for the corrected t-test: 1/(folds - 1), of centres the mean over folds."""
+        if self.grouped_by != "centre":
+            return 1 / (self.folds - 1)
+        everybody = sum(len(part) for part in self.test[: self.folds])
+        return sum(len(part) / (everybody - len(part)) for part in self.test) / len(self.test)
+
     def outer(self) -> tuple[Fold, ...]:
         """Give every fold of every repeat, in order."""
         return tuple(self.fold(index) for index in range(len(self)))

@@ -175,6 +175,7 @@ def permute_outcomes(
     *,
     seed: int | Sequence[int],
     persons: Sequence[str] | None = None,
+    within: Sequence[str] | None = None,
 ) -> tuple[Float[np.ndarray, " patient"], Bool[np.ndarray, " patient"]]:
     """Outcomes dealt to other patients at random, time and event of one patient staying together.
 
@@ -185,10 +186,17 @@ def permute_outcomes(
     ----------
     persons
         Whose each row is; by default every row is a person of its own.
+    within
+        Group of each row, such as its centre: outcomes stay in it, so that groups keep theirs. By default there is one group.
     """
     rng = np.random.default_rng(seed)
-    alone = persons is None or len(set(persons)) == len(persons)
-    order = rng.permutation(len(time)) if persons is None or alone else _permuted_persons(persons, rng)
+    groups = np.zeros(len(time), dtype=np.int64) if within is None else np.unique(list(within), return_inverse=True)[1]
+    order = np.empty(len(time), dtype=np.int64)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        mine = None if persons is None else [persons[row] for row in rows.tolist()]
+        alone = mine is None or len(set(mine)) == len(mine)
+        order[rows] = rows[rng.permutation(len(rows)) if mine is None or alone else _permuted_persons(mine, rng)]
     return time[order], event[order]
 
 

@@ -20,7 +20,7 @@ from trainer.risk_groups import RiskQuartiles, risk_quartiles
 from trainer.selection import Line
 from trainer.splits import Splits
 from trainer.stats import CHANCE, corrected_t, mean_se, permutation_p, t_against_half
-from trainer.task_results import JobResult, of_model
+from trainer.task_results import JobResult
 
 TESTS = ("mean", "se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided")
 """Figures of a row that follow from its scores."""
@@ -52,7 +52,7 @@ class Judgement:
         control = self.config.control
         if not permutation or control is None:
             return self.cohort
-        return self.cohort.permuted([control.seed, permutation])
+        return self.cohort.permuted([control.seed, permutation], within_centres=self.config.splits.of_centres)
 
     @cached_property
     def centres_left_out(self) -> tuple[str, ...]:
@@ -61,6 +61,17 @@ class Judgement:
         if cohort.centre is None or not self.config.splits.leave_one_centre_out:
             return ()
         return tuple(cohort.centre[cohort.rows(part[:1])[0]] for part in self.splits.test)
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, int], tuple[JobResult, ...]]:
+        found: dict[tuple[str, int], list[JobResult]] = {}
+        for result in self.results:
+            found.setdefault((result.model, result.permutation), []).append(result)
+        return {place: tuple(results) for place, results in found.items()}
+
+    def of(self, label: str, permutation: int = 0) -> tuple[JobResult, ...]:
+        """Results of one row on the outcomes of one permutation, by fold; 0 are the real ones."""
+        return self._by_place.get((label, permutation), ())
 
     @property
     def permutations(self) -> range:
@@ -84,9 +95,10 @@ def summarise(
         *(_permuted_row(judgement, label) for label in controls),
         *(_oracle_row(judgement, column) for column in judgement.oracle),
     ]
+    asked = config.permuted_control != "auto"
     band = chance_band(_test_parts(judgement), permutations=len(judgement.permutations)) if controls else 0.0
     return RunResults(
-        complete=not failures and all(row.mean is not None for row in rows),
+        complete=not failures and all(row.mean is not None for row in rows if row.kind != "permuted" or asked),
         rows=tuple(rows),
         contrasts=_contrasts(judgement),
         optimism=_optimism(judgement, rows),
@@ -256,7 +268,7 @@ def _oracle_row(judgement: Judgement, column: str) -> Row:
 
 
 def _scores(judgement: Judgement, name: str, permutation: int) -> tuple[FoldScore, ...]:
-    found = {result.fold: result.c for result in of_model(judgement.results, name, permutation)}
+    found = {result.fold: result.c for result in judgement.of(name, permutation)}
     folds, total = judgement.splits.folds, len(judgement.splits)
     centre = dict(enumerate(judgement.centres_left_out)) if not permutation else {}
     return tuple(
@@ -288,7 +300,7 @@ def _tests(scores: tuple[FoldScore, ...], splits: Splits | None) -> dict[str, ob
     mean = mean_se(values)
     found |= {"mean": mean.mean, "se": mean.se}
     if splits is not None:
-        corrected = corrected_t(values, null=CHANCE, test_to_train=1 / (splits.folds - 1))
+        corrected = corrected_t(values, null=CHANCE, test_to_train=splits.test_to_train)
         found["corrected_p_one_sided"] = corrected.p_one_sided
         if splits.repeats > 1:
             found["se"] = corrected.se
@@ -299,7 +311,7 @@ def _tests(scores: tuple[FoldScore, ...], splits: Splits | None) -> dict[str, ob
 
 
 def _pooled_c(judgement: Judgement, name: str) -> float | None:
-    pooled = pooled_risks(of_model(judgement.results, name))
+    pooled = pooled_risks(judgement.of(name))
     if not pooled:
         return None
     rows = judgement.cohort.rows(pooled)
@@ -309,7 +321,7 @@ def _pooled_c(judgement: Judgement, name: str) -> float | None:
 
 def _risk_groups(judgement: Judgement, name: str) -> tuple[RiskGroups | None, str | None]:
     try:
-        found = quartiles_of(of_model(judgement.results, name), judgement.cohort)
+        found = quartiles_of(judgement.of(name), judgement.cohort)
     except (CohortError, TaskError) as error:
         return None, str(error)
     low, high = found.low_risk, found.high_risk
@@ -334,7 +346,7 @@ def _groups_permutation_p(judgement: Judgement, name: str, observed: float) -> f
         return None
     statistics = []
     for number in judgement.permutations:
-        results = of_model(judgement.results, name, number)
+        results = judgement.of(name, number)
         if len(results) < len(judgement.splits):
             return None
         try:

@@ -84,6 +84,8 @@ class Task(_Described):
         Into how many parts an outer training part is dealt where a job judges one of them.
     permutation_seed
         Of the permutations; None where every job has the real outcomes.
+    permuted_within_centres
+        Whether permuted outcomes stay in their centre.
     cohort_sha256
         Digest of the run's cohort file: patients, outcomes and covariates.
     splits_sha256
@@ -98,6 +100,7 @@ class Task(_Described):
     jobs: tuple[Job, ...]
     inner_folds: int
     permutation_seed: int | None = None
+    permuted_within_centres: bool = False
     cohort_sha256: str
     splits_sha256: dict[int, str]
 

@@ -2,46 +2,44 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import yaml
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from store_schema.errors import CohortError, ConfigError, UsageError
+from store_schema.errors import AlreadyExistsError, CohortError, ConfigError, TaskError, UsageError
 from store_schema.files import Place, read_text, without_secret
+from store_schema.pseudonyms import PlainIds
 from store_schema.records import sha256
-from trainer.baseline_hazard import BreslowBaseline
 from trainer.cohort import Cohort, build_cohort
 from trainer.columns import MONTHS_PER_UNIT, Columns
 from trainer.config import parse_columns
-from trainer.dealing import deal
 from trainer.judging import Trained
 from trainer.kaplan_meier import kaplan_meier, log_rank, median_follow_up
 from trainer.measures.censoring import truncated
 from trainer.measures.evaluation import evaluate
-from trainer.measures.predictions import JudgedFold, PooledPatients
-from trainer.measures.recalibration import in_the_large, refitted, rescaled
-from trainer.measures.row_measures import RowMeasures
+from trainer.measures.predictions import PooledPatients
 from trainer.predicting import Newcomers, available, pinned, risk_group, score_cohort
+from trainer.recalibrating import fifths, judged_part, recalibration
 from trainer.result_tables import measures_csv, predictions_csv
 from trainer.row_measures import Measures
-from trainer.run_folder import RunFolder, read_cohort
-from trainer.saved import Card, card_bytes
-from trainer.tables import shown
+from trainer.run_folder import RUN, RunFolder, read_cohort
+from trainer.saved import CARD, Card, card_bytes
+from trainer.tables import read_table, shown
 from trainer.validation_results import (
     AS_IT_IS,
+    BY_FIFTHS,
     IN_THE_LARGE,
     PREDICTIONS,
     SLOPE_TOO,
     VALIDATION,
-    Recalibration,
     ValidatedGroup,
     Validation,
 )
 from trainer.versions import versions
 
-PARTS = 5
-"""Into which the cohort is dealt to judge a recalibration on patients that it was not made from."""
+COVARIATES = ("continuous", "categorical")
 HORIZONS_MONTHS = (12.0, 24.0, 36.0, 60.0)
 """At which survival is judged unless others are asked for (protocol section 5)."""
 
@@ -82,14 +80,16 @@ def columns_of(card: Card, path: Place | None) -> Columns:
     settings = settings.get("columns", settings) if isinstance(settings, dict) else settings
     if not isinstance(settings, dict):
         raise ConfigError(f"{where} holds {type(settings).__name__}: expected the settings of `columns`")
-    mine = {"continuous": list(card.columns.continuous), "categorical": list(card.columns.categorical)}
-    for name, covariates in mine.items():
-        if list(settings.get(name, covariates)) != covariates:
+    own = card.columns.model_dump(mode="json")
+    for name in COVARIATES:
+        if list(settings.get(name) or own[name]) != own[name]:
             raise ConfigError(
-                f"{where}: {name} is {settings[name]}, and the model reads {covariates}: covariates are the model's own, "
-                "leave them out"
+                f"{where}: {name} is {settings[name]}, and the model reads {own[name]}: covariates are the model's own, leave them "
+                "out"
             )
-    return parse_columns({**settings, **mine}, origin=where)
+    covariates = {name: own[name] for name in COVARIATES}
+    # what the file does not say is as where the model was made, such as which texts mean that a value is missing
+    return parse_columns({**own, **settings, **covariates}, origin=where)
 
 
 def score_others(card: Card, trained: Trained, newcomers: Newcomers, columns: Columns) -> Scored:
@@ -116,7 +116,7 @@ def score_others(card: Card, trained: Trained, newcomers: Newcomers, columns: Co
     return newcomers.ids.filtered(lambda: _scored(card, trained, newcomers, columns))
 
 
-def refuse_developers(run_url: str, cohort_sha256: str, cohort: Cohort) -> None:
+def refuse_developers(run_url: str, cohort_sha256: str, cohort: Cohort, ids: PlainIds) -> None:
     """Refuse a cohort with patients whom the model was fitted on.
 
     Parameters
@@ -125,14 +125,25 @@ def refuse_developers(run_url: str, cohort_sha256: str, cohort: Cohort) -> None:
         Folder of the run that the model came from.
     cohort_sha256
         Digest of that run's cohort, as the model's card has it.
+    ids
+        What patients are called here; the run must have called them by the same rule.
 
     Raises
     ------
     CohortError
         If somebody is in both.
+    UsageError
+        If the run called its patients otherwise, so that nobody could be found.
     ObjectAlteredError, SchemaError
         If the run is not the one that the model came from.
     """
+    theirs = (RunFolder.open(run_url).read_json(RUN) or {}).get("key_fingerprint")
+    if (theirs or None) != (ids.rule.key_fingerprint or None):
+        named = "by pseudonyms" if theirs else "by their own ids"
+        raise UsageError(
+            f"the run calls its patients {named}, this cohort otherwise: nobody would be found in both. Give --pseudonymise and "
+            "the key of that run, or leave them out, as it did"
+        )
     both = sorted(set(cohort.person) & set(read_cohort(run_url, cohort_sha256).person))
     if both:
         raise CohortError(
@@ -141,16 +152,29 @@ def refuse_developers(run_url: str, cohort_sha256: str, cohort: Cohort) -> None:
         )
 
 
-def judge(card: Card, scored: Scored, *, horizons: tuple[float, ...] | None = None, seed: int = 0) -> Validation:
+def judge(
+    card: Card,
+    scored: Scored,
+    *,
+    horizons: tuple[float, ...] | None = None,
+    card_sha256: str | None = None,
+    overlap_checked: bool = False,
+    seed: int = 0,
+) -> Validation:
     """Every figure of a frozen model on another cohort, and of its recalibration, judged on patients it was not made from.
 
     Of the model as it is nothing is fitted here: preprocessing, weights, baseline hazard and risk groups are the card's. The
-    Kaplan-Meier curve that Brier scores are held against is of this very cohort, as are the weights for censoring.
+    Kaplan-Meier curve that Brier scores are held against is of this very cohort, as are the weights for censoring; where
+    recalibrations are compared with the model as it is, all are judged fifth by fifth, by curves of the other four.
 
     Parameters
     ----------
     horizons
         Times at which survival is judged, in the model's unit; by default 1, 2, 3 and 5 years.
+    card_sha256
+        Digest of the card's file; by default of the card as it would be written now.
+    overlap_checked
+        Whether `refuse_developers` was asked.
     seed
         Of the bootstraps and of the parts by which a recalibration is judged.
 
@@ -167,30 +191,49 @@ def judge(card: Card, scored: Scored, *, horizons: tuple[float, ...] | None = No
     if horizons is None:
         horizons = tuple(months / MONTHS_PER_UNIT[card.time_unit] for months in HORIZONS_MONTHS)
     patients = _pooled(card, scored)
-    frozen = [_fold(risk, card.baseline, cohort, np.arange(len(risk)), np.arange(len(risk)))]
+    everybody = np.arange(len(risk))
+    frozen = [judged_part(risk, card.baseline, cohort, everybody, everybody)]
     measures = {AS_IT_IS: evaluate(frozen, patients, horizons=horizons, seed=[seed, 0])}
-    for place, way in enumerate((IN_THE_LARGE, SLOPE_TOO), start=1):
-        found = _recalibrated(way, scored, patients, card.baseline, horizons=horizons, seed=[seed, place])
-        if found is not None:
-            measures[way] = found
+    without: dict[str, str] = {}
+    for way in (BY_FIFTHS, IN_THE_LARGE, SLOPE_TOO):
+        try:
+            folds = fifths(way, cohort, risk, card.baseline, seed=[seed, 1])
+            measures[way] = evaluate(folds, patients, horizons=horizons, seed=[seed, 1])
+        except (CohortError, TaskError) as error:
+            without[way] = str(error)
     return Validation(
         model=card.name,
-        card_sha256=sha256(card_bytes(card)),
+        card_sha256=card_sha256 or sha256(card_bytes(card)),
         view=card.view,
         snapshot=None if scored.snapshot is None else scored.snapshot[1],
         store_id=None if scored.snapshot is None else scored.snapshot[0],
-        recalibration=_recalibration(card.baseline, scored),
+        recalibration=recalibration(card.baseline, cohort, risk),
         measures=measures,
+        without=without,
+        notes=_notes(card, scored, overlap_checked=overlap_checked),
+        overlap_checked=overlap_checked,
         developed_patients=card.training.patients,
         developed_events=card.training.events,
         developed_c=card.judged.mean,
+        developed_optimistic=card.judged.tuned == "paper",
         **_facts(card, scored),
     )
 
 
 def write_validation(found: Validation, scored: Scored, card: Card, url: str) -> str:
-    """Write a validation into a folder of its own, over an older one; gives the folder's address."""
+    """Write a validation into a folder of its own, over an older one; gives the folder's address.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If the folder holds a run or a model.
+    """
     folder = RunFolder.open(url)
+    for name, what in ((RUN, "a run"), (CARD, "a model")):
+        if folder.read(name) is not None:
+            raise AlreadyExistsError(
+                f"{folder.url} holds {what}, whose files would be overwritten: use a folder of its own"
+            )
     survival_at = [at.horizon for at in found.measures[AS_IT_IS].horizons]
     survival = card.baseline.survival(scored.log_risk, np.array(survival_at))
     folder.replace(
@@ -207,6 +250,7 @@ def write_validation(found: Validation, scored: Scored, card: Card, url: str) ->
 def _scored(card: Card, trained: Trained, newcomers: Newcomers, columns: Columns) -> Scored:
     if newcomers.clinical is None:
         raise UsageError("a validation needs outcomes: give their table with --clinical")
+    columns = _as_read(card, columns, newcomers.clinical)
     held = pinned(card, newcomers)
     entries: Mapping[str, set[str]] = {} if held is None else available(card, held[1])
     cohort = build_cohort(newcomers.clinical, columns, entries, ids=newcomers.ids)
@@ -231,6 +275,45 @@ def _scored(card: Card, trained: Trained, newcomers: Newcomers, columns: Columns
     return Scored(cut, whole, said.log_risk, risk_group(card, said.log_risk), snapshot, causes)
 
 
+def _as_read(card: Card, columns: Columns, table: Place) -> Columns:
+    """Roles without covariates that the model does not read, and without a centre that only its own table has."""
+    present = set(read_table(table)[0].columns)
+    changes: dict[str, Any] = {}
+    if card.preprocessing is None:
+        changes |= {name: tuple(one for one in getattr(columns, name) if one in present) for name in COVARIATES}
+    if columns.centre == card.columns.centre and columns.centre not in present:
+        changes["centre"] = None
+    return columns.model_copy(update=changes)
+
+
+def _notes(card: Card, scored: Scored, *, overlap_checked: bool) -> tuple[str, ...]:
+    """What a reader must know before the figures."""
+    cohort, told = scored.cohort, []
+    if not overlap_checked:
+        told.append(
+            "whether patients of this cohort were among those that the model was fitted on was not checked: give the run that it "
+            "came from with --developed-on; with such patients the figures are too good"
+        )
+    if cohort.cause is not None:
+        told.append(
+            f"{int((cohort.cause > 1).sum())} of {len(cohort)} had a competing event first: survival, observed events, Brier "
+            "scores, calibration and decision curves are as if such events were abolished; cumulative incidences stand beside"
+        )
+    persons = len(set(cohort.person))
+    if persons < len(cohort):
+        told.append(
+            f"{len(cohort)} studies of {persons} patients: intervals of curves and of the slope, and D-calibration, take them as "
+            "independent and are too narrow; the bootstrap of c draws whole patients"
+        )
+    longer, end = int((scored.whole.time > _end(card)).sum()), f"{_end(card):g} {card.time_unit}"
+    if longer:
+        told.append(
+            f"{longer} patients were followed beyond {end}, where the follow-up of the model's own patients ends: they are "
+            "censored there"
+        )
+    return tuple(told)
+
+
 def _end(card: Card) -> float:
     """End of the model's own follow-up; of models of earlier versions its last event."""
     last = card.training.last_follow_up
@@ -248,84 +331,13 @@ def _pooled(card: Card, scored: Scored) -> PooledPatients:
         centres=cohort.centre,
         cause=cohort.cause,
         causes=scored.causes,
+        group=scored.group,
     )
-
-
-def _fold(
-    risk: Float[np.ndarray, " patient"],
-    baseline: BreslowBaseline,
-    cohort: Cohort,
-    rows: Int[np.ndarray, " judged"],
-    others: Int[np.ndarray, " other"],
-) -> JudgedFold:
-    """These rows judged, the follow-up of the others known."""
-    return JudgedFold(
-        repeat=0,
-        risk=risk[rows],
-        time=cohort.time[rows],
-        event=cohort.event[rows],
-        baseline=baseline,
-        train_time=cohort.time[others],
-        train_event=cohort.event[others],
-    )
-
-
-def _recalibrated(
-    way: str,
-    scored: Scored,
-    patients: PooledPatients,
-    baseline: BreslowBaseline,
-    *,
-    horizons: tuple[float, ...],
-    seed: list[int],
-) -> RowMeasures | None:
-    """Measures of the recalibrated model, each fifth of the patients by a recalibration from the others; None where one fails."""
-    cohort, risk = scored.cohort, scored.log_risk
-    folds = []
-    for part in _parts(cohort, seed):
-        rows, others = np.flatnonzero(part), np.flatnonzero(~part)
-        try:
-            slope, remade = _remade(way, baseline, risk[others], cohort.time[others], cohort.event[others])
-        except CohortError:
-            # too few events for it: the whole cohort's recalibration tells why
-            return None
-        folds.append(_fold(slope * risk, remade, cohort, rows, others))
-    return evaluate(folds, patients, horizons=horizons, seed=seed)
-
-
-def _remade(
-    way: str,
-    baseline: BreslowBaseline,
-    risk: Float[np.ndarray, " patient"],
-    time: Float[np.ndarray, " patient"],
-    event: Bool[np.ndarray, " patient"],
-) -> tuple[float, BreslowBaseline]:
-    """What log-risks are multiplied by, and the baseline hazard that goes with them."""
-    if way == IN_THE_LARGE:
-        return 1.0, rescaled(baseline, in_the_large(baseline, risk=risk, time=time, event=event).ratio)
-    found, remade = refitted(risk=risk, time=time, event=event)
-    return found.slope, remade
-
-
-def _parts(cohort: Cohort, seed: list[int]) -> list[Bool[np.ndarray, " patient"]]:
-    persons = cohort.person if len(set(cohort.person)) < len(cohort) else None
-    number = deal(cohort.time, cohort.event, folds=PARTS, rng=np.random.default_rng(seed), groups=persons)
-    return [number == part for part in range(PARTS)]
-
-
-def _recalibration(baseline: BreslowBaseline, scored: Scored) -> Recalibration:
-    risk, time, event = scored.log_risk, scored.cohort.time, scored.cohort.event
-    large = in_the_large(baseline, risk=risk, time=time, event=event)
-    found = Recalibration(observed_over_expected=large.ratio, low=large.low, high=large.high)
-    try:
-        slope, _ = refitted(risk=risk, time=time, event=event)
-    except CohortError as error:
-        return found.model_copy(update={"reason": str(error)})
-    return found.model_copy(update={"slope": slope.slope, "slope_low": slope.low, "slope_high": slope.high})
 
 
 def _facts(card: Card, scored: Scored) -> dict[str, object]:
     cohort, z = scored.cohort, (scored.log_risk - card.risk_mean) / card.risk_sd
+    read = cohort.frame.columns if card.preprocessing is not None else ()
     groups = []
     for number in range(1, 5):
         mine = scored.group == number
@@ -348,7 +360,7 @@ def _facts(card: Card, scored: Scored) -> dict[str, object]:
         "median_follow_up": median_follow_up(scored.whole.time, scored.whole.event),
         "cut_at": _end(card),
         "cut": int((scored.whole.time > _end(card)).sum()),
-        "missing": {name: int(cohort.frame[name].isna().sum()) for name in cohort.frame.columns},
+        "missing": {name: int(cohort.frame[name].isna().sum()) for name in read},
         "risk_mean": float(z.mean()),
         "risk_sd": float(z.std()),
         "groups": tuple(groups),

@@ -11,7 +11,8 @@ from trainer.task_results import Record
 
 VALIDATION, PREDICTIONS = "validation.json", "predictions.csv"
 """Files of a validation."""
-AS_IT_IS, IN_THE_LARGE, SLOPE_TOO = "as it is", "recalibrated in the large", "recalibrated, slope too"
+AS_IT_IS, BY_FIFTHS = "as it is", "as it is, by fifths"
+IN_THE_LARGE, SLOPE_TOO = "recalibrated in the large", "recalibrated, slope too"
 
 
 class ValidatedGroup(Record):
@@ -80,10 +81,18 @@ class Validation(Record):
         Patients without a value, by covariate; filled as in training.
     risk_mean, risk_sd
         Of this cohort's log-risks in standard deviations of the training patients', whose mean is 0: how alike the cohorts are.
-    developed_patients, developed_events, developed_c
-        Of the cohort that the model was fitted on, and its c in cross-validation there.
+    developed_patients, developed_events, developed_c, developed_optimistic
+        Of the cohort that the model was fitted on, its c in cross-validation there, and whether its settings were chosen on the
+        folds that gave it.
     measures
-        By how the model was taken: as it is, or recalibrated by the other four fifths of this cohort.
+        By how the model was taken: as it is, or fifth by fifth, as it is or recalibrated by the other four. Only those of fifths
+        are to be compared with each other: their Kaplan-Meier curves and weights for censoring are of the other four, too.
+    without
+        Why one of them is missing.
+    notes
+        What a reader must know before the figures.
+    overlap_checked
+        Whether it was looked for patients whom the model was fitted on.
     recalibration
         What was estimated for it.
     groups, log_rank_p
@@ -112,7 +121,11 @@ class Validation(Record):
     developed_patients: int
     developed_events: int
     developed_c: float | None
+    developed_optimistic: bool
     measures: dict[str, RowMeasures]
+    without: dict[str, str]
+    notes: tuple[str, ...]
+    overlap_checked: bool
     recalibration: Recalibration
     groups: tuple[ValidatedGroup, ...]
     log_rank_p: float | None

@@ -30,7 +30,7 @@ def p_text(p: float | None) -> str:
 
 def scores_text(row: Row, most: int = 10) -> str:
     """Fold by fold, or how many there are where they are too many for a line."""
-    if len(row.scores) > most:
+    if len(row.scores) > most and not any(score.centre for score in row.scores):
         values = [score.c for score in row.scores if score.c is not None]
         span = f"{min(values):.3f} to {max(values):.3f}" if values else "none done"
         return f"{len(row.scores)} scores, {span}"

@@ -339,3 +339,18 @@ def test_hn300_table_is_read_whole(tmp_path):
     assert (len(cohort), int(cohort.event.sum())) == (300, 56)
     assert int(cohort.frame["HPV"].isna().sum()) == 180
     assert sorted(cohort.frame["T"].dropna().unique()) == ["1", "2", "3", "4"]
+
+
+def test_outcomes_permuted_within_centres_leave_each_centre_its_own(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"P{n:02d},{rng.integers(1, 90)},{rng.integers(0, 2)},{'AB'[n % 3 == 0]}" for n in range(60)]
+    path = write(tmp_path, rows, "patient,time,event,site\n")
+    cohort = build_cohort(path, Columns(time="time", time_unit="months", event="event", centre="site"), {})
+    permuted = cohort.permuted([3, 1], within_centres=True)
+    for centre in "AB":
+        mine = np.array(cohort.centre) == centre
+        pairs = [sorted(zip(one.time[mine], one.event[mine], strict=True)) for one in (cohort, permuted)]
+        assert pairs[0] == pairs[1]
+    assert (permuted.time != cohort.time).any()
+    # without centres the draw is what it was
+    np.testing.assert_array_equal(cohort.permuted(5).time, cohort.time[np.random.default_rng(5).permutation(60)])

@@ -120,5 +120,15 @@ def test_cox_models_and_small_networks_without_a_search_are_permuted_199_times_u
     asked = config(models=models, permuted_control={"models": ["image"], "repeats": 3}).control
     assert (asked.models, asked.repeats) == (("image",), 3)
     assert config(models=[image], permuted_control="auto").control is None
-    with pytest.raises(ConfigError, match="permuted_control"):
+    with pytest.raises(ConfigError, match=r"expected auto, null or .*, got 'always'"):
         config(models=models, permuted_control="always")
+    with pytest.raises(ConfigError, match=r"permuted_control.modls is not a setting, perhaps 'models'") as caught:
+        config(models=models, permuted_control={"modls": ["cox"]})
+    assert "auto" not in str(caught.value)
+
+
+def test_folds_of_centres_need_centres_and_nothing_else(config):
+    with pytest.raises(ConfigError, match="declare it as `columns: centre`"):
+        config(splits={"leave_one_centre_out": True})
+    with pytest.raises(ConfigError, match="the centres are the folds"):
+        config(splits={"leave_one_centre_out": True, "repeats": 2})

@@ -96,6 +96,21 @@ def test_a_tuned_row_is_fitted_with_the_setting_of_the_best_inner_mean(run_url, 
     assert (made.card.judged.tuned, made.card.judged.tried) == ("nested", 2)
 
 
+def test_with_early_pruning_a_row_is_fitted_with_what_most_folds_chose(cohort_folder, config, tmp_path):
+    models = [{"name": "cox", "kind": "ridge_cox", "search": {"penalty": {"log": [0.01, 1e5]}}}]
+    search = {"points": 8, "inner_folds": 2, "keep": 0.25}
+    settings = config(models=models, search=search, splits={"folds": 5})
+    console = Console(file=io.StringIO())
+    inputs = Inputs(cohort_folder / "clinical.csv", None)
+    report = cross_validate(settings, inputs, out=str(tmp_path / "run"), workers=Workers(number=0), console=console)
+    (row,) = report.results.rows
+    chosen = [one.candidate for one in row.chosen]
+    most = max(map(chosen.count, chosen))
+    made = fit_final(report.folder.url, "cox", out=str(tmp_path / "model"))
+    often = {settings.candidates["cox"][one].penalty for one in chosen if chosen.count(one) == most}
+    assert made.card.model.penalty in often
+
+
 def test_nothing_of_a_model_is_executable_or_names_a_patient(run_url, tmp_path):
     made = fit_final(run_url, "image", out=str(tmp_path / "model"))
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["card.json", "weights.safetensors"]

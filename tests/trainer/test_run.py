@@ -454,7 +454,7 @@ def test_competing_events_end_follow_up_for_models_and_have_incidences_of_their_
     censored = cv("other", inputs=inputs, columns={**columns, "censored_values": (0, 2)})
     assert [row.scores for row in report.results.rows] == [row.scores for row in censored.results.rows]
     found = [line for line in lines(report, "measures.csv") if line["measure"] == "cumulative_incidence"]
-    assert {line["group"] for line in found} >= {"all; event = 1", "all; event = 2", "quartile=4; event = 1"}
+    assert {line["group"] for line in found} >= {"all; event = 1", "all; event = 2", "risk_group=4; event = 1"}
     assert any("cause-specific hazard" in note for note in report.results.notes)
     assert not any(line["measure"] == "cumulative_incidence" for line in lines(censored, "measures.csv"))
     page = write_report(report.folder.url)

@@ -171,8 +171,8 @@ def test_early_pruning_of_the_papers_way_looks_at_the_first_reported_fold(cv):
         }
         later = {int(line["candidate"]) for line in lines if line["model"] == row.label and line["fold"] == "1"}
         assert len(first) == 4
-        assert len(later) == 1
-        assert first[later.pop()] == max(first.values())
+        # a quarter of four, and two at least
+        assert sorted((first[one] for one in later), reverse=True) == sorted(first.values(), reverse=True)[:2]
         assert len(row.scores) == 3
         assert row.mean is not None
 

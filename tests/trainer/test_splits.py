@@ -278,3 +278,10 @@ def test_splits_survive_their_text_unchanged():
     splits = make_splits(simulated(10, 60), folds=3, seed=2, method="quantiles", repeats=2)
     assert parse_splits(splits.to_json()) == splits
     assert isinstance(parse_splits(splits.to_json().encode()), Splits)
+
+
+def test_centres_of_unlike_size_weigh_in_the_corrected_test():
+    centre = ["A"] * 60 + ["B"] * 30 + ["C"] * 10
+    splits = make_splits(simulated(4, 100, centre=centre), folds=3, seed=0, by_centre=True)
+    assert splits.test_to_train == pytest.approx(np.mean([60 / 40, 30 / 70, 10 / 90]))
+    assert make_splits(simulated(4, 100), folds=4, seed=0).test_to_train == pytest.approx(1 / 3)

@@ -1,5 +1,7 @@
 """A kept model on another cohort: nothing of it flows into the model, every figure against another implementation."""
 
+import dataclasses
+import hashlib
 import io
 import json
 
@@ -14,7 +16,8 @@ from sksurv.metrics import concordance_index_censored
 from statsmodels.duration.hazard_regression import PHReg
 
 from store_schema import create_store
-from store_schema.errors import CohortError, ConfigError, NotCommittedError, UsageError
+from store_schema.errors import AlreadyExistsError, CohortError, ConfigError, NotCommittedError, UsageError
+from store_schema.pseudonyms import PlainIds, Pseudonyms
 from trainer.baseline_hazard import BreslowBaseline
 from trainer.cli import main
 from trainer.dispatch import Workers
@@ -26,7 +29,7 @@ from trainer.report.validation_page import write_validation_page
 from trainer.run import cross_validate
 from trainer.saved import read_model
 from trainer.validating import columns_of, judge, refuse_developers, score_others, write_validation
-from trainer.validation_results import AS_IT_IS, IN_THE_LARGE, SLOPE_TOO, parse_validation
+from trainer.validation_results import AS_IT_IS, BY_FIFTHS, IN_THE_LARGE, SLOPE_TOO, parse_validation
 
 OTHERS = 160
 
@@ -38,14 +41,14 @@ def made(cohort_folder, shared_kit, tmp_path_factory):
     image = shared_kit.settings["models"][1]
     settings = {
         **shared_kit.settings,
-        "models": [{"name": "cox", "kind": "ridge_cox"}, {**image, "name": "both", "clinical": True}],
+        "models": [{"name": "cox", "kind": "ridge_cox"}, {**image, "name": "both", "clinical": True}, image],
     }
     inputs = Inputs(cohort_folder / "clinical.csv", str(cohort_folder / "store"))
     quiet = Console(file=io.StringIO())
     run = cross_validate(
         shared_kit.parse(settings), inputs, out=str(folder / "run"), workers=Workers(number=0), console=quiet
     )
-    for name in ("cox", "both"):
+    for name in ("cox", "both", "image"):
         fit_final(run.folder.url, name, out=str(folder / name))
     table = shared_kit.draw(n=OTHERS, seed=77)
     table["patient"] = [f"Q{row:03d}" for row in range(OTHERS)]
@@ -57,7 +60,7 @@ def made(cohort_folder, shared_kit, tmp_path_factory):
 
 def scored(folder, name="cox", *, table="others.csv", columns=None):
     card, trained = read_model(str(folder / name))
-    store = str(folder / "store") if name == "both" else None
+    store = str(folder / "store") if name != "cox" else None
     roles = card.columns if columns is None else card.columns.model_copy(update=columns)
     return card, score_others(card, trained, Newcomers(store, clinical=folder / table), roles)
 
@@ -138,7 +141,7 @@ def test_a_wrong_baseline_is_seen_and_mended_and_a_wrong_spread_too(made):
 
 
 def test_a_recalibration_is_judged_on_patients_that_it_was_not_made_from(made):
-    card, others = scored(made)
+    card, others = scored(made, "both")
     row = judge(card, others).measures[SLOPE_TOO]
     assert row.folds == 5
     # cross-fitted figures are a little worse than those on the very patients
@@ -156,8 +159,8 @@ def test_the_cohort_of_the_fit_and_anybody_of_it_are_refused(made, cohort_folder
     mixed.to_csv(made / "mixed.csv", index=False)
     _, others = scored(made, table="mixed.csv")
     with pytest.raises(CohortError, match=r"3 patients of this cohort .* fitted on \(P000, P001, P002\)"):
-        refuse_developers(str(made / "run"), card.training.cohort_sha256, others.cohort)
-    refuse_developers(str(made / "run"), card.training.cohort_sha256, scored(made)[1].cohort)
+        refuse_developers(str(made / "run"), card.training.cohort_sha256, others.cohort, PlainIds())
+    refuse_developers(str(made / "run"), card.training.cohort_sha256, scored(made)[1].cohort, PlainIds())
 
 
 def test_other_names_codes_and_units_give_the_same_figures(made):
@@ -217,8 +220,11 @@ def test_the_command_writes_page_tables_and_figures(made, tmp_path):
     assert [group.label for group in found.measures[AS_IT_IS].centres.groups] == ["Oslo", "Turin"]
     predictions = pd.read_csv(out / "predictions.csv")
     assert list(predictions) == ["patient", "log_risk", "risk_group", "survival_12", "survival_24", "time", "event"]
-    assert set(pd.read_csv(out / "measures.csv")["row"]) == {AS_IT_IS, IN_THE_LARGE, SLOPE_TOO}
+    assert set(pd.read_csv(out / "measures.csv")["row"]) == {AS_IT_IS, BY_FIFTHS, IN_THE_LARGE, SLOPE_TOO}
+    assert found.overlap_checked
+    assert found.card_sha256 == hashlib.sha256((made / "both" / "card.json").read_bytes()).hexdigest()
     page = (out / "report.html").read_text()
+    assert "Nobody of this cohort was among the patients" in page
     assert "Validation of both on another cohort" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert {path.stem for path in (out / "figures").glob("*.svg")} >= {"groups", "calibration-as it is"}
@@ -246,3 +252,85 @@ def test_a_validation_is_written_over_an_older_one(made, tmp_path):
     for found in (first, second):
         url = write_validation(found, others, card, str(tmp_path / "out"))
     assert parse_validation((tmp_path / "out" / "validation.json").read_bytes(), where=url) == second
+
+
+def test_recalibrated_rows_are_held_against_the_model_judged_by_the_same_fifths(made):
+    card, others = scored(made, "both")
+    found = judge(card, others)
+    by_fifths, large = found.measures[BY_FIFTHS], found.measures[IN_THE_LARGE]
+    assert list(found.measures) == [AS_IT_IS, BY_FIFTHS, IN_THE_LARGE, SLOPE_TOO]
+    # one reference curve for all of them, another than that of the cohort itself
+    assert by_fifths.ibs_km == large.ibs_km == found.measures[SLOPE_TOO].ibs_km
+    assert by_fifths.ibs_km != found.measures[AS_IT_IS].ibs_km
+    assert found.without == {}
+
+
+def test_a_recalibration_that_turns_risks_round_or_has_no_events_says_why_it_is_missing(made):
+    card, others = scored(made, "both")
+    turned = judge(card, dataclasses.replace(others, log_risk=-others.log_risk))
+    assert turned.recalibration.slope < 0
+    assert SLOPE_TOO not in turned.measures
+    assert "the model ranks these patients the wrong way round" in turned.without[SLOPE_TOO]
+    few = pd.read_csv(made / "others.csv").head(30)
+    few["event"] = (np.arange(30) == 3).astype(int)
+    few.to_csv(made / "few.csv", index=False)
+    found = judge(card, scored(made, "both", table="few.csv")[1])
+    assert set(found.without) == {IN_THE_LARGE, SLOPE_TOO}
+    assert all(reason for reason in found.without.values())
+
+
+def test_patients_called_by_another_rule_are_not_taken_for_strangers(made, monkeypatch):
+    card, others = scored(made)
+    with pytest.raises(UsageError, match="the run calls its patients by their own ids, this cohort otherwise"):
+        refuse_developers(str(made / "run"), card.training.cohort_sha256, others.cohort, Pseudonyms(b"k" * 32))
+
+
+def test_what_was_not_looked_for_is_told(made):
+    card, others = scored(made)
+    assert any("--developed-on" in note for note in judge(card, others).notes)
+    assert not any("--developed-on" in note for note in judge(card, others, overlap_checked=True).notes)
+
+
+def test_competing_events_stand_on_the_page_and_the_terminal(made, tmp_path):
+    table = pd.read_csv(made / "others.csv")
+    table.loc[table.index[table["event"] == 1][::4], "event"] = 2
+    table.to_csv(tmp_path / "competing.csv", index=False)
+    roles = tmp_path / "roles.yaml"
+    roles.write_text("{competing_values: [2]}\n")
+    given = ["--model", str(made / "cox"), "--clinical", str(tmp_path / "competing.csv"), "--columns", str(roles)]
+    result = CliRunner().invoke(main, ["validate", *given, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "had a competing event first" in result.output
+    assert "cumulative incidence of event = 2" in result.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Competing events: cumulative incidence" in page
+    found = parse_validation((tmp_path / "out" / "validation.json").read_bytes(), where="")
+    sizes = {one.group: one.patients for one in found.measures[AS_IT_IS].incidence}
+    assert {str(one.group): one.patients for one in found.groups if one.patients} == {
+        group: patients for group, patients in sizes.items() if group != "all"
+    }
+
+
+def test_a_model_of_images_needs_no_covariates_of_its_run(made):
+    table = pd.read_csv(made / "others.csv")[["patient", "months", "event"]]
+    table.to_csv(made / "plain.csv", index=False)
+    _, others = scored(made, "image", table="plain.csv")
+    assert judge(*scored(made, "image", table="plain.csv")).missing == {}
+    np.testing.assert_array_equal(others.log_risk, scored(made, "image")[1].log_risk)
+
+
+def test_columns_that_a_file_does_not_name_are_the_models_own(made, tmp_path):
+    card, _ = read_model(str(made / "cox"))
+    card = card.model_copy(update={"columns": card.columns.model_copy(update={"missing": ("-9",), "centre": "site"})})
+    (tmp_path / "roles.yaml").write_text("{time: days, time_unit: days, continuous: null}\n")
+    found = columns_of(card, tmp_path / "roles.yaml")
+    assert (found.time, found.time_unit, found.missing, found.centre) == ("days", "days", ("-9",), "site")
+    assert found.continuous == card.columns.continuous
+
+
+def test_a_run_or_a_model_is_not_overwritten(made):
+    card, others = scored(made)
+    found = judge(card, others)
+    for name, what in (("run", "a run"), ("cox", "a model")):
+        with pytest.raises(AlreadyExistsError, match=f"holds {what}"):
+            write_validation(found, others, card, str(made / name))

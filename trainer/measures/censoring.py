@@ -156,7 +156,7 @@ def safe_end(
     known = enough[enough < min((one.end for one in censoring), default=np.inf)]
     if known.size == 0:
         raise CohortError(
-            f"no time has {least_at_risk} of {len(own)} patients at risk within the follow-up of every training part"
+            f"no time has {least_at_risk} of {len(own)} patients at risk within the follow-up of every fold"
         )
     return float(known[-1])
 
@@ -174,5 +174,5 @@ def _reason(at: float, at_risk: int, censoring: Sequence[Censoring], least_at_ri
         return f"{at_risk} patients at risk, fewer than {least_at_risk}"
     short = [one.last for one in censoring if at >= one.end]
     if short:
-        return f"a training part is followed up to {min(short):g} only"
+        return f"patients of a fold are followed up to {min(short):g} only"
     return None

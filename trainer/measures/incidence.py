@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from trainer.kaplan_meier import kaplan_meier
 from trainer.measures.competing import cumulative_incidence
@@ -14,7 +14,9 @@ from trainer.measures.row_measures import Incidence
 def incidences(
     patients: PooledPatients, *, horizons: Sequence[float], confidence: float = 0.95
 ) -> tuple[Incidence, ...]:
-    """Cumulative incidence of each event at each horizon, of all patients and of the quartiles of their pooled risk.
+    """Cumulative incidence of each event at each horizon, of all patients and of their risk groups.
+
+    Groups are those that were fixed beforehand, or the quartiles of the pooled risk.
 
     Empty where no competing events are declared. Rows of one person count as independent.
 
@@ -26,20 +28,18 @@ def incidences(
         return ()
     return tuple(
         found
-        for group, members in _groups(patients.risk, len(patients.time))
+        for group, members in _groups(patients)
         for found in _of_group(patients, group, members, horizons, confidence)
     )
 
 
-def _groups(
-    risk: Float[np.ndarray, " patient"] | None, patients: int
-) -> Iterator[tuple[str, Bool[np.ndarray, " patient"]]]:
-    yield "all", np.ones(patients, dtype=bool)
-    if risk is not None:
-        quartile = np.searchsorted(np.quantile(risk, [0.25, 0.5, 0.75]), risk, side="left")
-        for number in range(4):
-            if (quartile == number).any():
-                yield str(number + 1), quartile == number
+def _groups(patients: PooledPatients) -> Iterator[tuple[str, Bool[np.ndarray, " patient"]]]:
+    yield "all", np.ones(len(patients.time), dtype=bool)
+    group, risk = patients.group, patients.risk
+    if group is None and risk is not None:
+        group = 1 + np.searchsorted(np.quantile(risk, [0.25, 0.5, 0.75]), risk, side="left")
+    for number in () if group is None else np.unique(group).tolist():
+        yield str(number), group == number
 
 
 def _of_group(
@@ -56,7 +56,8 @@ def _of_group(
     alone = {code: kaplan_meier(time, cause == code) for code in codes}
     for horizon in horizons:
         step = int(np.searchsorted(np.unique(time), horizon, side="right")) - 1
-        followed = bool(time.max() >= horizon)
+        # where the last of all had an event, nobody is left whose fate is open
+        followed = bool(time.max() >= horizon or (cause[time == time.max()] > 0).all())
         for place, code in enumerate(codes):
             value = low = high = 0.0 if followed else None
             if followed and curves is not None and step >= 0:

@@ -35,6 +35,8 @@ class JudgedFold:
     """Of the outer training part and the same model."""
     train_time: Float[np.ndarray, " train"]
     train_event: Bool[np.ndarray, " train"]
+    own_censoring: bool = False
+    """Whether the test part weighs its own censoring: a centre that was left out may follow its patients for another time."""
 
     def __post_init__(self) -> None:
         checked(self.risk, self.time, self.event)
@@ -42,8 +44,16 @@ class JudgedFold:
 
     @cached_property
     def censoring(self) -> Censoring:
-        """Censoring distribution of the training part."""
-        return Censoring.fit(time=self.train_time, event=self.train_event)
+        """Censoring distribution of the training part, or, as far as that is followed, of the test part."""
+        if not self.own_censoring:
+            return Censoring.fit(time=self.train_time, event=self.train_event)
+        time, event = truncated(time=self.time, event=self.event, at=self._end)
+        return Censoring.fit(time=time, event=event)
+
+    @property
+    def _end(self) -> float:
+        """Longest follow-up of the training part."""
+        return float(np.max(self.train_time))
 
     @cached_property
     def train_curve(self) -> KaplanMeier:
@@ -61,11 +71,11 @@ class JudgedFold:
     @property
     def beyond_training(self) -> int:
         """Test patients followed longer than anybody of the training part."""
-        return int((self.time > self.censoring.last).sum())
+        return int((self.time > self._end).sum())
 
     def own_survival(self) -> tuple[Float[np.ndarray, " test"], Bool[np.ndarray, " test"]]:
         """Predicted survival at each patient's own time, and events; follow-up beyond that of the training part is cut off."""
-        time, event = truncated(time=self.time, event=self.event, at=self.censoring.last)
+        time, event = truncated(time=self.time, event=self.event, at=self._end)
         return self.baseline.survival_each(self.risk, time), event
 
 
@@ -92,6 +102,8 @@ class PooledPatients:
     """What ended each follow-up: 0 censoring, 1 the event, 2 … competing ones; None where there are none."""
     causes: tuple[str, ...] = ()
     """Names of the causes 1, 2, …."""
+    group: Int[np.ndarray, " patient"] | None = None
+    """Risk groups 1 (lowest), 2, … that are fixed beforehand; None for the quartiles of `risk`."""
 
     def __post_init__(self) -> None:
         checked(np.zeros(np.shape(self.time)) if self.risk is None else self.risk, self.time, self.event)

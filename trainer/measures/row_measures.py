@@ -134,7 +134,7 @@ class Incidence(_Record):
     horizon
         In the unit of the table.
     group
-        ``all``, or a quartile of pooled risk, ``1`` (lowest) to ``4``.
+        ``all``, or a risk group, ``1`` (lowest) to ``4``: quartiles of the pooled risk, in a validation the model's own groups.
     cause
         Name of the event.
     patients, events

@@ -204,13 +204,21 @@ def _by_centre(run: FinishedRun) -> str:
     return "keep centres together" if run.config.splits.by_centre else "not by centre"
 
 
+def _dealt(run: FinishedRun) -> str:
+    if run.config.splits.leave_one_centre_out:
+        return "each of them one centre"
+    if run.config.splits.by_centre:
+        return "of whole centres, as even as they allow"
+    return f"stratified ({run.splits.method}), by patient"
+
+
 def _method_answers(run: FinishedRun) -> dict[str, str]:
     config = run.config
     splits, rules = run.splits, config.preprocessing
     tuned = [f"{row.label} ({row.tried} settings, {row.tuned})" for row in run.results.of_kind("model") if row.tuned]
     filled = f"continuous by the training {rules.continuous_missing}, categories by {rules.categorical_missing}"
     return {
-        "split": f"{splits.folds} folds × {splits.repeats}, stratified ({splits.method}), by patient; internal validation",
+        "split": f"{splits.folds} folds × {splits.repeats}, {_dealt(run)}; internal validation",
         "missing": f"{filled}, from the training part of each fold alone",
         "models": f"{len(config.models)} rows; kinds, heads and fusion in Settings",
         "tuning": f"tuned: {', '.join(tuned)}" if tuned else "no setting was searched by this run",

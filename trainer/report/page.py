@@ -86,6 +86,7 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"p": p_text, "mean": mean_text, "scores": scores_text}
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     environment.filters |= {"months": _months, "signed": _signed, "estimate": _estimate}
     return environment
 

@@ -14,7 +14,7 @@ from trainer.report.page import page_environment
 from trainer.report.survival_curves import Painted, paint_survival
 from trainer.report.svg import SERIES, for_page
 from trainer.run_folder import REPORT, RunFolder
-from trainer.validation_results import PREDICTIONS, VALIDATION, Validation, parse_validation
+from trainer.validation_results import BY_FIFTHS, PREDICTIONS, VALIDATION, Validation, parse_validation
 
 GROUPS = ("lowest", "lower", "higher", "highest")
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
@@ -51,6 +51,8 @@ def write_validation_page(url: str) -> str:
 def _figures(found: Validation, predictions: pd.DataFrame) -> list[Drawn]:
     drawn = [_groups(found, predictions)]
     for way, measures in found.measures.items():
+        if way == BY_FIFTHS:
+            continue
         drawn += draw_measures(measures, way, found.time_unit)
     return drawn
 

@@ -68,7 +68,7 @@ def test_times_are_kept_where_enough_are_at_risk_and_every_training_part_is_foll
     both = safe_times([4, 10, 12], time=time, censoring=[long, short], least_at_risk=6)
     # at 10 the last training patient was censored: nobody can be followed beyond it
     assert both.kept == (4.0,)
-    assert {one.reason for one in both.left_out} == {"a training part is followed up to 10 only"}
+    assert {one.reason for one in both.left_out} == {"patients of a fold are followed up to 10 only"}
 
 
 def test_a_training_part_that_ends_with_an_event_can_be_judged_at_its_last_time():

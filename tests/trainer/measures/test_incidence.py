@@ -56,10 +56,17 @@ def test_incidences_of_all_causes_and_event_free_patients_add_up():
         assert sum(one.incidence for one in found if one.horizon == horizon) + free == pytest.approx(1, abs=1e-12)
 
 
-def test_a_group_that_is_not_followed_so_long_has_no_figure():
+def test_a_group_whose_follow_up_ends_before_has_no_figure_unless_nobody_is_left():
     held = patients()
-    found = incidences(held, horizons=[held.time.max() + 1])
-    assert all(one.incidence is None and one.one_minus_km is None for one in found)
+    beyond = held.time.max() + 1
+    for last, known in ((0, False), (1, True)):
+        cause = np.where(held.time == held.time.max(), last, held.cause)
+        groups = PooledPatients(None, held.time, cause == 1, held.persons, cause=cause, causes=CAUSES)
+        found = incidences(groups, horizons=[beyond])
+        assert [one.incidence is not None for one in found] == [known, known]
+        assert [one.one_minus_km is not None for one in found] == [known, known]
+        if known:
+            assert sum(one.incidence for one in found) == pytest.approx(1)
 
 
 def test_without_pooled_risks_there_is_one_group_and_without_causes_nothing():

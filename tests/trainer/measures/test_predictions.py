@@ -1,5 +1,7 @@
 """Predictions of test parts side by side, from a fold small enough to see."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,3 +56,18 @@ def test_repeats_come_in_order_and_hold_as_many_patients_each():
     assert [[one.repeat for one in dealing.folds] for dealing in found] == [[0, 0], [1, 1]]
     with pytest.raises(UsageError, match=r"4 patients in each repeat, got \[2\]"):
         dealings([fold(), fold(), fold(repeat=1)], patients=4)
+
+
+def test_a_centre_that_was_left_out_weighs_its_own_censoring_as_far_as_the_model_goes():
+    time, event = (3.0, 5.0, 8.0, 30.0), (False, True, False, True)
+    plain, own = (
+        dataclasses.replace(fold(risk=(0.0, 1.0, 2.0, 3.0), time=time, event=event), own_censoring=own)
+        for own in (0, 1)
+    )
+    assert plain.censoring.last == 10
+    # three of four are followed beyond 3; at 8 the second of the last two leaves
+    np.testing.assert_allclose(own.censoring.following(np.array([2.0, 3.0, 8.0])), [1, 3 / 4, 3 / 8])
+    assert own.censoring.last == 10
+    assert own.beyond_training == plain.beyond_training == 1
+    early = dataclasses.replace(own, time=np.array([1.0, 2.0, 3.0, 4.0]))
+    assert early.censoring.last == 4
