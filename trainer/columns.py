@@ -9,6 +9,15 @@ TimeUnit = Literal["days", "months", "years"]
 MONTHS_PER_UNIT: dict[TimeUnit, float] = {"days": 12 / 365.25, "months": 1.0, "years": 12.0}
 
 
+HORIZONS_MONTHS = (12.0, 24.0, 36.0, 60.0)
+"""At which survival is judged and told unless others are asked for (protocol section 5)."""
+
+
+def usual_horizons(unit: TimeUnit) -> tuple[float, ...]:
+    """The same in another unit."""
+    return tuple(months / MONTHS_PER_UNIT[unit] for months in HORIZONS_MONTHS)
+
+
 class Columns(BaseModel):
     """Roles of the columns of a clinical table with one row per patient.
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from store_schema.errors import ConfigError
 from store_schema.files import Place, read_text, without_secret
 from trainer.candidates import candidates_of
-from trainer.columns import Columns
+from trainer.columns import HORIZONS_MONTHS, Columns
 from trainer.model_config import (
     ChoiceModel,
     FittedModel,
@@ -24,112 +24,9 @@ from trainer.model_config import (
     plain_message,
 )
 from trainer.preprocess import PreprocessRules
+from trainer.run_settings import PERMUTATIONS, ContrastSettings, Oracle, PermutedControl, SplitSettings
 from trainer.search_config import SearchSettings
 from trainer.spec import FitConfig
-
-
-class SplitSettings(Settings):
-    """How patients are dealt into outer folds; see `trainer.splits.make_splits`.
-
-    Attributes
-    ----------
-    folds
-        Parts of the cohort; each is the test part once.
-    repeats
-        Dealings of the whole cohort.
-    method
-        ``blocks``: sort by event and time, deal neighbours at random. ``quantiles``: as in the paper.
-    seed
-        Of outer and inner splits.
-    by_centre
-        Keep each centre in one fold; needs `columns: centre`.
-    leave_one_centre_out
-        As many folds as there are centres, each of one centre: how models do where they were not made. Needs
-        `columns: centre`.
-    """
-
-    folds: Annotated[int, Field(ge=2)] = 5
-    repeats: Annotated[int, Field(ge=1)] = 1
-    method: Literal["blocks", "quantiles"] = "blocks"
-    seed: Annotated[int, Field(ge=0)] = 0
-    by_centre: bool = False
-    leave_one_centre_out: bool = False
-
-    @property
-    def of_centres(self) -> bool:
-        """Whether folds are made of whole centres."""
-        return self.by_centre or self.leave_one_centre_out
-
-    @model_validator(mode="after")
-    def _centres_say_how_many(self) -> Self:
-        if self.leave_one_centre_out and (self.repeats, self.folds) != (1, type(self).model_fields["folds"].default):
-            raise ValueError(
-                "with leave_one_centre_out the centres are the folds, and there is one way to deal them: leave `folds` and "
-                "`repeats` out"
-            )
-        return self
-
-
-class PermutedControl(Settings):
-    """Models that are also fitted on permuted outcomes, where they must be at chance.
-
-    Attributes
-    ----------
-    models
-        Their names.
-    repeats
-        Permutations; from 19 on, a permutation p is computed (protocol section 6 uses 199).
-    seed
-        Of the permutations.
-    """
-
-    models: Annotated[tuple[str, ...], Field(min_length=1)]
-    repeats: Annotated[int, Field(ge=1)] = 1
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-PERMUTATIONS = 199
-"""Of a permutation p, unless others are asked for (protocol section 6)."""
-
-
-class Oracle(Settings):
-    """Risks that are known because the outcomes were simulated with them.
-
-    Attributes
-    ----------
-    table
-        Table with a column `patient` and the oracle's; none where they stand in the clinical table. The command line's
-        --oracle wins.
-    columns
-        Each is a log-risk; higher is worse.
-    """
-
-    table: str | None = None
-    columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("log_hazard",)
-
-
-class ContrastSettings(Settings):
-    """Two models whose c-indices are compared on the same folds; a positive difference favours the first.
-
-    Attributes
-    ----------
-    first, second
-        Names of models.
-    """
-
-    first: str
-    second: str
-
-    @model_validator(mode="after")
-    def _two(self) -> Self:
-        if self.first == self.second:
-            raise ValueError(f"a contrast needs two models, got {self.first} twice")
-        return self
-
-    @property
-    def label(self) -> str:
-        """What a person calls it."""
-        return f"{self.first} − {self.second}"
 
 
 class RunConfig(Settings):
@@ -177,7 +74,7 @@ class RunConfig(Settings):
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
     claim: ContrastSettings | None = None
     contrasts: tuple[ContrastSettings, ...] = ()
-    horizons_months: tuple[Annotated[float, Field(gt=0)], ...] = (12.0, 24.0, 36.0, 60.0)
+    horizons_months: tuple[Annotated[float, Field(gt=0)], ...] = HORIZONS_MONTHS
     permuted_control: PermutedControl | Literal["auto"] | None = "auto"
     oracle: Oracle | None = None
     require_clinical: bool = False
@@ -299,6 +196,20 @@ class RunConfig(Settings):
         return tuple(dict.fromkeys(view for view in read if view is not None))
 
 
+def read_settings(path: Place) -> Any:
+    """What a YAML file holds, here or at an address.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read as YAML.
+    """
+    try:
+        return yaml.safe_load(read_text(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{without_secret(path)} cannot be read as YAML settings: {error}") from error
+
+
 def load_config(path: Place) -> RunConfig:
     """Settings in a YAML file, here or at an address.
 
@@ -307,10 +218,7 @@ def load_config(path: Place) -> RunConfig:
     ConfigError
         If the file is not YAML, or a setting is unknown, missing or out of range; names it and what is known.
     """
-    try:
-        settings = yaml.safe_load(read_text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{without_secret(path)} cannot be read as YAML settings: {error}") from error
+    settings = read_settings(path)
     if not isinstance(settings, dict):
         raise ConfigError(f"{without_secret(path)} holds {type(settings).__name__}: expected 'setting: value' lines")
     return parse_config(settings, origin=without_secret(path))

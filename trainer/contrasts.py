@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from trainer.config import ContrastSettings, RunConfig
+from trainer.config import RunConfig
 from trainer.model_config import Facets
 from trainer.results import ContrastResult
+from trainer.run_settings import ContrastSettings
 from trainer.selection import Line
 from trainer.splits import Splits
 from trainer.stats import holm, paired_contrast

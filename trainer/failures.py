@@ -70,23 +70,24 @@ def permutation_notes(config: RunConfig, faults: Faults) -> tuple[str, ...]:
     )
 
 
+def pruning_notes(config: RunConfig) -> tuple[str, ...]:
+    """A sentence that early pruning left out fits, and of which models."""
+    keep = config.search.keep
+    pruned = [name for name, tried in config.candidates.items() if len(tried) > 1]
+    if keep is None or not pruned:
+        return ()
+    told = f"the best {keep:.0%} of the settings on the first fold, two at least, went on to the others"
+    return (f"early pruning: of {', '.join(pruned)} {told}",)
+
+
 def setting_notes(config: RunConfig, faults: Faults) -> tuple[str, ...]:
     """A sentence for each searched model of which settings failed: a search that lost settings says so."""
-    keep = config.search.keep
-    pruned = [name for name, tried in config.candidates.items() if len(tried) > 1] if keep is not None else []
-    told = (
-        (
-            f"early pruning: of {', '.join(pruned)} the best {keep:.0%} of the settings on the first fold went on to the others",
-        )
-        if pruned
-        else ()
-    )
     lost: dict[str, dict[int, str]] = {}
     for place in (*faults.outer, *faults.inner):
         name, candidate, *_ = place
         if len(config.candidates[name]) > 1:
             lost.setdefault(name, {}).setdefault(candidate, faults.reason(place) or "")
-    return told + tuple(
+    return tuple(
         f"{len(settings)} of {len(config.candidates[name])} settings of {name} could not be fitted in some fold and were not "
         f"chosen there, the first because: {next(iter(settings.values()))}"
         for name, settings in lost.items()

@@ -72,15 +72,13 @@ def predict(
     from pathlib import Path  # noqa: PLC0415
 
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
-    from trainer.columns import MONTHS_PER_UNIT  # noqa: PLC0415
+    from trainer.columns import usual_horizons  # noqa: PLC0415
     from trainer.predicting import Newcomers, predict  # noqa: PLC0415
     from trainer.saved import read_model  # noqa: PLC0415
 
     card, trained = read_model(model_url)
     ids = Pseudonyms.from_environment() if pseudonymise else PlainIds()
-    wanted = (
-        [months / MONTHS_PER_UNIT[card.time_unit] for months in (12, 24, 36, 60)] if times is None else _numbers(times)
-    )
+    wanted = usual_horizons(card.time_unit) if times is None else _numbers(times)
     scores = predict(card, trained, Newcomers(store_url, snapshot, clinical, ids), times=wanted)
     if out is None:
         click.echo(scores.to_csv(), nl=False)

@@ -18,11 +18,9 @@ from trainer.features import images_of
 from trainer.judging import Trained
 from trainer.model_config import FittedModel
 from trainer.part_data import PartData
+from trainer.risk_groups import GROUPS
 from trainer.saved import Card
 from trainer.splits import Fold
-
-GROUPS = ("lowest", "lower", "higher", "highest")
-"""Risk groups by the quartiles of the training patients' risks."""
 
 
 @dataclass(frozen=True)

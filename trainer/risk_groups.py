@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float, Int
 from store_schema.errors import CohortError, TaskError
 from trainer.kaplan_meier import KaplanMeier, LogRank, kaplan_meier, log_rank
 
+GROUPS = ("lowest", "lower", "higher", "highest")
+"""Risk groups 1 to 4 of a kept model: quartiles of the risks of the patients that it was fitted on."""
+
 
 @dataclass(frozen=True, eq=False)
 class RiskQuartiles:

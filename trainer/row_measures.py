@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import RootModel, ValidationError
 
 from store_schema.errors import SchemaError
+from trainer.cohort import Cohort
 from trainer.columns import MONTHS_PER_UNIT
 from trainer.measures.evaluation import evaluate
 from trainer.measures.predictions import JudgedFold, PooledPatients
@@ -35,6 +37,30 @@ def measures_of(judgement: Judgement) -> Measures:
         if len(results) == len(judgement.splits):
             found[line.label] = _of_row(judgement, results, place)
     return Measures(found)
+
+
+def pooled_patients(
+    cohort: Cohort, risk: Float[np.ndarray, " patient"] | None, causes: tuple[str, ...]
+) -> PooledPatients:
+    """A cohort's patients as the measures take them.
+
+    Parameters
+    ----------
+    risk
+        On one scale for all, higher is worse; None where there is none.
+    causes
+        Names of the event and of those that compete with it.
+    """
+    return PooledPatients(
+        risk=risk,
+        time=cohort.time,
+        event=cohort.event,
+        persons=cohort.person,
+        covariates=cohort.frame if len(cohort.frame.columns) else None,
+        centres=cohort.centre,
+        cause=cohort.cause,
+        causes=() if cohort.cause is None else causes,
+    )
 
 
 def parse_measures(data: bytes, *, where: str) -> Measures:
@@ -102,16 +128,8 @@ def _of_row(judgement: Judgement, results: tuple[JobResult, ...], place: int) ->
     cohort, config = judgement.cohort, judgement.config
     horizons = sorted({months / MONTHS_PER_UNIT[cohort.time_unit] for months in config.horizons_months})
     pooled: Mapping[str, float] = pooled_risks(results)
-    patients = PooledPatients(
-        risk=np.array([pooled[patient] for patient in cohort.patients]) if pooled else None,
-        time=cohort.time,
-        event=cohort.event,
-        persons=cohort.person,
-        covariates=cohort.frame if len(cohort.frame.columns) else None,
-        centres=cohort.centre,
-        cause=cohort.cause,
-        causes=() if cohort.cause is None else config.columns.causes,
-    )
+    risk = np.array([pooled[patient] for patient in cohort.patients]) if pooled else None
+    patients = pooled_patients(cohort, risk, config.columns.causes)
     folds = [_judged_fold(judgement, result) for result in results]
     return evaluate(folds, patients, horizons=horizons, seed=[config.seed, place])
 

@@ -20,7 +20,7 @@ from store_schema.errors import SchemaError, UsageError
 from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
 from trainer.dispatch import Outcome, Workers, run_tasks
-from trainer.failures import Faults, permutation_notes, row_failures, setting_notes
+from trainer.failures import Faults, permutation_notes, pruning_notes, row_failures, setting_notes
 from trainer.jobs import first_jobs, kept_jobs, outer_job
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
@@ -223,7 +223,8 @@ def _write_results(work: _Work) -> RunResults:
     faults = Faults.of(work.faults, work.inner)
     failures = [*work.failures, *map(partial(_cleaned, plan.ids), row_failures(plan.config, lines, faults))]
     judgement = Judgement(plan.config, plan.cohort, plan.splits[0], lines, work.outer, plan.oracle)
-    told = (*setting_notes(plan.config, faults), *permutation_notes(plan.config, faults))
+    config = plan.config
+    told = (*pruning_notes(config), *setting_notes(config, faults), *permutation_notes(config, faults))
     notes = tuple(map(plan.ids.clean, told))
     results = summarise(judgement, task_ids=work.task_ids, failures=failures, notes=notes)
     folder.replace(RESULTS, results.to_json())

@@ -5,12 +5,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from store_schema.errors import ConfigError
-from store_schema.files import Place, read_text, without_secret
-from trainer.config import RunConfig, parse_config
+from store_schema.files import Place, without_secret
+from trainer.config import RunConfig, parse_config, read_settings
 from trainer.model_config import Facets, Settings, plain_message
 
 NOT_APPLICABLE = "–"
@@ -89,12 +88,7 @@ def load_study(path: Place) -> RunConfig:
     ConfigError
         If the file is not YAML, or a setting is unknown, missing or out of range; names it and what is known.
     """
-    where = without_secret(path)
-    try:
-        settings = yaml.safe_load(read_text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{where} cannot be read as YAML settings: {error}") from error
-    return parse_study(settings, origin=where)
+    return parse_study(read_settings(path), origin=without_secret(path))
 
 
 def parse_study(settings: Any, *, origin: str = "the study") -> RunConfig:

@@ -5,25 +5,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Int
 
 from store_schema.errors import AlreadyExistsError, CohortError, ConfigError, TaskError, UsageError
-from store_schema.files import Place, read_text, without_secret
+from store_schema.files import Place, without_secret
 from store_schema.pseudonyms import PlainIds
 from store_schema.records import sha256
 from trainer.cohort import Cohort, build_cohort
-from trainer.columns import MONTHS_PER_UNIT, Columns
-from trainer.config import parse_columns
+from trainer.columns import MONTHS_PER_UNIT, Columns, usual_horizons
+from trainer.config import parse_columns, read_settings
 from trainer.judging import Trained
 from trainer.kaplan_meier import kaplan_meier, log_rank, median_follow_up
 from trainer.measures.censoring import truncated
 from trainer.measures.evaluation import evaluate
-from trainer.measures.predictions import PooledPatients
 from trainer.predicting import Newcomers, available, pinned, risk_group, score_cohort
 from trainer.recalibrating import fifths, judged_part, recalibration
 from trainer.result_tables import measures_csv, predictions_csv
-from trainer.row_measures import Measures
+from trainer.row_measures import Measures, pooled_patients
 from trainer.run_folder import RUN, RunFolder, read_cohort
 from trainer.saved import CARD, Card, card_bytes
 from trainer.tables import read_table, shown
@@ -40,8 +38,6 @@ from trainer.validation_results import (
 from trainer.versions import versions
 
 COVARIATES = ("continuous", "categorical")
-HORIZONS_MONTHS = (12.0, 24.0, 36.0, 60.0)
-"""At which survival is judged unless others are asked for (protocol section 5)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +69,7 @@ def columns_of(card: Card, path: Place | None) -> Columns:
     if path is None:
         return card.columns
     where = without_secret(path)
-    try:
-        settings = yaml.safe_load(read_text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{where} cannot be read as YAML settings: {error}") from error
+    settings = read_settings(path)
     settings = settings.get("columns", settings) if isinstance(settings, dict) else settings
     if not isinstance(settings, dict):
         raise ConfigError(f"{where} holds {type(settings).__name__}: expected the settings of `columns`")
@@ -189,8 +182,9 @@ def judge(
     """
     cohort, risk = scored.cohort, scored.log_risk
     if horizons is None:
-        horizons = tuple(months / MONTHS_PER_UNIT[card.time_unit] for months in HORIZONS_MONTHS)
-    patients = _pooled(card, scored)
+        horizons = usual_horizons(card.time_unit)
+    z = (risk - card.risk_mean) / card.risk_sd
+    patients = replace(pooled_patients(cohort, z, scored.causes), group=scored.group)
     everybody = np.arange(len(risk))
     frozen = [judged_part(risk, card.baseline, cohort, everybody, everybody)]
     measures = {AS_IT_IS: evaluate(frozen, patients, horizons=horizons, seed=[seed, 0])}
@@ -318,21 +312,6 @@ def _end(card: Card) -> float:
     """End of the model's own follow-up; of models of earlier versions its last event."""
     last = card.training.last_follow_up
     return card.baseline.time[-1] if last is None else last
-
-
-def _pooled(card: Card, scored: Scored) -> PooledPatients:
-    cohort = scored.cohort
-    return PooledPatients(
-        risk=(scored.log_risk - card.risk_mean) / card.risk_sd,
-        time=cohort.time,
-        event=cohort.event,
-        persons=cohort.person,
-        covariates=cohort.frame if len(cohort.frame.columns) else None,
-        centres=cohort.centre,
-        cause=cohort.cause,
-        causes=scored.causes,
-        group=scored.group,
-    )
 
 
 def _facts(card: Card, scored: Scored) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 
 from store_schema import Encoder, Entry, EntryKey, Intensity, Layout, Prompt, Store, ViewSpec, create_store
 from trainer.cohort import Cohort
 from trainer.config import RunConfig, parse_config
+from trainer.dispatch import Workers
 from trainer.model_config import FittedModel
 from trainer.part_data import PartData
+from trainer.plan import Inputs
 from trainer.preprocess import PreprocessRules
+from trainer.run import CvReport, cross_validate
 from trainer.splits import make_splits
 from trainer.stored_images import StoredImages
 
@@ -178,3 +183,38 @@ def kit() -> SimpleNamespace:
 def shared_kit() -> SimpleNamespace:
     """The same for fixtures of a whole module; nobody changes it."""
     return new_kit()
+
+
+@pytest.fixture
+def cv(cohort_folder, config, tmp_path):
+    """Runs the small cross-validation in this process, some settings or inputs replaced."""
+
+    def run(name="run", *, inputs=None, workers=None, **changes) -> CvReport:
+        given = {
+            "clinical": cohort_folder / "clinical.csv",
+            "store_url": str(cohort_folder / "store"),
+            **(inputs or {}),
+        }
+        return cross_validate(
+            config(**changes),
+            Inputs(**given),
+            out=str(tmp_path / name),
+            workers=workers or Workers(number=0),
+            console=Console(file=io.StringIO()),
+        )
+
+    return run
+
+
+@pytest.fixture
+def table(cohort_folder, tmp_path):
+    """Writes the clinical table with something changed."""
+
+    def write(change):
+        frame = pd.read_csv(cohort_folder / "clinical.csv")
+        change(frame)
+        path = tmp_path / "changed.csv"
+        frame.to_csv(path, index=False)
+        return {"clinical": path}
+
+    return write

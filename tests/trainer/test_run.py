@@ -22,48 +22,11 @@ from store_schema.errors import (
     TableError,
     UsageError,
 )
-from store_schema.pseudonyms import PlainIds, Pseudonyms, settle_rule
 from trainer.dispatch import Workers
 from trainer.plan import Inputs
-from trainer.report.page import write_report
 from trainer.results import parse_results
 from trainer.run import CvReport, cross_validate
 from trainer.run_folder import task_name
-
-
-@pytest.fixture
-def cv(cohort_folder, config, tmp_path):
-    """Runs the small cross-validation in this process, some settings or inputs replaced."""
-
-    def run(name="run", *, inputs=None, workers=None, **changes) -> CvReport:
-        given = {
-            "clinical": cohort_folder / "clinical.csv",
-            "store_url": str(cohort_folder / "store"),
-            **(inputs or {}),
-        }
-        return cross_validate(
-            config(**changes),
-            Inputs(**given),
-            out=str(tmp_path / name),
-            workers=workers or Workers(number=0),
-            console=Console(file=io.StringIO()),
-        )
-
-    return run
-
-
-@pytest.fixture
-def table(cohort_folder, tmp_path):
-    """Writes the clinical table with something changed."""
-
-    def write(change):
-        frame = pd.read_csv(cohort_folder / "clinical.csv")
-        change(frame)
-        path = tmp_path / "changed.csv"
-        frame.to_csv(path, index=False)
-        return {"clinical": path}
-
-    return write
 
 
 def changed(result: str, **facts) -> str:
@@ -326,90 +289,6 @@ def test_a_record_of_a_run_names_all_that_decides_its_numbers(cv):
     assert record["store"]["id"] == report.plan.store.store_id
 
 
-KEY = b"a planted key of many bytes"
-
-
-def pseudonymised(kit, folder, *, study=None):
-    """A store keyed by pseudonyms; its clinical table names patients plainly."""
-    ids, table = Pseudonyms(KEY), kit.draw()
-    table["patient"] = [f"KOWALSKA-{row:03d}" for row in range(len(table))]
-    store = create_store(folder / "store")
-    settle_rule(store, ids)
-    kit.fill(store, table.assign(patient=[ids.key(patient, study) for patient in table["patient"]]))
-    table.drop(columns=["z", "log_hazard"]).to_csv(folder / "clinical.csv", index=False)
-    table[["patient", "z"]].to_csv(folder / "truth.csv", index=False)
-    return {"store_url": str(folder / "store"), "clinical": folder / "clinical.csv"}
-
-
-def everything_in(folder):
-    return b"\n".join(str(path).encode() + path.read_bytes() for path in folder.rglob("*") if path.is_file())
-
-
-def test_pseudonyms_join_tables_and_store_and_no_patient_is_written(cv, kit, tmp_path):
-    inputs = pseudonymised(kit, tmp_path) | {"oracle": tmp_path / "truth.csv"}
-    report = cv(inputs=inputs | {"ids": Pseudonyms(KEY)}, oracle={"columns": ["z"]})
-    assert report.results.complete
-    assert len(report.plan.cohort) == 40
-    assert set(report.plan.cohort.patients) == {Pseudonyms(KEY).key(f"KOWALSKA-{row:03d}") for row in range(40)}
-    assert write_report(str(tmp_path / "run")).endswith("report.html")
-    assert b"KOWALSKA" not in everything_in(tmp_path / "run")
-    assert b"KOWALSKA" in everything_in(tmp_path), "the search must be able to find one"
-    assert json.loads(report.folder.read("run.json"))["key_fingerprint"] == Pseudonyms(KEY).rule.key_fingerprint
-
-
-def test_pseudonyms_change_no_number(cv, kit, tmp_path):
-    inputs = pseudonymised(kit, tmp_path)
-    table = pd.read_csv(inputs["clinical"])
-    table["patient"] = [Pseudonyms(KEY).key(patient) for patient in table["patient"]]
-    table.to_csv(tmp_path / "done.csv", index=False)
-    store = create_store(tmp_path / "unruled")
-    drawn = kit.draw()
-    kit.fill(store, drawn.assign(patient=table["patient"]))
-    plain = cv("plain", inputs={"store_url": str(tmp_path / "unruled"), "clinical": tmp_path / "done.csv"})
-    hidden = cv("hidden", inputs=inputs | {"ids": Pseudonyms(KEY)})
-    assert [row.scores for row in plain.results.rows] == [row.scores for row in hidden.results.rows]
-
-
-def test_pseudonyms_of_studies_keep_a_patients_studies_together(cv, kit, tmp_path):
-    inputs = pseudonymised(kit, tmp_path, study="base")
-    table = pd.read_csv(inputs["clinical"]).assign(visit="base")
-    table.to_csv(inputs["clinical"], index=False)
-    columns = {**kit.settings["columns"], "study": "visit"}
-    report = cv(inputs=inputs | {"ids": Pseudonyms(KEY)}, columns=columns)
-    cohort = report.plan.cohort
-    assert cohort.person == tuple(patient.partition(".")[0] for patient in cohort.patients)
-    assert b"KOWALSKA" not in everything_in(tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("ids", "said"),
-    [(PlainIds(), "holds pseudonyms"), (Pseudonyms(b"another key of many bytes"), "another pseudonym key")],
-)
-def test_a_store_of_other_ids_is_refused(cv, kit, tmp_path, ids, said):
-    with pytest.raises(UsageError, match=said):
-        cv(inputs=pseudonymised(kit, tmp_path) | {"ids": ids})
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda f: f.__setitem__("patient", [f["patient"][1], *f["patient"][1:]]),
-        lambda f: f.__setitem__("months", ["KOWALSKA-007", *f["months"][1:]]),
-        lambda f: f.__setitem__("months", 0),
-        lambda f: f.__setitem__("event", 9),
-    ],
-)
-def test_a_refused_table_names_no_patient_behind_pseudonyms(cv, kit, tmp_path, change):
-    inputs = pseudonymised(kit, tmp_path)
-    frame = pd.read_csv(inputs["clinical"])
-    change(frame)
-    frame.to_csv(inputs["clinical"], index=False)
-    with pytest.raises((TableError, CohortError)) as caught:
-        cv(inputs=inputs | {"ids": Pseudonyms(KEY)})
-    assert "KOWALSKA" not in str(caught.value)
-
-
 def test_tables_at_an_address_are_read_as_files_are(cv, cohort_folder):
     folder = "memory://trainer-tables"
     for name in ("clinical.csv", "truth.csv"):
@@ -439,60 +318,3 @@ def test_processes_read_a_store_on_s3_and_write_a_run_there(cohort_folder, confi
     assert report.results.complete
     assert report.results == here.results
     assert report.folder.url == f"{s3_url}/run-2"
-
-
-def compete(frame):
-    """Every third event becomes another one that rules the first out."""
-    events = frame.index[frame["event"] == 1]
-    frame.loc[events[::3], "event"] = 2
-
-
-def test_competing_events_end_follow_up_for_models_and_have_incidences_of_their_own(cv, table, config):
-    columns = config().columns.model_dump()
-    inputs = table(compete)
-    report = cv(inputs=inputs, columns={**columns, "competing_values": (2,)})
-    censored = cv("other", inputs=inputs, columns={**columns, "censored_values": (0, 2)})
-    assert [row.scores for row in report.results.rows] == [row.scores for row in censored.results.rows]
-    found = [line for line in lines(report, "measures.csv") if line["measure"] == "cumulative_incidence"]
-    assert {line["group"] for line in found} >= {"all; event = 1", "all; event = 2", "risk_group=4; event = 1"}
-    assert any("cause-specific hazard" in note for note in report.results.notes)
-    assert not any(line["measure"] == "cumulative_incidence" for line in lines(censored, "measures.csv"))
-    page = write_report(report.folder.url)
-    with fsspec.open(page, "rt", encoding="utf-8") as file:
-        text = file.read()
-    assert "Competing events: cumulative incidence" in text
-    assert "event = 1: 1" in text or "event = 1: 2" in text  # counts of table one
-    assert (report.folder.read("figures/incidence-cox.svg") or b"").startswith(b"<")
-
-
-def test_one_centre_is_left_out_at_a_time_and_named_beside_its_c(cv, table, config):
-    columns = {**config().columns.model_dump(), "centre": "centre"}
-
-    def spread(frame):
-        frame["centre"] = ["Lyon", "Oslo", "Turin", "Zurich"] * (len(frame) // 4)
-
-    report = cv(inputs=table(spread), columns=columns, splits={"leave_one_centre_out": True})
-    row = report.results.rows[0]
-    assert {score.centre for score in row.scores} == {"Lyon", "Oslo", "Turin", "Zurich"}
-    cohort = report.plan.cohort
-    for score, part in zip(row.scores, report.plan.splits[0].test, strict=True):
-        assert {cohort.centre[at] for at in cohort.rows(part)} == {score.centre}
-    page = write_report(report.folder.url)
-    with fsspec.open(page, "rt", encoding="utf-8") as file:
-        text = file.read()
-    assert "4 folds, each a centre left out" in text
-    assert f"Oslo {next(score.c for score in row.scores if score.centre == 'Oslo'):.3f}" in text
-
-
-def test_a_cox_model_has_a_permutation_p_without_being_asked(cv, config):
-    settings = config().model_dump(mode="json")
-    report = cv(models=settings["models"][:1], permuted_control="auto")
-    row, permuted = report.results.rows
-    means = [score.c for score in permuted.scores]
-    assert (permuted.kind, len(means)) == ("permuted", 199)
-    assert row.permutation_p == pytest.approx((1 + sum(mean >= row.mean for mean in means)) / 200)
-    assert np.mean(means) == pytest.approx(0.5, abs=0.05)
-    # 597 permuted fits are a few tasks, and the table of risks shows the first permutation alone
-    assert report.tasks == 3 + -(-597 // 64)
-    assert {line["permutation"] for line in lines(report, "risks.csv")} == {"0", "1"}
-    assert len(lines(report, "folds.csv")) == 600

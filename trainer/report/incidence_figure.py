@@ -10,11 +10,10 @@ from trainer.kaplan_meier import kaplan_meier
 from trainer.measures.competing import cumulative_incidence
 from trainer.report.drawing import Drawn, draw
 from trainer.report.reading import FinishedRun
+from trainer.report.survival_curves import STYLES
 from trainer.report.svg import FAINT, SERIES
 from trainer.summary import quartiles_of
 
-STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-"""Beside the colour, so that causes are told apart without it."""
 PANELS = {0: "lowest risk quartile", 3: "highest risk quartile"}
 
 

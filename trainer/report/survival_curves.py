@@ -8,6 +8,9 @@ import numpy as np
 
 from trainer.kaplan_meier import KaplanMeier
 
+STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+"""Beside the colour, so that curves are told apart without it."""
+
 
 @dataclass(frozen=True)
 class Painted:

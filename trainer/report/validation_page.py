@@ -11,13 +11,11 @@ from trainer.kaplan_meier import kaplan_meier
 from trainer.report.drawing import Drawn, draw
 from trainer.report.measure_figures import draw_measures
 from trainer.report.page import page_environment
-from trainer.report.survival_curves import Painted, paint_survival
+from trainer.report.survival_curves import STYLES, Painted, paint_survival
 from trainer.report.svg import SERIES, for_page
+from trainer.risk_groups import GROUPS
 from trainer.run_folder import REPORT, RunFolder
 from trainer.validation_results import BY_FIFTHS, PREDICTIONS, VALIDATION, Validation, parse_validation
-
-GROUPS = ("lowest", "lower", "higher", "highest")
-STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
 
 def write_validation_page(url: str) -> str:
@@ -43,7 +41,7 @@ def write_validation_page(url: str) -> str:
         {"name": figure.name, "caption": figure.caption, "svg": Markup(for_page(figure.svg))}  # noqa: S704
         for figure in figures
     ]
-    page = page_environment().get_template("validation.html.jinja").render(found=found, figures=shown)
+    page = page_environment().get_template("validation.html.jinja").render(found=found, figures=shown, names=GROUPS)
     folder.replace(REPORT, page)
     return f"{folder.url}/{REPORT}"
 
