@@ -47,6 +47,7 @@ CROSS_VALIDATE = """\
 columns: {time: months, time_unit: months, event: event, continuous: [age]}
 splits: {folds: 2}
 fit: {epochs: 2, min_epochs: 1, min_validation_events: 1}
+permuted_control: null
 models:
   - {name: cox, kind: ridge_cox}
   - {name: image, kind: network, view: VIEW, images: {modalities: [CT], roi: spine}, hidden: [4]}
