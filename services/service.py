@@ -1,0 +1,62 @@
+"""All that a request may need, in one place: settings, database, access, audit, stores; knows no route."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from services.access import Access, known_project
+from services.audit import Audit
+from services.database.engine import Database
+from services.database.models import Project
+from services.settings import Settings
+from store_schema import Store, create_store, open_store
+
+
+@dataclass
+class Service:
+    """One running service."""
+
+    settings: Settings
+    database: Database
+    access: Access
+    audit: Audit
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _stores: dict[str, Store] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Service:
+        """A service over a database whose tables are there; see `services.database.migrate`."""
+        database = Database(settings.database)
+        return cls(settings, database, Access(database, remember_s=settings.key_cache_s), Audit(database))
+
+    def store(self, project: str) -> Store:
+        """The store of a project that exists.
+
+        Raises
+        ------
+        Refusal
+            404, if there is no such project.
+        StoreError
+            If its store cannot be opened.
+        """
+        held = self._stores.get(project)
+        if held is not None:
+            return held
+        row: Project = self.database.run(lambda session: known_project(session, project))
+        opened = open_store(row.store_url)
+        with self._lock:
+            return self._stores.setdefault(project, opened)
+
+    def make_store(self, project: str, url: str | None) -> Store:
+        """The store for a new project: at an address, or in the data folder; one that is there is taken as it is."""
+        return create_store(url or self.settings.store_url(project))
+
+    def close(self) -> None:
+        """Writes what is still counted and gives back all connections."""
+        try:
+            self.audit.flush()
+        finally:
+            self.database.close()
