@@ -95,6 +95,13 @@ class Access:
             return found
         raise unauthenticated("this API key is unknown, expired or revoked")
 
+    def held_principal(self, text: str) -> Principal | None:
+        """Whose key this is, if that is still remembered; asks nobody and so never waits."""
+        held = self._held.get(("key", digest(text)))
+        if held is None or self._clock() >= held[0]:
+            return None
+        return held[1] if isinstance(held[1], Principal) else None
+
     def page_principal(self, token: str) -> Principal | None:
         """Who logged in to the pages with this session; None where it is unknown or over."""
         found = self._remembered("session", digest(token), lambda session: _by_session(session, digest(token)))

@@ -1,7 +1,7 @@
 """Who did what, when: acts are written at once, reads are counted and written every few seconds; knows no route.
 
-A row of reads stands for one key's reads of one view, snapshot or run within a flush. What a killed process had not written is lost:
-at most the last `FLUSH_S` seconds of reads and denials, never an act.
+A row of reads stands for one key's reads of one view, snapshot or run within a flush. What a killed process had not written is
+lost: at most the last `FLUSH_S` seconds of reads and denials, never an act.
 """
 
 from __future__ import annotations

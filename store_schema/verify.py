@@ -10,14 +10,13 @@ from functools import partial
 from threading import BoundedSemaphore
 from typing import Any
 
-from store_schema.arrays import Entry, check_entry, content_sha256, dtype_in
 from store_schema.commits import UNKNOWN_INPUT, Numbered, commit_path, numbers_in, read_record
-from store_schema.errors import ObjectAlteredError, SchemaError, StoreError
+from store_schema.content import check_content
 from store_schema.findings import Finding, tried
 from store_schema.keys import EntryKey
 from store_schema.parallel import each
-from store_schema.reader import decoded, read_object
-from store_schema.records import CommitRecord, TombstoneRecord, members
+from store_schema.reader import read_object
+from store_schema.records import CommitRecord, TombstoneRecord
 from store_schema.scan import Attempt, EntryFolder, patients, scan
 from store_schema.snapshot import Snapshot, list_snapshots
 from store_schema.store import Store
@@ -309,40 +308,10 @@ def _check_commit(check: _Check, commit: CommitRecord) -> list[Finding]:
         held[path] = data or b""
     if findings:
         return findings
-    with check.decoding:
-        return tried(commit.folder, partial(_check_content, check, commit, held))[1]
-
-
-def _check_content(check: _Check, commit: CommitRecord, held: Mapping[str, bytes]) -> None:
-    """The arrays decode to the content the commit names, are an entry's, and the copies of metadata are the objects' own."""
-    arrays = {
-        name: decoded(metadata, name, held.__getitem__, commit.objects, where=commit.folder)
-        for name, metadata in commit.arrays.items()
-    }
-    found = content_sha256(arrays)
-    if found != commit.content_sha256:
-        raise ObjectAlteredError(f"arrays decode to content {found[:16]}, the commit says {commit.content_sha256[:16]}")
-    group = members(held.get("zarr.json", b""))
-    if group.get("attributes") != commit.attributes or any(
-        members(held.get(f"{name}/zarr.json", b"")) != metadata for name, metadata in commit.arrays.items()
-    ):
-        raise SchemaError("attributes or array metadata in the commit are not those in the attempt's zarr.json")
-    _check_arrays(check, commit, Entry(arrays, commit.attributes))
-
-
-def _check_arrays(check: _Check, commit: CommitRecord, entry: Entry) -> None:
-    """The arrays are such as a writer of this schema may store, the memory of the shape that its view declares."""
-    try:
-        check_entry(entry)
-    except StoreError as error:
-        raise SchemaError(f"the entry must not be stored so: {error}") from error
-    view, _ = tried(commit.view, partial(check.store.view, commit.view))
-    memory = entry.arrays["memory"]
     # A view that cannot be read is a finding of its own.
-    if view is not None and memory.shape != view.layout.shape:
-        raise SchemaError(f"memory has shape {memory.shape}, the view declares {view.layout.shape}")
-    if view is not None and memory.dtype.name != dtype_in(view.layout, "memory"):
-        raise SchemaError(f"memory is {memory.dtype}, the view declares {dtype_in(view.layout, 'memory')}")
+    view, _ = tried(commit.view, partial(check.store.view, commit.view))
+    with check.decoding:
+        return tried(commit.folder, partial(check_content, commit, held, view))[1]
 
 
 def _check_view(check: _Check, view: str) -> Iterator[Finding]:

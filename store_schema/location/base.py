@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from store_schema.errors import StoreError
+from store_schema.errors import StoreError, UsageError
 
 PROBES = ".engram-probe"
 """Folder of the objects that a look at a backend writes and removes; never part of a store."""
@@ -129,6 +129,16 @@ class Location(ABC):
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""
         return self.size_bytes(path) is not None
+
+    def sign(self, paths: Sequence[str], *, seconds: int) -> list[str]:
+        """Addresses at which objects can be read without credentials for a while; no request is made.
+
+        Raises
+        ------
+        UsageError
+            If the backend has no such addresses.
+        """
+        raise UsageError(f"{self.url} has no signed addresses: only S3 has ({len(paths)} were asked for, of {seconds} s).")
 
     def reachable(self) -> bool:
         """Whether another process can open this place by its address."""

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,20 @@ class ObjectLocation(Location):
             return int(self._tried("look up", path, lambda client, obs: obs.head(client, check_path(path)))["size"])
         except ObjectMissingError:
             return None
+
+    def sign(self, paths: Sequence[str], *, seconds: int) -> list[str]:
+        """See `Location.sign`."""
+        from obstore import exceptions  # noqa: PLC0415
+        from obstore import sign as signed  # noqa: PLC0415
+        from obstore.store import S3Store  # noqa: PLC0415
+
+        client = self._opened()
+        if not isinstance(client, S3Store):
+            return super().sign(paths, seconds=seconds)
+        try:
+            return list(signed(client, "GET", [check_path(path) for path in paths], timedelta(seconds=seconds)))
+        except exceptions.BaseError as error:
+            raise self._failed("sign", paths[0] if paths else "", error) from None
 
     def now(self) -> datetime:
         """See `Location.now`."""

@@ -1,0 +1,394 @@
+"""Finds the objects of a project's store that a caller may read, by the paths of the store itself; writes nothing.
+
+What no commit lists is absent (404). What is listed and cannot be read is a failure (5xx): a Zarr reader takes an absent chunk for
+zeros. What was withdrawn is gone (410).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from services.access import Reach
+from services.errors import Refusal, forbidden, not_found
+from services.ranges import Found
+from store_schema import Snapshot, Store
+from store_schema.commits import COMMIT_NAME, commit_path, numbers_in, parse_numbered
+from store_schema.errors import (
+    BackendError,
+    EntryWithdrawnError,
+    InvalidKeyError,
+    NotCommittedError,
+    ObjectMissingError,
+    StoreError,
+)
+from store_schema.keys import EntryKey, check_id
+from store_schema.location.base import check_path
+from store_schema.packs import KINDS, PackRecord, record_path
+from store_schema.reader import read_object
+from store_schema.records import (
+    CommitRecord,
+    TombstoneRecord,
+    check_object,
+    check_view_id,
+    parse_record,
+    sha256,
+    unseal,
+)
+from store_schema.snapshot import SNAPSHOT_ID, SUFFIX, SnapshotRow
+from store_schema.views import view_path
+from store_schema.withdrawals import withdrawn
+
+JSON = "application/json"
+SNAPSHOTS_HELD, ENTRIES_HELD = 16, 20_000
+WITHDRAWN_S = 2.0
+"""How long a view's list of withdrawn entries is taken for good."""
+MAX_CACHED = 16
+"""An object is held in memory if it takes at most one such part of the cache."""
+_PACK = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(KINDS)})", re.ASCII)
+
+
+class Held[K, V]:
+    """A bounded memory of what was read, the longest unused dropped first; for many threads."""
+
+    def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
+        self._limit, self._weigh = limit, weigh
+        self._weight = 0
+        self._items: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """What is held, if it is."""
+        with self._lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return self._items[key]
+
+    def put(self, key: K, value: V) -> V:
+        """Holds it, and gives it back."""
+        weight = self._weigh(value)
+        with self._lock:
+            if key not in self._items and weight * MAX_CACHED <= max(self._limit, MAX_CACHED):
+                self._items[key] = value
+                self._weight += weight
+                while self._weight > self._limit:
+                    self._weight -= self._weigh(self._items.popitem(last=False)[1])
+        return value
+
+    def drop(self, unwanted: Callable[[K], bool]) -> None:
+        """Forgets what is under these keys."""
+        with self._lock:
+            for key in [key for key in self._items if unwanted(key)]:
+                self._weight -= self._weigh(self._items.pop(key))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is known of an entry: its commits by attempt, and whether it was withdrawn."""
+
+    commits: Mapping[str, CommitRecord]
+    withdrawn: bool
+
+
+@dataclass
+class Objects:
+    """The readable objects of one store, for callers of any reach."""
+
+    store: Store
+    cache: Held[tuple[str, str], bytes]
+    """Checked objects of all stores, by store id and path."""
+    _snapshots: Held[str, Snapshot] = field(default_factory=lambda: Held(SNAPSHOTS_HELD))
+    _entries: Held[tuple[str, EntryKey], _Entry] = field(default_factory=lambda: Held(ENTRIES_HELD))
+    _packs: Held[str, PackRecord] = field(default_factory=lambda: Held(ENTRIES_HELD))
+    _withdrawn: dict[str, tuple[float, frozenset[EntryKey]]] = field(default_factory=dict)
+
+    def find(self, reach: Reach, path: str) -> Found:
+        """The object at a path of the store, if it is committed and this caller may read it.
+
+        Raises
+        ------
+        Refusal
+            404, if nothing commits it; 403, if it may not be read.
+        EntryWithdrawnError
+            If it is of an entry that was withdrawn.
+        ObjectMissingError, ObjectAlteredError, BackendError
+            If it is committed and cannot be read.
+        """
+        kind, _, rest = path.partition("/")
+        finders = {
+            "engram.json": self._root, "views": self._view, "commits": self._commit, "data": self._data,
+            "snapshots": self._snapshot_list, "packs": self._pack, "withdrawn": self._withdrawn_list, "runs": self._run,
+        }  # fmt: skip
+        if kind not in finders:
+            raise absent()
+        try:
+            check_path(path)
+        except StoreError:
+            raise absent() from None
+        try:
+            return finders[kind](reach, rest)
+        except (InvalidKeyError, NotCommittedError):
+            raise absent() from None
+
+    # Snapshots
+
+    def snapshot(self, reach: Reach, snapshot_id: str) -> Snapshot:
+        """A snapshot by its whole id, if this caller may read it.
+
+        Raises
+        ------
+        Refusal
+            403, if it may not be read; 404, if the caller's own store has none of that id.
+        EntryWithdrawnError
+            If an entry of it was withdrawn.
+        """
+        if not SNAPSHOT_ID.fullmatch(snapshot_id):
+            raise absent()
+        if not (reach.own or reach.views or snapshot_id in reach.snapshots):
+            raise not_yours()
+        snapshot = self._opened(snapshot_id, reach)
+        if not reach.reads_snapshot(snapshot_id, snapshot.view_id):
+            raise not_yours()
+        gone = self.withdrawn_of(snapshot.view_id)
+        if gone and not gone.isdisjoint(snapshot.keys):
+            raise EntryWithdrawnError(
+                f"snapshot {snapshot_id[:16]}… names withdrawn entries and must not be used: make a new one."
+            )
+        return snapshot
+
+    def _opened(self, snapshot_id: str, reach: Reach) -> Snapshot:
+        held = self._snapshots.get(snapshot_id)
+        if held is not None:
+            return held
+        try:
+            return self._snapshots.put(snapshot_id, self.store.snapshot(snapshot_id))
+        except NotCommittedError:
+            # To others an absent one is like one that was not granted.
+            raise (absent() if reach.own else not_yours()) from None
+
+    def granted_snapshots(self, reach: Reach) -> list[Snapshot]:
+        """The snapshots that were granted one by one; one that names withdrawn entries is left out."""
+        found = []
+        for snapshot_id in sorted(reach.snapshots):
+            try:
+                found.append(self.snapshot(reach, snapshot_id))
+            except EntryWithdrawnError:
+                continue
+        return found
+
+    def withdrawn_of(self, view_id: str) -> frozenset[EntryKey]:
+        """Withdrawn entries of a view, as of a moment ago."""
+        until, keys = self._withdrawn.get(view_id, (0.0, frozenset()))
+        if time.monotonic() >= until:
+            now = frozenset(withdrawn(self.store.location, view_id))
+            if now != keys:
+                self._forget(view_id, now)
+            keys = now
+            self._withdrawn[view_id] = (time.monotonic() + WITHDRAWN_S, keys)
+        return keys
+
+    def _forget(self, view_id: str, keys: Collection[EntryKey]) -> None:
+        """Drops from memory what was withdrawn."""
+        self._entries.drop(lambda at: at[0] == view_id and at[1] in keys)
+        prefixes = tuple(f"data/{view_id}/{key}/" for key in keys)
+        mine = self.store.store_id
+        self.cache.drop(lambda at: at[0] == mine and at[1].startswith((*prefixes, "packs/")))
+        self._packs.drop(lambda _: True)
+
+    # Kinds of objects
+
+    def _root(self, reach: Reach, rest: str) -> Found:
+        if rest:
+            raise absent()
+        return self._whole("engram.json", "store", JSON)
+
+    def _view(self, reach: Reach, rest: str) -> Found:
+        name = rest.removesuffix(".json")
+        if name == rest:
+            raise absent()
+        self.check_view(reach, check_view_id(name))
+        return self._whole(view_path(name), name, JSON)
+
+    def check_view(self, reach: Reach, view_id: str) -> None:
+        """Passes where a view's specification may be read: all of the view, or a snapshot of it.
+
+        Raises
+        ------
+        Refusal
+            403.
+        """
+        if not reach.reads_view(view_id) and view_id not in {one.view_id for one in self.granted_snapshots(reach)}:
+            raise not_yours()
+
+    def _commit(self, reach: Reach, rest: str) -> Found:
+        view_id, key, name = self._split(rest, parts=5)
+        numbers = list(numbers_in([name]))
+        if not numbers or not COMMIT_NAME.fullmatch(name):
+            raise absent()
+        pinned = self._pinned(reach, view_id, key)
+        if pinned is not None and numbers[0] not in {row.number for row in pinned}:
+            raise not_yours()
+        path = commit_path(view_id, key, numbers[0])
+        data = self._get(path)
+        digest = sha256(data)
+        if pinned is not None and digest not in {row.commit_sha256 for row in pinned}:
+            raise BackendError(f"{path} is not the commit that was pinned: `store-schema verify` tells more.")
+        if not isinstance(parse_numbered(data, path=path), TombstoneRecord) and key in self.withdrawn_of(view_id):
+            raise gone()
+        return Found(data, digest, view_id, JSON)
+
+    def _data(self, reach: Reach, rest: str) -> Found:
+        view_id, key, attempt_path = self._split(rest, parts=5)
+        attempt, _, path = attempt_path.partition("/")
+        commit = self.commit_of(view_id, key, attempt)
+        pinned = self._pinned(reach, view_id, key)
+        if pinned is not None and (commit is None or commit.number not in {row.number for row in pinned}):
+            raise not_yours()
+        if commit is None or path not in commit.objects:
+            raise absent()
+        return self.object(commit, path)
+
+    def object(self, commit: CommitRecord, path: str) -> Found:
+        """One object of a commit that the caller may read, checked against its digest."""
+        if commit.key in self.withdrawn_of(commit.view):
+            raise gone()
+        at = (self.store.store_id, f"{commit.folder}/{path}")
+        data = self.cache.get(at)
+        if data is None:
+            data = self.cache.put(at, read_object(self.store.location, commit, path))
+        kind = JSON if path.endswith("zarr.json") else "application/octet-stream"
+        return Found(data, commit.objects[path].sha256, commit.view, kind)
+
+    def commit_of(self, view_id: str, key: EntryKey, attempt: str) -> CommitRecord | None:
+        """The commit that names an attempt; None where none does."""
+        known = self._entries.get((view_id, key))
+        if known is None or (attempt not in known.commits and not known.withdrawn):
+            # An attempt that is not known may have been committed a moment ago.
+            known = self._read_entry(view_id, key)
+            if known.commits or known.withdrawn:
+                self._entries.drop(lambda at: at == (view_id, key))
+                self._entries.put((view_id, key), known)
+        if known.withdrawn:
+            raise gone()
+        return known.commits.get(attempt)
+
+    def attempts(self, view_id: str, key: EntryKey) -> frozenset[str]:
+        """Attempts of an entry that commits name; none where it was withdrawn."""
+        return frozenset(self._read_entry(view_id, key).commits)
+
+    def _read_entry(self, view_id: str, key: EntryKey) -> _Entry:
+        commits: dict[str, CommitRecord] = {}
+        for number in sorted(numbers_in(self.store.location.children(f"commits/{view_id}/{key}"))):
+            path = commit_path(view_id, key, number)
+            record = parse_numbered(self.store.location.get(path), path=path)
+            if isinstance(record, TombstoneRecord):
+                return _Entry({}, withdrawn=True)
+            commits[record.attempt] = record
+        return _Entry(commits, withdrawn=False)
+
+    def _snapshot_list(self, reach: Reach, rest: str) -> Found:
+        name = rest.removesuffix(SUFFIX)
+        if name == rest:
+            raise absent()
+        self.snapshot(reach, name)
+        return self._whole(f"snapshots/{name}{SUFFIX}", name)
+
+    def _pack(self, reach: Reach, rest: str) -> Found:
+        folder, _, path = rest.partition("/")
+        match = _PACK.fullmatch(folder)
+        if match is None or not path:
+            raise absent()
+        snapshot_id, kind = match.groups()
+        self.snapshot(reach, snapshot_id)
+        if rest == record_path(snapshot_id, kind).removeprefix("packs/"):
+            return self._whole(f"packs/{rest}", snapshot_id, JSON)
+        record = self._packs.get(folder) or self._packs.put(folder, self._pack_record(snapshot_id, kind))
+        attempt, _, name = path.partition("/")
+        if attempt != record.attempt or name not in record.objects:
+            raise absent()
+        return self._pack_object(record, f"packs/{rest}", name)
+
+    def _pack_record(self, snapshot_id: str, kind: str) -> PackRecord:
+        path = record_path(snapshot_id, kind)
+        return parse_record(PackRecord, unseal(self._get(path), where=path), where=path)
+
+    def _pack_object(self, record: PackRecord, path: str, name: str) -> Found:
+        at, expected = (self.store.store_id, path), record.objects[name]
+        data = self.cache.get(at)
+        if data is None:
+            found = self.store.location.get(path)
+            data = check_object(
+                found, expected, where=path, listed_by="the pack's record", todo="Delete the pack and make it again."
+            )
+            self.cache.put(at, data)
+        return Found(data, expected.sha256, record.snapshot)
+
+    def _withdrawn_list(self, reach: Reach, rest: str) -> Found:
+        view_id, _, name = rest.partition("/")
+        # Whoever reads single snapshots learns of no other patient: these snapshots are refused as a whole.
+        if not reach.reads_view(check_view_id(view_id)):
+            raise absent()
+        if not COMMIT_NAME.fullmatch(name):
+            raise absent()
+        return self._whole(f"withdrawn/{view_id}/{name}", view_id, JSON)
+
+    def _run(self, reach: Reach, rest: str) -> Found:
+        if not reach.own:
+            raise not_yours()
+        run_id, _, name = rest.partition("/")
+        path = f"runs/{check_id('run', run_id)}/{check_id('record', name)}"
+        return self._whole(path, f"run {run_id}")
+
+    # Common
+
+    def _pinned(self, reach: Reach, view_id: str, key: EntryKey) -> list[SnapshotRow] | None:
+        """The pins by which an entry may be read; None where all of its view may.
+
+        Raises
+        ------
+        Refusal
+            403, if there is none.
+        """
+        if reach.reads_view(view_id):
+            return None
+        snapshots = [one for one in self.granted_snapshots(reach) if one.view_id == view_id and key in one]
+        if not snapshots:
+            raise not_yours()
+        return [one.row(key) for one in snapshots]
+
+    def _split(self, rest: str, *, parts: int) -> tuple[str, EntryKey, str]:
+        """View, entry and what follows, of a path below `commits` or `data`."""
+        names = rest.split("/", parts - 1)
+        if len(names) != parts:
+            raise absent()
+        return check_view_id(names[0]), EntryKey(*names[1:4]), names[4]
+
+    def _whole(self, path: str, target: str, media_type: str = "application/octet-stream") -> Found:
+        data = self._get(path)
+        return Found(data, sha256(data), target, media_type)
+
+    def _get(self, path: str) -> bytes:
+        try:
+            return self.store.location.get(path)
+        except ObjectMissingError:
+            raise absent() from None
+
+
+def absent() -> Refusal:
+    """404."""
+    return not_found("no commit of this store lists that: list what is there with `store-schema ls URL`.")
+
+
+def not_yours() -> Refusal:
+    """403."""
+    return forbidden("this was not granted to your project, or is not there.")
+
+
+def gone() -> EntryWithdrawnError:
+    """410."""
+    return EntryWithdrawnError("the entry was withdrawn: it can be neither read nor written. Make a new snapshot.")

@@ -1,0 +1,92 @@
+"""What routes take from a request: who asks, what that reaches, the service, the request's id; decides nothing itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from starlette.concurrency import run_in_threadpool
+
+from services.access import Principal, Reach
+from services.errors import Refusal, forbidden, unauthenticated
+from services.service import Service
+from store_schema.errors import InvalidKeyError
+from store_schema.keys import check_id
+
+BEARER = "bearer "
+
+
+def service_of(request: Request) -> Service:
+    """The running service."""
+    service: Service = request.app.state.service
+    return service
+
+
+def request_id(request: Request) -> str:
+    """Id of this request, as in the log and in errors."""
+    found: str = request.scope["engram.request_id"]
+    return found
+
+
+async def caller(request: Request) -> Principal:
+    """Whose key the request carries.
+
+    Raises
+    ------
+    Refusal
+        401.
+    """
+    header = request.headers.get("authorization")
+    if header is None:
+        raise unauthenticated()
+    if header[: len(BEARER)].lower() != BEARER:
+        raise unauthenticated("this is no bearer token")
+    text, access = header[len(BEARER) :].strip(), service_of(request).access
+    found = access.held_principal(text)
+    if found is None:
+        found = await run_in_threadpool(access.principal, text)
+    request.scope["engram.principal"] = found
+    return found
+
+
+async def reached(
+    request: Request,
+    project: Annotated[str, Path(description="Project whose store is meant.", examples=["myeloma"])],
+    principal: Annotated[Principal, Depends(caller)],
+) -> Reach:
+    """What whoever asks may do in the project of the path.
+
+    Raises
+    ------
+    Refusal
+        401 or 403; a project that is not there is 403 as well, so that nobody learns which are.
+    """
+    request.scope["engram.project"] = project if _is_id(project) else None
+    if not _is_id(project):
+        raise forbidden("this key reaches nothing there: that is no project's id.")
+    access = service_of(request).access
+    if principal.project == project:
+        return Reach(project, principal, own=True)
+    return await run_in_threadpool(access.reach, principal, project)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        check_id("project", text)
+    except InvalidKeyError:
+        return False
+    return True
+
+
+Caller = Annotated[Principal, Depends(caller)]
+Reached = Annotated[Reach, Depends(reached)]
+
+
+def target(request: Request, name: str) -> None:
+    """Says what a request is about, for the audit of a denial: a view, snapshot, run, key or grant."""
+    request.scope["engram.target"] = name
+
+
+def denied(request: Request, refusal: Refusal) -> bool:
+    """Whether a refusal is one of access."""
+    return refusal.status in {401, 403} and "engram.request_id" in request.scope

@@ -1,0 +1,1 @@
+"""Routes of the API: each reads a request, calls one thing, and answers."""

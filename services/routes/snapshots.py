@@ -1,0 +1,192 @@
+"""Snapshots over HTTP: as Zarr, signed for bulk readers, made on the server, and their packs; decides nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from services.audit import Act
+from services.errors import Refusal, unprocessable
+from services.ranges import answer
+from services.requests import Reached, request_id, service_of, target
+from services.routes.documented import BYTES, REFUSALS, refusals
+from services.service import Service
+from store_schema import Snapshot
+from store_schema.errors import InvalidKeyError, UsageError
+from store_schema.keys import EntryKey
+from store_schema.packs import Kind, make_pack
+
+router = APIRouter(prefix="/v1/projects/{project}/snapshots", tags=["snapshots"], responses=REFUSALS)
+MOST_SIGNED = 1000
+_ID = "0" * 64
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PinRequest(_Body):
+    """What a new snapshot pins."""
+
+    view: str = Field(max_length=81, examples=["medsam2-0123456789abcdef"])
+    keys: list[tuple[str, str, str, Annotated[int, Field(ge=0, le=999_999)] | None]] | None = Field(
+        default=None,
+        max_length=2_000_000,
+        description="Patient, modality, ROI and commit number, null for the current one; all entries of the view by default.",
+        examples=[[["MM_001", "PET", "skeleton", None]]],
+    )
+    where: list[Annotated[str, Field(max_length=1000)]] = Field(
+        default_factory=list, max_length=20, examples=[["modality=PET"]]
+    )
+    base: str | None = Field(
+        default=None, max_length=64, description="Snapshot to build on; it changes the work alone."
+    )
+
+
+class Pinned(BaseModel):
+    """A snapshot that was made, or was there."""
+
+    id: str = Field(examples=[_ID])
+    view: str
+    rows: int
+
+
+class SignRequest(_Body):
+    """Zarr names within the snapshot that are to be read from the bucket itself."""
+
+    paths: list[Annotated[str, Field(max_length=500)]] = Field(
+        min_length=1, max_length=MOST_SIGNED, examples=[["MM_001/PET/skeleton/memory/c/0/0/0/0"]]
+    )
+
+
+class Signed(BaseModel):
+    """Addresses that need no credentials, for a short while."""
+
+    urls: dict[str, str]
+    expires_at: datetime
+
+
+class PackRequest(_Body):
+    """Which pack of the snapshot is to be made."""
+
+    kind: Literal["mean_map", "memory"]
+
+
+class Packed(BaseModel):
+    """The pack that was made, or was there."""
+
+    kind: str
+    attempt: str
+    rows: int
+
+
+@router.post("", status_code=201, responses=refusals(409), summary="Make a snapshot on the server.")
+def make(request: Request, reach: Reached, body: PinRequest) -> Pinned:
+    """Pins entries of one view to commits; the same pins give the same id. Any key of the project may: nothing is changed by it."""
+    reach.needs("read", "making a snapshot")
+    service = service_of(request)
+    store = service.store(reach.project)
+    target(request, body.view)
+    snapshot_id = _made(store.make_snapshot, body)
+    snapshot = store.snapshot(snapshot_id)
+    _note(service, reach, snapshot, request_id(request))
+    return Pinned(id=snapshot_id, view=snapshot.view_id, rows=len(snapshot))
+
+
+def _made(make_snapshot: Any, body: PinRequest) -> str:
+    try:
+        keys = None if body.keys is None else {EntryKey(*names): number for *names, number in body.keys}
+        made: str = make_snapshot(body.view, keys, where=body.where, base=body.base)
+    except (InvalidKeyError, UsageError) as error:
+        raise unprocessable(str(error)) from None
+    return made
+
+
+def _note(service: Service, reach: Reached, snapshot: Snapshot, asked: str) -> None:
+    from services.catalogue import index  # noqa: PLC0415 - the index is written against the service
+
+    act = Act("snapshot", snapshot.id, reach.project, reach.principal)
+
+    def work(session: Any) -> None:
+        index.note_snapshot(session, reach.project, snapshot.id, snapshot.view_id, len(snapshot))
+        service.audit.write(act, request_id=asked, session=session)
+
+    service.database.run(work)
+
+
+async def _zarr(request: Request, reach: Reached, snapshot: str) -> Response:
+    service = service_of(request)
+    target(request, f"snapshot {snapshot[:64]}")
+    prefix = f"/v1/projects/{reach.project}/snapshots/{snapshot}/zarr/"
+
+    def find() -> Response:
+        stores = service.project_store(reach.project)
+        found = stores.zarr.find(stores.objects.snapshot(reach, snapshot), request.scope["path"].removeprefix(prefix))
+        response = answer(found, request.headers, head=request.method == "HEAD")
+        act = Act("read", f"snapshot {snapshot}", reach.project, reach.principal)
+        service.audit.count(act, request_id=request_id(request), size_bytes=len(response.body))
+        return response
+
+    return await run_in_threadpool(find)
+
+
+_ZARR_PARAMETERS: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "path",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"},
+            "example": "MM_001/PET/skeleton/memory/zarr.json",
+        },
+        {"name": "Range", "in": "header", "required": False, "schema": {"type": "string"}, "example": "bytes=0-15"},
+    ]
+}
+for _method in ("GET", "HEAD"):
+    router.add_api_route(
+        "/{snapshot}/zarr/{path:path}", _zarr, methods=[_method], operation_id=f"{_method.lower()}_zarr",
+        summary="A snapshot as a Zarr v3 hierarchy.", response_class=Response, responses=BYTES, openapi_extra=_ZARR_PARAMETERS,
+    )  # fmt: skip
+
+
+@router.post("/{snapshot}/sign", responses=refusals(501), summary="Sign addresses for a bulk reader on S3.")
+def sign(request: Request, reach: Reached, snapshot: str, body: SignRequest) -> Signed:
+    """Addresses of committed objects in the bucket, for GET alone; they need no credentials and expire within five minutes."""
+    service = service_of(request)
+    stores = service.project_store(reach.project)
+    target(request, f"snapshot {snapshot[:64]}")
+    found = stores.objects.snapshot(reach, snapshot)
+    places = []
+    for path in body.paths:
+        commit, within = stores.zarr.committed(found, path)
+        places.append(f"{commit.folder}/{within}")
+    location = stores.objects.store.location
+    try:
+        urls = location.sign(places, seconds=service.settings.sign_s)
+    except UsageError as error:
+        raise Refusal(501, "not_signable", f"{error} Read it through the service.") from None
+    expires = datetime.now(UTC) + timedelta(seconds=service.settings.sign_s)
+    act = Act("sign", f"snapshot {snapshot}", reach.project, reach.principal)
+    service.database.run(
+        lambda session: service.audit.write(act, request_id=request_id(request), session=session, requests=len(urls))
+    )
+    return Signed(urls=dict(zip(body.paths, urls, strict=True)), expires_at=expires)
+
+
+@router.post("/{snapshot}/packs", status_code=201, summary="Make a pack of a snapshot on the server.")
+def pack(request: Request, reach: Reached, snapshot: str, body: PackRequest) -> Packed:
+    """One array of all entries, which readers fetch in few requests; what is there already is answered at once."""
+    reach.needs("write", "making a pack")
+    service = service_of(request)
+    target(request, f"snapshot {snapshot[:64]}")
+    found = service.project_store(reach.project).objects.snapshot(reach, snapshot)
+    kind: Kind = body.kind
+    made = make_pack(found, kind)
+    act = Act("publish", f"pack of {snapshot}", reach.project, reach.principal)
+    service.database.run(lambda session: service.audit.write(act, request_id=request_id(request), session=session))
+    return Packed(kind=kind, attempt=made.record.attempt, rows=made.record.rows)

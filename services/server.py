@@ -1,0 +1,57 @@
+"""Runs the service on a port until it is told to stop; knows no route.
+
+SIGTERM and SIGINT let requests that are under way end, for at most `GRACE_S` seconds; then what was counted is written.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import click
+import uvicorn
+
+from services import logs
+from services.app import create_app
+from services.database.migrate import check_current
+from services.service import Service
+from services.settings import Settings
+from store_schema.errors import UsageError
+
+GRACE_S = 30
+BACKLOG = 1024
+
+
+def run(settings: Settings, *, host: str, port: int, plain_logs: bool) -> None:
+    """Serves until a signal comes.
+
+    Raises
+    ------
+    UsageError
+        If the address is taken or is not this machine's.
+    """
+    logs.configure(plain=plain_logs)
+    with _bound(host, port) as listening:
+        service = Service.open(settings)
+        check_current(service.database)
+        url = _url(host, listening.getsockname()[1])
+        config = uvicorn.Config(
+            create_app(service), http="httptools", loop="uvloop", ws="none", log_config=None, access_log=False, server_header=False,
+            timeout_graceful_shutdown=GRACE_S, backlog=BACKLOG, lifespan="on",
+        )  # fmt: skip
+        click.echo(f"Serving at {url}  (Ctrl-C stops)")
+        logs.log().info("listening", extra={"url": url})
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=False)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot listen on {host} port {port}: {reason}. Give another --host or --port.") from None
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared
+    return f"http://{shown}:{port}"
