@@ -47,7 +47,11 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.service, app.state.metrics = service, metrics
-    for router in (health.router, projects.router, objects.router, snapshots.router, catalogue.router, pages_router):
+    # The first that fits answers: those that are asked most, then names before patterns.
+    for router in (
+        snapshots.direct, objects.direct, objects.router, snapshots.router, projects.router, catalogue.router, health.router,
+        pages_router,
+    ):  # fmt: skip
         app.include_router(router)
     app.add_exception_handler(EngramError, _engram_error)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -80,6 +80,14 @@ class Held[K, V]:
                     self._weight -= self._weigh(self._items.popitem(last=False)[1])
         return value
 
+    def replace(self, key: K, value: V) -> V:
+        """Holds it instead of what was there."""
+        with self._lock:
+            before = self._items.pop(key, None)
+            if before is not None:
+                self._weight -= self._weigh(before)
+        return self.put(key, value)
+
     def drop(self, unwanted: Callable[[K], bool]) -> None:
         """Forgets what is under these keys."""
         with self._lock:
@@ -103,7 +111,7 @@ class Objects:
     cache: Held[tuple[str, str], bytes]
     """Checked objects of all stores, by store id and path."""
     _snapshots: Held[str, Snapshot] = field(default_factory=lambda: Held(SNAPSHOTS_HELD))
-    _entries: Held[tuple[str, EntryKey], _Entry] = field(default_factory=lambda: Held(ENTRIES_HELD))
+    _entries: Held[tuple[str, str], _Entry] = field(default_factory=lambda: Held(ENTRIES_HELD))
     _packs: Held[str, PackRecord] = field(default_factory=lambda: Held(ENTRIES_HELD))
     _withdrawn: dict[str, tuple[float, frozenset[EntryKey]]] = field(default_factory=dict)
 
@@ -135,7 +143,38 @@ class Objects:
         except (InvalidKeyError, NotCommittedError):
             raise absent() from None
 
+    def held(self, reach: Reach, path: str) -> Found | None:
+        """Data that is in memory and may be read; None where anything must be asked first. Never waits."""
+        names = path.split("/", 6)
+        if len(names) < 7 or names[0] != "data" or not reach.reads_view(names[1]):
+            return None
+        data = self.cache.get((self.store.store_id, path))
+        known = self._entries.get((names[1], "/".join(names[2:5])))
+        gone = self._withdrawn.get(names[1])
+        commit = known.commits.get(names[5]) if known is not None else None
+        if data is None or commit is None or gone is None or time.monotonic() >= gone[0] or commit.key in gone[1]:
+            return None
+        return _found(data, commit, names[6])
+
+    def held_object(self, commit: CommitRecord, path: str) -> Found | None:
+        """An object of a commit that may be read, if it is in memory and was not withdrawn a moment ago. Never waits."""
+        gone = self._withdrawn.get(commit.view)
+        if gone is None or time.monotonic() >= gone[0] or commit.key in gone[1] or path not in commit.objects:
+            return None
+        data = self.cache.get((self.store.store_id, f"{commit.folder}/{path}"))
+        return None if data is None else _found(data, commit, path)
+
     # Snapshots
+
+    def held_snapshot(self, reach: Reach, snapshot_id: str) -> Snapshot | None:
+        """A snapshot that may be read, if it is in memory and none of it was withdrawn a moment ago. Never waits."""
+        snapshot = self._snapshots.get(snapshot_id)
+        if snapshot is None or not reach.reads_snapshot(snapshot_id, snapshot.view_id):
+            return None
+        gone = self._withdrawn.get(snapshot.view_id)
+        if gone is None or time.monotonic() >= gone[0] or gone[1]:
+            return None
+        return snapshot
 
     def snapshot(self, reach: Reach, snapshot_id: str) -> Snapshot:
         """A snapshot by its whole id, if this caller may read it.
@@ -194,7 +233,8 @@ class Objects:
 
     def _forget(self, view_id: str, keys: Collection[EntryKey]) -> None:
         """Drops from memory what was withdrawn."""
-        self._entries.drop(lambda at: at[0] == view_id and at[1] in keys)
+        names = {str(key) for key in keys}
+        self._entries.drop(lambda at: at[0] == view_id and at[1] in names)
         prefixes = tuple(f"data/{view_id}/{key}/" for key in keys)
         mine = self.store.store_id
         self.cache.drop(lambda at: at[0] == mine and at[1].startswith((*prefixes, "packs/")))
@@ -261,18 +301,17 @@ class Objects:
         data = self.cache.get(at)
         if data is None:
             data = self.cache.put(at, read_object(self.store.location, commit, path))
-        kind = JSON if path.endswith("zarr.json") else "application/octet-stream"
-        return Found(data, commit.objects[path].sha256, commit.view, kind)
+        return _found(data, commit, path)
 
     def commit_of(self, view_id: str, key: EntryKey, attempt: str) -> CommitRecord | None:
         """The commit that names an attempt; None where none does."""
-        known = self._entries.get((view_id, key))
+        at = (view_id, str(key))
+        known = self._entries.get(at)
         if known is None or (attempt not in known.commits and not known.withdrawn):
             # An attempt that is not known may have been committed a moment ago.
             known = self._read_entry(view_id, key)
             if known.commits or known.withdrawn:
-                self._entries.drop(lambda at: at == (view_id, key))
-                self._entries.put((view_id, key), known)
+                self._entries.replace(at, known)
         if known.withdrawn:
             raise gone()
         return known.commits.get(attempt)
@@ -377,6 +416,11 @@ class Objects:
             return self.store.location.get(path)
         except ObjectMissingError:
             raise absent() from None
+
+
+def _found(data: bytes, commit: CommitRecord, path: str) -> Found:
+    kind = JSON if path.endswith("zarr.json") else "application/octet-stream"
+    return Found(data, commit.objects[path].sha256, commit.view, kind)
 
 
 def absent() -> Refusal:

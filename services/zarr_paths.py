@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.access import Reach
 from services.objects import Held, Objects, absent
 from services.ranges import Found
 from store_schema import Snapshot
@@ -29,7 +30,7 @@ class ZarrPaths:
     """Names of the snapshots of one store."""
 
     objects: Objects
-    _commits: Held[tuple[str, EntryKey], CommitRecord] = field(default_factory=lambda: Held(COMMITS_HELD))
+    _commits: Held[tuple[str, str], CommitRecord] = field(default_factory=lambda: Held(COMMITS_HELD))
     _groups: Held[tuple[str, str], bytes] = field(default_factory=lambda: Held(GROUPS_BYTES, len))
 
     def find(self, snapshot: Snapshot, path: str) -> Found:
@@ -50,6 +51,13 @@ class ZarrPaths:
         commit, within = self.committed(snapshot, path)
         return self.objects.object(commit, within)
 
+    def held(self, reach: Reach, snapshot_id: str, path: str) -> Found | None:
+        """An object within an entry that is in memory and may be read; None where anything must be asked first. Never waits."""
+        snapshot = self.objects.held_snapshot(reach, snapshot_id)
+        names = path.rsplit("/", path.count("/") - 2) if path.count("/") > 2 else []
+        commit = self._commits.get((snapshot_id, names[0])) if names and snapshot is not None else None
+        return None if commit is None else self.objects.held_object(commit, path[len(names[0]) + 1 :])
+
     def committed(self, snapshot: Snapshot, path: str) -> tuple[CommitRecord, str]:
         """The commit and the object of it that a Zarr key within an entry means; see `find`."""
         *names, within = path.split("/", 3)
@@ -68,7 +76,7 @@ class ZarrPaths:
         raise absent()
 
     def _commit(self, snapshot: Snapshot, key: EntryKey) -> CommitRecord:
-        at = (snapshot.id, key)
+        at = (snapshot.id, str(key))
         return self._commits.get(at) or self._commits.put(at, snapshot.commit(key))
 
     def _below(self, snapshot: Snapshot, names: list[str]) -> list[EntryKey]:

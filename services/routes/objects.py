@@ -11,30 +11,39 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from services.access import Reach
 from services.audit import Act
 from services.errors import Refusal, unprocessable
 from services.publishing import Published, missing_precondition
-from services.ranges import answer
-from services.requests import Reached, request_id, service_of, target
+from services.ranges import Found, answer
+from services.requests import DirectRoute, Reached, reach_of, request_id, service_of, target
 from services.routes.documented import BYTES, LINES, REFUSALS, WRITTEN
 from services.service import Service
 from store_schema.records import CommitRecord, ViewSpec, sha256
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["store"], responses=REFUSALS)
+direct = APIRouter(
+    prefix="/v1/projects/{project}", tags=["store"], responses=REFUSALS, route_class=DirectRoute, include_in_schema=True
+)
+"""Objects; their names are below those of the other routes, so they come first."""
 
 
-async def _read(request: Request, reach: Reached, path: str) -> Response:
-    service = service_of(request)
+async def _read(request: Request) -> Response:
+    reach, service, path = await reach_of(request), service_of(request), _below(request)
+    stores = service.held_store(reach.project)
+    found = None if stores is None else stores.objects.held(reach, path)
+    if found is None:
+        found = await run_in_threadpool(lambda: service.project_store(reach.project).objects.find(reach, path))
+    return served(request, service, reach, found)
 
-    def find() -> Response:
-        found = service.project_store(reach.project).objects.find(reach, path)
-        target(request, found.target)
-        response = answer(found, request.headers, head=request.method == "HEAD")
-        act = Act("read", found.target, reach.project, reach.principal)
-        service.audit.count(act, request_id=request_id(request), size_bytes=len(response.body))
-        return response
 
-    return await run_in_threadpool(find)
+def served(request: Request, service: Service, reach: Reach, found: Found) -> Response:
+    """The answer that gives an object, or part of it; it is counted for the audit."""
+    target(request, found.target)
+    response = answer(found, request.headers, head=request.method == "HEAD")
+    act = Act("read", found.target, reach.project, reach.principal)
+    service.audit.count(act, request_id=request_id(request), size_bytes=len(response.body))
+    return response
 
 
 async def body_of(request: Request, most_bytes: int) -> bytes:
@@ -57,8 +66,8 @@ async def body_of(request: Request, most_bytes: int) -> bytes:
     return bytes(data)
 
 
-async def _write(request: Request, reach: Reached, path: str) -> Response:
-    service = service_of(request)
+async def _write(request: Request) -> Response:
+    reach, service, path = await reach_of(request), service_of(request), _below(request)
     reach.needs("write", "publishing")
     refusal = missing_precondition(request.headers)
     if refusal is not None:
@@ -70,7 +79,7 @@ async def _write(request: Request, reach: Reached, path: str) -> Response:
     return Response(status_code=201 if published.created else 200, headers={"ETag": f'"{sha256(data)}"'})
 
 
-def _note(service: Service, reach: Reached, published: Published, data: bytes, asked: str) -> None:
+def _note(service: Service, reach: Reach, published: Published, data: bytes, asked: str) -> None:
     """Tells the catalogue what is new, and the audit who brought it."""
     from services.catalogue import index  # noqa: PLC0415 - the index is written against the service
 
@@ -95,29 +104,20 @@ def _note(service: Service, reach: Reached, published: Published, data: bytes, a
 
 def _object_route(path: str, name: str, summary: str, *, written: bool) -> None:
     """Routes of one kind of object: reading, and writing where it is published over HTTP."""
-
-    async def read(request: Request, reach: Reached) -> Response:
-        return await _read(request, reach, _below(request))
-
-    read.__name__ = f"read_{name}"
     for method in ("GET", "HEAD"):
-        router.add_api_route(
-            path, read, methods=[method], operation_id=f"{method.lower()}_{name}", summary=f"{summary}.",
+        direct.add_api_route(
+            path, _read, methods=[method], name=f"{method.lower()}_{name}", summary=f"{summary}.",
             response_class=Response, responses=BYTES, openapi_extra=_parameters(path),
         )  # fmt: skip
     if not written:
         return
 
-    async def write(request: Request, reach: Reached) -> Response:
-        return await _write(request, reach, _below(request))
-
-    write.__name__ = f"write_{name}"
     body = {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
-    router.add_api_route(
-        path, write, methods=["PUT"], operation_id=f"put_{name}", summary=f"Create: {summary.lower()}.",
+    direct.add_api_route(
+        path, _write, methods=["PUT"], name=f"put_{name}", summary=f"Create: {summary.lower()}.",
         response_class=Response, status_code=201, responses=WRITTEN,
         openapi_extra={**_parameters(path, precondition=True), "requestBody": body},
     )  # fmt: skip

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from services.access import Reach
 from services.audit import Act
 from services.errors import Refusal, unprocessable
-from services.ranges import answer
-from services.requests import Reached, request_id, service_of, target
+from services.ranges import Found
+from services.requests import DirectRoute, Reached, reach_of, request_id, service_of, target
 from services.routes.documented import BYTES, REFUSALS, refusals
+from services.routes.objects import served
 from services.service import Service
 from store_schema import Snapshot
 from store_schema.errors import InvalidKeyError, UsageError
@@ -22,6 +24,9 @@ from store_schema.keys import EntryKey
 from store_schema.packs import Kind, make_pack
 
 router = APIRouter(prefix="/v1/projects/{project}/snapshots", tags=["snapshots"], responses=REFUSALS)
+direct = APIRouter(
+    prefix="/v1/projects/{project}/snapshots", tags=["snapshots"], responses=REFUSALS, route_class=DirectRoute
+)
 MOST_SIGNED = 1000
 _ID = "0" * 64
 
@@ -107,7 +112,7 @@ def _made(make_snapshot: Any, body: PinRequest) -> str:
     return made
 
 
-def _note(service: Service, reach: Reached, snapshot: Snapshot, asked: str) -> None:
+def _note(service: Service, reach: Reach, snapshot: Snapshot, asked: str) -> None:
     from services.catalogue import index  # noqa: PLC0415 - the index is written against the service
 
     act = Act("snapshot", snapshot.id, reach.project, reach.principal)
@@ -119,20 +124,20 @@ def _note(service: Service, reach: Reached, snapshot: Snapshot, asked: str) -> N
     service.database.run(work)
 
 
-async def _zarr(request: Request, reach: Reached, snapshot: str) -> Response:
-    service = service_of(request)
-    target(request, f"snapshot {snapshot[:64]}")
-    prefix = f"/v1/projects/{reach.project}/snapshots/{snapshot}/zarr/"
+async def _zarr(request: Request) -> Response:
+    reach, service, snapshot_id = await reach_of(request), service_of(request), request.path_params["snapshot"]
+    target(request, f"snapshot {snapshot_id[:64]}")
+    path = request.scope["path"].removeprefix(f"/v1/projects/{reach.project}/snapshots/{snapshot_id}/zarr/")
+    stores = service.held_store(reach.project)
+    found = None if stores is None else stores.zarr.held(reach, snapshot_id, path)
+    if found is None:
+        found = await run_in_threadpool(_zarr_found, service, reach, snapshot_id, path)
+    return served(request, service, reach, found)
 
-    def find() -> Response:
-        stores = service.project_store(reach.project)
-        found = stores.zarr.find(stores.objects.snapshot(reach, snapshot), request.scope["path"].removeprefix(prefix))
-        response = answer(found, request.headers, head=request.method == "HEAD")
-        act = Act("read", f"snapshot {snapshot}", reach.project, reach.principal)
-        service.audit.count(act, request_id=request_id(request), size_bytes=len(response.body))
-        return response
 
-    return await run_in_threadpool(find)
+def _zarr_found(service: Service, reach: Reach, snapshot_id: str, path: str) -> Found:
+    stores = service.project_store(reach.project)
+    return stores.zarr.find(stores.objects.snapshot(reach, snapshot_id), path)
 
 
 _ZARR_PARAMETERS: dict[str, Any] = {
@@ -148,8 +153,8 @@ _ZARR_PARAMETERS: dict[str, Any] = {
     ]
 }
 for _method in ("GET", "HEAD"):
-    router.add_api_route(
-        "/{snapshot}/zarr/{path:path}", _zarr, methods=[_method], operation_id=f"{_method.lower()}_zarr",
+    direct.add_api_route(
+        "/{snapshot}/zarr/{path:path}", _zarr, methods=[_method], name=f"{_method.lower()}_zarr",
         summary="A snapshot as a Zarr v3 hierarchy.", response_class=Response, responses=BYTES, openapi_extra=_ZARR_PARAMETERS,
     )  # fmt: skip
 

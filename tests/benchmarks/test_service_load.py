@@ -1,0 +1,104 @@
+"""The service under load beside nginx that serves the same files from disk, in one run; and its memory meanwhile."""
+
+import importlib.util
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store_schema import Entry, EntryKey, create_store
+from store_schema.testing import digest_of, example_view
+
+PATIENTS = int(os.environ.get("ENGRAM_BENCH_PATIENTS", "227"))
+SECONDS = int(os.environ.get("ENGRAM_BENCH_SECONDS", "60"))
+ROUNDS = int(os.environ.get("ENGRAM_BENCH_ROUNDS", "1"))
+BIN = Path(sys.executable).parent
+
+
+def load_module():
+    spec = importlib.util.spec_from_file_location("engram_load", Path(__file__).parents[1] / "servers" / "load.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cohort(url):
+    """A store of memories of the paper's size, and its snapshot."""
+    store, rng = create_store(url), np.random.default_rng(0)
+    spec = example_view()
+    shape = (2, 32, 64, 64)
+    view = store.put_view(spec.model_copy(update={"layout": spec.layout.model_copy(update={"shape": shape})}))
+    for patient in range(PATIENTS):
+        for modality in ("CT", "PET"):
+            for roi in ("skeleton", "spine"):
+                memory = rng.standard_normal(shape).astype(np.float16)
+                arrays = {"memory": memory, "mean_map": memory.mean((0, 1), dtype=np.float32)}
+                key = EntryKey(f"P{patient:04d}", modality, roi)
+                store.publish(view, key, Entry(arrays, {}), input_sha256=digest_of(str(key)))
+    return store, store.make_snapshot(view)
+
+
+def resident_mib(pid):
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+def test_load_beside_nginx(tmp_path):
+    load = load_module()
+    if not load.installed():
+        pytest.skip("wrk or nginx is not installed (`python tests/servers/load.py install`, as root, on Debian)")
+    data = tmp_path / "data"
+    store, snapshot_id = cohort(data / "stores" / "default")
+    environment = os.environ | {"ENGRAM_SERVICE_DATA": str(data)}
+    port = load.free_port()
+    command = [str(BIN / "feature-store"), "serve", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        key = None
+        for line in server.stdout:
+            found = re.search(r"engram_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", line)
+            key = found[0] if found else key
+            if line.startswith("Serving at"):
+                break
+        headers = {"Authorization": f"Bearer {key}"}
+        snapshot = store.snapshot(snapshot_id)
+        commits = [snapshot.commit(one) for one in snapshot.keys]
+        chunks = {"memories": "memory/c/0/0/0/0", "mean maps": "mean_map/c/0/0"}
+        with load.nginx(data / "stores" / "default", tmp_path / "nginx") as beside:
+            for name, chunk in chunks.items():
+                zarr = [f"/v1/projects/default/snapshots/{snapshot_id}/zarr/{one.key}/{chunk}" for one in commits]
+                files = [f"/{one.folder}/{chunk}" for one in commits]
+                load.wrk(f"http://127.0.0.1:{port}", zarr, tmp_path / "warm", seconds=5, headers=headers)
+                ratios = []
+                for _ in range(ROUNDS):
+                    before = resident_mib(server.pid)
+                    ours = load.wrk(
+                        f"http://127.0.0.1:{port}", zarr, tmp_path / "ours", seconds=SECONDS, headers=headers
+                    )
+                    after = resident_mib(server.pid)
+                    theirs = load.wrk(beside, files, tmp_path / "theirs", seconds=SECONDS)
+                    for who, one in (("service", ours), ("nginx", theirs)):
+                        errors = sum(one[kind] for kind in ("connect", "read", "write", "status", "timeout"))
+                        rate = one["bytes"] / one["us"]
+                        print(
+                            f"{name:9s} {who:8s} {one['requests'] / one['us'] * 1e6:8.0f} requests/s {rate:8.1f} MB/s "
+                            f"p50 {one['p50_ms']:7.1f} ms  p99 {one['p99_ms']:7.1f} ms  errors {errors}"
+                        )
+                        assert not errors
+                    ratios.append((ours["bytes"] / ours["us"]) / (theirs["bytes"] / theirs["us"]))
+                    print(f"{name:9s} ratio {ratios[-1]:.2f}  resident {before:.0f} to {after:.0f} MiB")
+                print(f"{name:9s} median ratio {statistics.median(ratios):.2f}")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(40) == 0
+        time.sleep(0.1)
