@@ -19,6 +19,9 @@ from services.database.models import ApiKey, Grant, PageSession, Project
 from services.errors import Refusal, forbidden, unauthenticated
 from services.keys import Scope, digest, includes, proves, split_key
 
+MAX_HELD = 10_000
+"""Answers remembered; above it all are asked for again."""
+
 
 @dataclass(frozen=True)
 class Principal:
@@ -73,11 +76,13 @@ class Access:
         self._clock = clock
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str], tuple[float, object]] = {}
+        self._changes = 0
 
     def forget(self) -> None:
         """Drops what is remembered: a key or grant was changed here."""
         with self._lock:
             self._held.clear()
+            self._changes += 1
 
     def principal(self, text: str) -> Principal:
         """Whose key this is.
@@ -132,11 +137,14 @@ class Access:
         held = self._held.get(key)
         if held is not None and now < held[0]:
             return held[1]
-        found = self._database.run(look)
+        changes = self._changes
+        found = self._database.read(look)
         with self._lock:
-            if len(self._held) > 10_000:
+            if len(self._held) > MAX_HELD:
                 self._held.clear()
-            self._held[key] = (now + self._remember_s, found)
+            # What was asked before a change is not remembered after it.
+            if changes == self._changes:
+                self._held[key] = (now + self._remember_s, found)
         return found
 
 

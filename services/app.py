@@ -44,7 +44,7 @@ def create_app(service: Service) -> FastAPI:
     metrics = Metrics()
     app = FastAPI(
         title="Engram feature store", version="1", description=ABOUT, lifespan=_living(service, metrics), redoc_url=None,
-        docs_url=None, generate_unique_id_function=lambda route: route.name,
+        docs_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.service, app.state.metrics = service, metrics
     # The first that fits answers: those that are asked most, then names before patterns.

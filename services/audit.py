@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from services.access import Principal
-from services.database.engine import Database
+from services.database.engine import Database, away
 from services.database.models import AuditRow
 from services.errors import Refusal
 
@@ -44,6 +45,11 @@ class _Count:
     requests: int = 0
     size_bytes: int = 0
 
+    def add(self, later: _Count) -> None:
+        """Takes in what was counted after it."""
+        self.until = later.until
+        self.requests, self.size_bytes = self.requests + later.requests, self.size_bytes + later.size_bytes
+
 
 class Audit:
     """The audit log of one process."""
@@ -60,22 +66,32 @@ class Audit:
         session.add(_row(act, _Count(now, now, request_id, requests)))
 
     def count(self, act: Act, *, request_id: str, size_bytes: int = 0) -> None:
-        """Counts a read or a denial; it is written with the next flush."""
-        now = self._clock()
-        with self._lock:
-            held = self._counts.setdefault(act, _Count(now, now, request_id))
-            held.until, held.requests, held.size_bytes = now, held.requests + 1, held.size_bytes + size_bytes
-            full = len(self._counts) > MAX_HELD
-        if full:
-            self.flush()
-
-    def flush(self) -> int:
-        """Writes what was counted, and says how many rows; where the database stays away the counts are kept for the next flush.
+        """Counts a read or a denial; it is written with the next flush.
 
         Raises
         ------
         Refusal
-            503, if the database stays away.
+            503, if as much as may be held waits for a database that stays away: what cannot be recorded is not served.
+        """
+        now = self._clock()
+        if len(self._counts) >= MAX_HELD and act not in self._counts:
+            self.flush()
+        one = _Count(now, now, request_id, 1, size_bytes)
+        with self._lock:
+            held = self._counts.setdefault(act, one)
+            if held is not one:
+                held.add(one)
+
+    def flush(self) -> int:
+        """Writes what was counted, and says how many rows; where that fails the counts are kept for the next flush.
+
+        A database that is lost while it commits may have kept rows that the next flush writes again: reads may be counted
+        twice, and are never lost.
+
+        Raises
+        ------
+        Refusal
+            503, if the database stays away or does not take them.
         """
         with self._lock:
             counts, self._counts = self._counts, {}
@@ -84,13 +100,20 @@ class Audit:
         try:
             self._database.run(lambda session: session.add_all([_row(act, count) for act, count in counts.items()]))
         except Refusal:
-            with self._lock:
-                for act, count in counts.items():
-                    held = self._counts.setdefault(act, _Count(count.at, count.until, count.request_id))
-                    held.at, held.requests = min(held.at, count.at), held.requests + count.requests
-                    held.size_bytes += count.size_bytes
+            self._keep(counts)
             raise
+        except SQLAlchemyError as error:
+            self._keep(counts)
+            raise away() from error
         return len(counts)
+
+    def _keep(self, counts: dict[Act, _Count]) -> None:
+        """Puts back what could not be written, before what was counted since."""
+        with self._lock:
+            for act, later in self._counts.items():
+                if counts.setdefault(act, later) is not later:
+                    counts[act].add(later)
+            self._counts = counts
 
 
 def _row(act: Act, count: _Count) -> AuditRow:
@@ -99,12 +122,17 @@ def _row(act: Act, count: _Count) -> AuditRow:
         at=count.at,
         until=count.until,
         key_id=None if who is None else who.key_id,
-        key_project=None if who is None else who.project,
-        project=act.project,
+        key_project=None if who is None else who.project or None,
+        project=None if act.project is None else _text(act.project, 81),
         action=act.action,
-        target=act.target[:200],
+        target=_text(act.target, 200),
         outcome=act.outcome,
         requests=count.requests,
         size_bytes=count.size_bytes,
-        request_id=count.request_id,
+        request_id=_text(count.request_id, 64),
     )
+
+
+def _text(said: str, length: int) -> str:
+    """What a column holds of a text that anybody may have sent: PostgreSQL takes neither a NUL nor a longer one."""
+    return "".join(one if one.isprintable() else "?" for one in said[:length])

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Scope = Literal["read", "write", "admin"]
@@ -25,9 +25,9 @@ class NewKey:
 
     key_id: str
     """12 hex digits; no secret."""
-    text: str
+    text: str = field(repr=False)
     """The whole key, to be shown once."""
-    secret_sha256: str
+    secret_sha256: str = field(repr=False)
     """What is kept."""
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from services.database.turns import Turns
 from services.errors import Refusal
 from store_schema.errors import ConfigError
 
@@ -40,6 +41,7 @@ class Database:
         self.patience_s = patience_s
         self.engine = _engine(self.url, patience_s)
         self._reader = self.engine.execution_options(reads=True, postgresql_readonly=True)
+        self._writers = Turns() if self.url.get_backend_name() == "sqlite" else None
 
     @property
     def shown(self) -> str:
@@ -58,7 +60,12 @@ class Database:
         Refusal
             503, if the database stayed away.
         """
-        return self._tried(self.engine, work)
+        if self._writers is None:
+            return self._tried(self.engine, work)
+        with self._writers.taken(self.patience_s) as mine:
+            if not mine:
+                raise _lasting("its other writers take too long")
+            return self._tried(self.engine, work)
 
     def read[T](self, work: Callable[[Session], T]) -> T:
         """What a transaction gives that writes nothing; it waits for no writer. See `run`."""
@@ -72,14 +79,12 @@ class Database:
                 with Session(engine, expire_on_commit=False) as session, session.begin():
                     return work(session)
             except PoolTimeoutError as error:
-                _log.error("database unavailable: every connection is busy")
-                raise away() from error
+                raise _lasting("every connection is busy") from error
             except DBAPIError as error:
                 if not _passing(error):
                     raise
                 if time.monotonic() + wait > until:
-                    _log.error("database unavailable: %s", reason(error))
-                    raise away() from error
+                    raise _lasting(reason(error)) from error
             time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - spreads clients
             wait = min(1.0, wait * 2)
 
@@ -105,6 +110,11 @@ def away() -> Refusal:
         "the service's database does not answer: try again in a moment.",
         {"Retry-After": "2"},
     )
+
+
+def _lasting(why: str) -> Refusal:
+    _log.error("database unavailable: %s", why)
+    return away()
 
 
 def reason(error: DBAPIError) -> str:

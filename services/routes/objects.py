@@ -190,7 +190,7 @@ def list_objects(
     service = service_of(request)
     rows = listed(service.project_store(reach.project).objects, reach, prefix, names_only=delimiter)
     target(request, f"list {prefix.split('/')[0]}")
-    act = Act("read", f"list {'/'.join(prefix.split('/')[:2])}"[:200], reach.project, reach.principal)
+    act = Act("read", f"list {prefix.split('/')[0]}", reach.project, reach.principal)
     service.audit.count(act, request_id=request_id(request))
     return StreamingResponse(_lines(rows), media_type="application/jsonl", headers={"Cache-Control": "no-store"})
 

@@ -12,7 +12,7 @@ from services import operations
 from services.access import Reach
 from services.database.models import ApiKey, AuditRow, Grant
 from services.keys import Scope
-from services.requests import Caller, Reached, service_of, target
+from services.requests import Caller, Reached, request_id, service_of, target
 from services.routes.documented import REFUSALS, refusals
 
 router = APIRouter(prefix="/v1/projects", tags=["projects"], responses=REFUSALS)
@@ -154,7 +154,8 @@ def make_key(request: Request, reach: Reached, body: KeyRequest, response: Respo
     """The answer tells the key, this once."""
     reach.needs("admin", "making keys")
     made = operations.make_key(
-        service_of(request), reach.project, label=body.label, scope=body.scope, expires_days=body.expires_days, by=reach.principal
+        service_of(request), reach.project, label=body.label, scope=body.scope, expires_days=body.expires_days, by=reach.principal,
+        request_id=request_id(request),
     )  # fmt: skip
     response.headers["Cache-Control"] = "no-store"
     return KeyMade(key=made.text, **KeyOut.model_validate(made.row).model_dump())
@@ -165,7 +166,9 @@ def revoke_key(request: Request, reach: Reached, key_id: str) -> Response:
     """For good; a second time is fine. Other replicas take it for good a few seconds longer."""
     reach.needs("admin", "revoking keys")
     target(request, f"key {key_id[:12]}")
-    operations.revoke_key(service_of(request), reach.project, key_id, by=reach.principal)
+    operations.revoke_key(
+        service_of(request), reach.project, key_id, by=reach.principal, request_id=request_id(request)
+    )
     return Response(status_code=204)
 
 
@@ -188,7 +191,7 @@ def make_grant(request: Request, reach: Reached, body: GrantRequest) -> GrantOut
     reach.needs("admin", "granting")
     row = operations.make_grant(
         service_of(request), reach.project, body.grantee, view=body.view, snapshot=body.snapshot,
-        expires_days=body.expires_days, by=reach.principal,
+        expires_days=body.expires_days, by=reach.principal, request_id=request_id(request),
     )  # fmt: skip
     return GrantOut.model_validate(row)
 
@@ -198,7 +201,9 @@ def revoke_grant(request: Request, reach: Reached, grant_id: str) -> Response:
     """For good; a second time is fine."""
     reach.needs("admin", "revoking grants")
     target(request, f"grant {grant_id[:32]}")
-    operations.revoke_grant(service_of(request), reach.project, grant_id, by=reach.principal)
+    operations.revoke_grant(
+        service_of(request), reach.project, grant_id, by=reach.principal, request_id=request_id(request)
+    )
     return Response(status_code=204)
 
 

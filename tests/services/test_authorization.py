@@ -1,0 +1,189 @@
+"""Every route × every role × own and other project, from the OpenAPI description itself: a new route cannot be forgotten."""
+
+import importlib.util
+import re
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from services import operations
+from services.catalogue.index import reindex
+from services.database.migrate import migrate
+from services.service import Service
+from services.settings import Settings
+from store_schema import EntryKey
+from store_schema.testing import digest_of, example_entry, example_view
+
+SCOPES = ("read", "write", "admin")
+OPEN = {"/healthz", "/readyz", "/metrics"}
+NEEDED = {
+    ("get", "/keys"): "admin", ("post", "/keys"): "admin", ("delete", "/keys/{key_id}"): "admin",
+    ("get", "/grants"): "admin", ("post", "/grants"): "admin", ("delete", "/grants/{grant_id}"): "admin",
+    ("get", "/audit"): "admin", ("post", "/snapshots/{snapshot}/packs"): "write",
+}  # fmt: skip
+"""Scope that a route needs; all others: write for PUT, read for the rest."""
+GRANTED = (
+    "/engram.json", "/views/{view}.json", "/commits/{view}/{patient}/{modality}/{roi}/{number}.json",
+    "/data/{view}/{patient}/{modality}/{roi}/{attempt}/{object}", "/snapshots/{snapshot}.jsonl.zst",
+    "/snapshots/{snapshot}/zarr/{path}", "/snapshots/{snapshot}/sign", "/objects", "/views", "/views/{view}/coverage", "/entries",
+    "/snapshots", "/snapshots/{snapshot}", "",
+)  # fmt: skip
+"""What reads for another project once the view or the snapshot is granted to it."""
+
+
+def sibling(name):
+    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
+    if spec.name not in sys.modules:
+        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[spec.name]
+
+
+class World:
+    """Four projects of which one holds data, keys of each scope, and the names that stand in paths."""
+
+    def __init__(self, server):
+        self.server, service = server, server.service
+        for project in ("owner", "guest", "stranger", "other"):
+            operations.create_project(service, project)
+        self.keys = {
+            (project, scope): operations.make_key(service, project, label=scope, scope=scope, expires_days=None).text
+            for project, scope in product(("owner", "guest", "stranger"), SCOPES)
+        }
+        store = service.store("owner")
+        view = store.put_view(example_view())
+        self.key = EntryKey("P1", "CT", "spine")
+        store.publish(view, self.key, example_entry(0), input_sha256=digest_of("0"))
+        snapshot = store.make_snapshot(view)
+        store.put_run("run-1", "start.json", b"{}")
+        commit = store.commit(view, self.key)
+        self.names = {
+            "project": "owner", "view": view, "patient": "P1", "modality": "CT", "roi": "spine", "number": "000000",
+            "attempt": commit.attempt, "object": "memory/c/0/0/0/0", "snapshot": snapshot, "pack": f"{snapshot}-memory",
+            "run": "run-1", "record": "start.json", "path": f"{self.key}/memory/zarr.json", "key_id": "0" * 12,
+            "grant_id": "0" * 32,
+        }  # fmt: skip
+        reindex(service, "owner")
+
+    def routes(self):
+        """Method and pattern of every route of the API."""
+        paths = self.server.ask("GET", "/openapi.json").json["paths"]
+        return [(method, path) for path, operations_of in paths.items() for method in operations_of]
+
+    def ask(self, method, pattern, key=None, **names):
+        """One request of a route, with names that are there."""
+        path = re.sub(r"\{(\w+)\}", lambda match: (self.names | names)[match[1]], pattern)
+        if pattern.endswith("/objects"):
+            path += "?prefix=commits"
+        bodies = {
+            "/keys": {"label": "x", "scope": "read"}, "/grants": {"grantee": "other", "view": self.names["view"]},
+            "/snapshots": {"view": self.names["view"]}, "/sign": {"paths": ["P1/CT/spine/zarr.json"]}, "/packs": {"kind": "memory"},
+        }  # fmt: skip
+        body = (
+            next((found for end, found in bodies.items() if pattern.endswith(end)), None) if method == "post" else None
+        )
+        headers = {"If-None-Match": "*"} if method == "put" else {}
+        return self.server.ask(method.upper(), path, key=key, headers=headers, body=b"x" if method == "put" else body)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    service = Service.open(Settings(data=tmp_path_factory.mktemp("data"), reconcile_s=0, key_cache_s=0))
+    migrate(service.database)
+    with sibling("serving").running(service) as server:
+        yield World(server)
+
+
+def needed(method, pattern):
+    below = pattern.removeprefix("/v1/projects/{project}")
+    return NEEDED.get((method, below), "write" if method == "put" else "read")
+
+
+def test_the_description_has_every_kind_of_route(world):
+    routes = world.routes()
+    assert len(routes) > 35
+    assert {method for method, _ in routes} >= {"get", "head", "put", "post", "delete"}
+
+
+def test_without_a_key_only_operation_is_open(world):
+    for method, pattern in world.routes():
+        answer = world.ask(method, pattern)
+        if pattern in OPEN:
+            assert answer.status == 200, pattern
+            continue
+        assert answer.status == 401, (method, pattern, answer.status)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        if method != "head":
+            assert answer.json["error"]["code"] == "unauthenticated"
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_in_ones_own_project_a_scope_allows_what_it_says(world, scope):
+    for method, pattern in world.routes():
+        answer = world.ask(method, pattern, world.keys["owner", scope])
+        allowed = SCOPES.index(scope) >= SCOPES.index(needed(method, pattern))
+        assert (answer.status not in {401, 403}) == (allowed or pattern in OPEN), (
+            method,
+            pattern,
+            scope,
+            answer.status,
+            answer.body,
+        )
+        assert answer.status < 500 or answer.status == 501, (method, pattern, answer.body)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_in_another_project_every_route_is_forbidden_there_or_not(world, scope):
+    for method, pattern in world.routes():
+        if "{project}" not in pattern:
+            continue
+        for project in ("owner", "nowhere"):
+            answer = world.ask(method, pattern, world.keys["stranger", scope], project=project)
+            assert answer.status == 403, (method, pattern, scope, project, answer.status)
+
+
+@pytest.mark.parametrize("kind", ["view", "snapshot"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_grant_opens_reading_of_what_was_granted_and_nothing_else(world, kind, scope):
+    service = world.server.service
+    grant = operations.make_grant(
+        service, "owner", "guest", view=world.names["view"] if kind == "view" else None,
+        snapshot=world.names["snapshot"] if kind == "snapshot" else None, expires_days=None,
+    )  # fmt: skip
+    try:
+        for method, pattern in world.routes():
+            if "{project}" not in pattern:
+                continue
+            below = pattern.removeprefix("/v1/projects/{project}")
+            answer = world.ask(method, pattern, world.keys["guest", scope])
+            reads = below in GRANTED and (method in {"get", "head"} or below.endswith("/sign"))
+            if reads and below.endswith("/coverage") and kind == "snapshot":
+                assert answer.status == 403  # it tells of all of the view
+            elif reads:
+                assert answer.status in {200, 501}, (method, pattern, answer.status, answer.body)
+            elif below.startswith(("/packs", "/withdrawn")) and method in {"get", "head"}:
+                assert answer.status in {403, 404}, (method, pattern, answer.status)
+            else:
+                assert answer.status == 403, (method, pattern, answer.status)
+    finally:
+        operations.revoke_grant(service, "owner", grant.id)
+    assert world.ask("get", "/v1/projects/{project}", world.keys["guest", scope]).status == 403
+
+
+def test_every_refusal_has_the_one_shape(world):
+    asked = [
+        ("GET", "/nowhere", {}), ("DELETE", "/healthz", {}), ("GET", "/v1/projects/owner/entries?limit=0", {}),
+        ("GET", "/v1/projects/owner/views/none.json", {}), ("PUT", "/v1/projects/owner/runs/a/b", {}),
+        ("GET", f"/v1/projects/owner/views/{world.names['view']}.json", {"Range": "bytes=999999-"}),
+        ("POST", "/v1/projects/owner/keys", {}), ("GET", "/v1/projects/owner/objects", {}),
+    ]  # fmt: skip
+    statuses = set()
+    for method, path, headers in asked:
+        answer = world.server.ask(method, path, key=world.keys["owner", "admin"], headers=headers)
+        error = answer.json["error"]
+        assert set(error) == {"status", "code", "message", "request_id"}
+        assert (error["status"], error["request_id"]) == (answer.status, answer.headers["x-request-id"])
+        statuses.add(answer.status)
+    assert statuses == {404, 405, 422, 428, 416}
