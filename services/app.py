@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -47,6 +50,7 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.service, app.state.metrics = service, metrics
+    app.state.page_routes = [route for route in pages_router.routes if isinstance(route, APIRoute)]
     # The first that fits answers: those that are asked most, then names before patterns.
     for router in (
         snapshots.direct, objects.direct, objects.router, snapshots.router, projects.router, catalogue.router, health.router,
@@ -101,6 +105,8 @@ def _flush(service: Service, metrics: Metrics, stop: threading.Event) -> None:
 async def _engram_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngramError)
     refusal = refusal_of(error)
+    if refusal is not error:
+        refusal.message = service_of(request).told(refusal.message)
     if refusal.status >= 500:
         log().error(
             "refused", extra={"request_id": request_id(request), "code": refusal.code, "error": type(error).__name__}
@@ -117,11 +123,35 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed", 400: "invalid"}
-    phrase = HTTPStatus(error.status_code).phrase
-    text = f"{phrase}: the API is described at /openapi.json."
+    # A body that is no text is as malformed as one that is no JSON.
+    status = 422 if error.status_code == 400 else error.status_code
+    codes = {404: "not_found", 405: "method_not_allowed", 422: "invalid"}
+    text = f"{HTTPStatus(status).phrase}: the API is described at /openapi.json."
     headers = dict(error.headers or {})
-    return refused(request, Refusal(error.status_code, codes.get(error.status_code, "refused"), text, headers))
+    if status == 405:
+        headers["Allow"] = ", ".join(_methods(request))
+    return refused(request, Refusal(status, codes.get(status, "refused"), text, headers))
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of a path; the framework tells those of the first route that fits."""
+    schema, path = request.app.openapi(), request.scope["path"]
+    found = [methods for pattern, methods in schema["paths"].items() if _fits(pattern, path)]
+    pages = [route.methods for route in request.app.state.page_routes if route.path_regex.fullmatch(path)]
+    return sorted({method.upper() for methods in [*found, *pages] for method in methods})
+
+
+@lru_cache(maxsize=256)
+def _pattern(pattern: str) -> re.Pattern[str]:
+    wild = {"{object}", "{path}"}
+    parts = re.split(r"(\{\w+\})", pattern)
+    return re.compile(
+        "".join(".*" if part in wild else "[^/]+" if part[:1] == "{" else re.escape(part) for part in parts)
+    )
+
+
+def _fits(pattern: str, path: str) -> bool:
+    return _pattern(pattern).fullmatch(path) is not None
 
 
 def refused(request: Request, refusal: Refusal) -> Response:

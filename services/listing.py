@@ -10,7 +10,7 @@ from services.errors import unprocessable
 from services.objects import Objects
 from store_schema import Snapshot
 from store_schema.errors import InvalidKeyError, StoreError
-from store_schema.keys import EntryKey
+from store_schema.keys import MAX_VIEW_ID_LENGTH, EntryKey
 from store_schema.location import ObjectInfo
 from store_schema.location.base import check_path
 from store_schema.snapshot import MARKERS
@@ -35,6 +35,8 @@ def listed(objects: Objects, reach: Reach, prefix: str, *, names_only: bool) -> 
             raise unprocessable(str(error)) from None
     if prefix and kind not in KINDS:
         raise unprocessable(f"{prefix[:80]!a} is no folder of a store: expected one below {', '.join(KINDS)}.")
+    if any(len(name) > MAX_VIEW_ID_LENGTH for name in prefix.split("/")):
+        return iter(())  # no store has such a name, and a file system would call it a failure
     if names_only:
         return _names(objects, reach, prefix)
     return (_row(one) for one in _objects(objects, reach, prefix, kind))

@@ -228,7 +228,7 @@ def audit_of(
     query = select(AuditRow).where(AuditRow.project == project)
     if cursor is not None:
         if not CURSOR.fullmatch(cursor):
-            raise unprocessable("this is no cursor: send `next` of the page before, or none for the first page.")
+            raise not_found("this is no cursor: send `next` of the page before, or none for the first page.")
         query = query.where(AuditRow.id < int(cursor))
     if not 1 <= limit <= MAX_PAGE:
         raise unprocessable(f"limit is {limit}: expected 1 to {MAX_PAGE}.")

@@ -82,6 +82,12 @@ class Service:
         with self._lock:
             return self._stores.setdefault(project, ProjectStore(objects, ZarrPaths(objects), Publishing(objects)))
 
+    def told(self, text: str) -> str:
+        """A message for clients: a store is called by its project, since its own address is the operator's affair."""
+        for project, stores in tuple(self._stores.items()):
+            text = text.replace(stores.objects.store.url, f"project {project}")
+        return text
+
     def make_store(self, project: str, url: str | None) -> Store:
         """The store for a new project: at an address, or in the data folder; one that is there is taken as it is."""
         return create_store(url or self.settings.store_url(project))

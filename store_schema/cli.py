@@ -45,8 +45,9 @@ def main() -> None:
       store-schema snapshot ./store medsam2-sequential-paper
       store-schema verify ./store
 
-    URL is a folder's path, s3://BUCKET/PREFIX, gs://…, az://…, file:///PATH, https://… (reading) or memory://NAME. A VIEW may be
-    given by its id, its name, or the beginning of either where that is unique. Results go to stdout, progress and errors to stderr.
+    URL is a folder's path, s3://BUCKET/PREFIX, gs://…, az://…, file:///PATH, memory://NAME, https://HOST/v1/projects/PROJECT (the
+    feature-store service, with the API key in ENGRAM_API_KEY) or any other https://… (reading). A VIEW may be given by its id, its
+    name, or the beginning of either where that is unique. Results go to stdout, progress and errors to stderr.
 
     Exit status: 0 all well, 1 something is wrong or missing, 2 wrong use.
     """

@@ -121,6 +121,10 @@ def _check_apart(source_url: str, target: Location) -> None:
         raise UsageError(f"{target.url} is the source itself, or one lies in the other: give another place.")
     if not (target.can_write and target.can_list):
         raise UsageError(f"{target.url} can only be read: give the address of a bucket or folder.")
+    if not target.can_delete:
+        raise UsageError(
+            f"{target.url} takes no copy, since nothing is deleted there: give the address of the bucket or folder."
+        )
 
 
 # The content

@@ -15,7 +15,9 @@ from threading import Barrier
 from typing import Literal
 
 from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, StoreError
-from store_schema.location import PROBES, Location
+from store_schema.location import PROBES, Location, ServiceLocation
+from store_schema.location.service import ROOT
+from store_schema.remote import printable
 
 WRITERS, ROUNDS = 8, 3
 """Threads that try to create the same name at once, and how often."""
@@ -52,7 +54,8 @@ class _OddError(Exception):
 def examine(location: Location) -> list[Check]:
     """All checks on a place, in order, so that one report names everything that is wrong.
 
-    Where not even an absent object is told as such, nothing else is tried. Nothing is written where the place is read-only.
+    Where not even an absent object is told as such, nothing else is tried. Nothing is written where the place is read-only, or
+    lets nobody delete.
     """
     folder = f"{PROBES}/{uuid.uuid4().hex}"
     first, *others = _checks(location)
@@ -72,6 +75,9 @@ def sound(checks: list[Check]) -> bool:
 
 
 def _checks(location: Location) -> Iterator[tuple[str, Callable[[Location, str], str]]]:
+    if isinstance(location, ServiceLocation):
+        yield from _service_checks(location)
+        return
     yield "absent object", _absent
     if not location.can_write:
         yield "writing", _read_only
@@ -84,6 +90,46 @@ def _checks(location: Location) -> Iterator[tuple[str, Callable[[Location, str],
     yield "listing", _listing
     yield "delete", _delete
     yield "clock", _clock
+
+
+def _service_checks(location: ServiceLocation) -> Iterator[tuple[str, Callable[[Location, str], str]]]:
+    """Of a store behind the feature-store service, where nothing can be tried out that would have to be deleted again."""
+    yield "key and project", lambda _location, _folder: _reached(location)
+    yield "absent object", _absent
+    yield "ranges", lambda _location, _folder: _parts_of(location, ROOT)
+    yield "listing", lambda _location, _folder: _listed_root(location)
+    yield "clock", _clock
+
+
+def _reached(location: ServiceLocation) -> str:
+    told = location.project()
+    if told.get("own"):
+        rights = {
+            "read": "reads",
+            "write": "reads and publishes",
+            "admin": "reads, publishes and makes keys and grants",
+        }
+        scope = printable(str(told.get("scope")))[:40]
+        return f"the key is good and of this project: it {rights.get(scope, 'reads')} (scope {scope})"
+    views, snapshots = (told.get(name) for name in ("granted_views", "granted_snapshots"))
+    count = [len(one) if isinstance(one, list) else 0 for one in (views, snapshots)]
+    return (
+        f"the key is good, and of another project: it reads {count[0]} views and {count[1]} snapshots that were granted"
+    )
+
+
+def _parts_of(location: Location, path: str) -> str:
+    whole = location.get(path)
+    if location.get_part(path, start=1, end=9) != whole[1:9] or location.get_part(path, start=-9) != whole[-9:]:
+        raise _WrongError("parts of an object are not those of the whole: a proxy before the service alters answers.")
+    return "ranges and suffix ranges are those of the object"
+
+
+def _listed_root(location: Location) -> str:
+    names = location.children("")
+    if ROOT not in names:
+        raise _WrongError(f"the root was listed without {ROOT}: a proxy before the service alters answers.")
+    return "what may be read is listed"
 
 
 def _run(name: str, check: Callable[[Location, str], str], location: Location, folder: str) -> Check:
@@ -221,7 +267,7 @@ def _clock(location: Location, _folder: str) -> str:
 def _clean(location: Location, folder: str) -> list[Check]:
     """Removes all probes; a warning where that fails, since what was seen until then must be told all the same."""
     begun = time.perf_counter()
-    if not location.can_write:
+    if not (location.can_write and location.can_delete):
         return []
     try:
         for path in location.paths(folder):

@@ -16,7 +16,14 @@ from functools import partial
 from typing import Any, Literal
 
 from store_schema.commits import FRESH_S, GRACE_DAYS, numbers_in
-from store_schema.errors import BackendError, ConfigError, ObjectAlteredError, ObjectMissingError, SchemaError
+from store_schema.errors import (
+    BackendError,
+    ConfigError,
+    ObjectAlteredError,
+    ObjectMissingError,
+    SchemaError,
+    UsageError,
+)
 from store_schema.keys import EntryKey
 from store_schema.location import PROBES, Location, ObjectInfo
 from store_schema.parallel import each
@@ -117,7 +124,14 @@ def collect_garbage(
     ------
     ConfigError
         If the grace time is too short for running writers.
+    UsageError
+        If nothing can be deleted there.
     """
+    if not store.location.can_delete:
+        raise UsageError(
+            f"{store.url} shows only what is committed and lets nobody delete: collect garbage at the address of the bucket or "
+            "folder."
+        )
     if not grace_days >= MINIMUM_GRACE_DAYS:
         raise ConfigError(
             f"a grace time of {grace_days:g} days is too short: expected {MINIMUM_GRACE_DAYS:g} or more. A running writer may "

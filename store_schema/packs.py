@@ -256,6 +256,8 @@ def make_pack(
     if kind not in KINDS:
         raise UsageError(f"{kind!a} is no kind of pack: expected {' or '.join(KINDS)}.")
     found = open_pack(snapshot, kind)
+    if found is None and snapshot.location.make_pack(snapshot.id, kind):
+        found = open_pack(snapshot, kind)
     if found is not None:
         return found
     if not len(snapshot):

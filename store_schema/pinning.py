@@ -10,9 +10,10 @@ from store_schema.commits import commit_path, current_number, parse_commit
 from store_schema.errors import EntryWithdrawnError, NotCommittedError, ObjectMissingError, StoreError, UsageError
 from store_schema.keys import EntryKey
 from store_schema.location import Location
+from store_schema.location.base import Pin
 from store_schema.parallel import each
-from store_schema.records import sha256
-from store_schema.snapshot import SnapshotList, SnapshotRow, newest_snapshots, read_list
+from store_schema.records import SnapshotHeader, ViewSpec, sha256
+from store_schema.snapshot import SnapshotList, SnapshotRow, make_list, newest_snapshots, read_list, write_list
 from store_schema.where import where
 from store_schema.withdrawals import withdrawn
 
@@ -44,10 +45,63 @@ def pin(location: Location, view_id: str, key: EntryKey, number: int) -> Snapsho
     return SnapshotRow(key, parse_commit(data, path=path).number, sha256(data))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a snapshot is to pin."""
+
+    view: ViewSpec
+    store_id: str
+    keys: Mapping[EntryKey, int | None] | None
+    """With commit numbers, None standing for the current one; None for all entries of the view."""
+    terms: Sequence[str] = ()
+    base: str | None = None
+    """Whole id of the snapshot to build on."""
+
+    @classmethod
+    def of(
+        cls,
+        view: ViewSpec,
+        store_id: str,
+        keys: Iterable[EntryKey] | Mapping[EntryKey, int | None] | None,
+        *,
+        terms: Sequence[str] = (),
+        base: str | None = None,
+    ) -> Asked:
+        """From keys with or without numbers."""
+        numbers = keys if keys is None or isinstance(keys, Mapping) else dict.fromkeys(keys)
+        return cls(view, store_id, numbers, terms, base)
+
+
+def make(
+    location: Location, asked: Asked, *, current: Callable[[], Mapping[EntryKey, int]], told: Told | None = None
+) -> str:
+    """Id of the snapshot, made where the store lies if that can be asked, else here; see `Store.make_snapshot`."""
+    made = _made_there(location, asked, told)
+    if made is not None:
+        return made
+    view = asked.view
+    numbers = wanted_numbers(location, view.view_id, asked.keys, terms=asked.terms, current=current)
+    bases = bases_of(location, view.view_id, asked.store_id, asked.base)
+    rows = pin_all(location, view.view_id, numbers, bases=bases, leave_out_withdrawn=asked.keys is None, told=told)
+    header = SnapshotHeader(store_id=asked.store_id, view=view.view_id, view_sha256=view.digest, rows=len(rows))
+    return write_list(location, make_list(header, rows))
+
+
+def _made_there(location: Location, asked: Asked, told: Told | None) -> str | None:
+    where(asked.terms)
+    pins: list[Pin] | None = None
+    if asked.keys is not None:
+        pins = [(key.patient, key.modality, key.roi, number) for key, number in asked.keys.items()]
+    made = location.make_snapshot(asked.view.view_id, pins, where=asked.terms, base=asked.base)
+    if made is not None and pins and told is not None:
+        told(len(pins), len(pins))
+    return made
+
+
 def wanted_numbers(
     location: Location,
     view_id: str,
-    keys: Iterable[EntryKey] | Mapping[EntryKey, int | None] | None,
+    keys: Mapping[EntryKey, int | None] | None,
     *,
     terms: Sequence[str] = (),
     current: Callable[[], Mapping[EntryKey, int]],
@@ -70,8 +124,7 @@ def wanted_numbers(
     EntryWithdrawnError
         If an entry was asked for that was withdrawn.
     """
-    asked = current() if keys is None else keys
-    numbers: Mapping[EntryKey, int | None] = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
+    numbers: Mapping[EntryKey, int | None] = current() if keys is None else keys
     passes = where(terms)
     chosen = {key: number for key, number in numbers.items() if passes(key)} if terms else dict(numbers)
     if terms and not chosen:

@@ -30,6 +30,8 @@ SHORTEST = 6
 _USERINFO = re.compile(r"(?<=://)(?:[^/\s@'\"]+|[^/:\s@'\"]*:[^\s@'\"]+)@")
 # Servers repeat an address in XML, where & is &amp;.
 _QUERY = re.compile(r"(?:(?<=[?&])|(?<=&amp;)|(?<=&#38;))([A-Za-z0-9_.%-]+)=([^&\s'\"<>#)]+)")
+_API_KEY = re.compile(r"\bengram_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+"""A key of the feature-store service; its id is no secret, and tells which key it was."""
 _BEARER = re.compile(r"(?i)\b(bearer|basic|apikey|api-key|x-api-key)([ :=]+)[A-Za-z0-9._~+/=-]{6,}")
 
 
@@ -39,6 +41,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
         value = environment.get(name, "")
         if len(value) >= SHORTEST:
             text = text.replace(value, HIDDEN).replace(quote(value, safe=""), HIDDEN)
+    text = _API_KEY.sub(rf"engram_\1_{HIDDEN}", text)
     text = _USERINFO.sub(f"{HIDDEN}@", text)
     text = _QUERY.sub(rf"\1={HIDDEN}", text)
     return _BEARER.sub(rf"\1\2{HIDDEN}", text)

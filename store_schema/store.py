@@ -25,11 +25,10 @@ from store_schema.errors import (
 )
 from store_schema.keys import EntryKey
 from store_schema.location import Location, open_location
-from store_schema.pinning import SnapshotDiff, Told, bases_of, diff, pin_all, wanted_numbers
+from store_schema.pinning import Asked, SnapshotDiff, Told, diff, make
 from store_schema.reader import StoredEntry, read_entry
 from store_schema.records import (
     CommitRecord,
-    SnapshotHeader,
     Source,
     StoreRecord,
     ViewSpec,
@@ -37,7 +36,7 @@ from store_schema.records import (
     parse_record,
 )
 from store_schema.run_records import RunRecords
-from store_schema.snapshot import Snapshot, list_snapshots, make_list, opened, read_list, resolve_id, write_list
+from store_schema.snapshot import Snapshot, list_snapshots, opened, read_list, resolve_id
 from store_schema.views import create_view, list_views, read_view, resolve_view
 from store_schema.withdrawals import withdrawn
 from store_schema.writer import Provenance, Publication, Writer, utc_now, uuid4_hex
@@ -253,7 +252,8 @@ class Store(RunRecords):
     ) -> str:
         """Pins entries of one view to commits, and gives the snapshot's id; the same pins give the same id.
 
-        One listing finds the current commits; only those that an earlier snapshot does not pin already are read.
+        One listing finds the current commits; only those that an earlier snapshot does not pin already are read. A place that
+        makes snapshots itself, as the feature-store service does, is asked for it.
 
         Parameters
         ----------
@@ -273,12 +273,8 @@ class Store(RunRecords):
         """
         view = self.view(view_id)
         given = None if base is None else resolve_id(base, self.snapshot_ids)
-        current = partial(self.current_numbers, view.view_id)
-        numbers = wanted_numbers(self.location, view.view_id, keys, terms=where, current=current)
-        bases = bases_of(self.location, view.view_id, self.store_id, given)
-        rows = pin_all(self.location, view.view_id, numbers, bases=bases, leave_out_withdrawn=keys is None, told=told)
-        header = SnapshotHeader(store_id=self.store_id, view=view.view_id, view_sha256=view.digest, rows=len(rows))
-        return write_list(self.location, make_list(header, rows))
+        asked = Asked.of(view, self.store_id, keys, terms=where, base=given)
+        return make(self.location, asked, current=partial(self.current_numbers, view.view_id), told=told)
 
     def diff(self, before: str, after: str) -> SnapshotDiff:
         """What changed between two snapshots of one view; both may name withdrawn entries, since nothing of them is read.

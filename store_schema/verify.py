@@ -12,8 +12,10 @@ from typing import Any
 
 from store_schema.commits import UNKNOWN_INPUT, Numbered, commit_path, numbers_in, read_record
 from store_schema.content import check_content
+from store_schema.errors import EntryWithdrawnError
 from store_schema.findings import Finding, tried
 from store_schema.keys import EntryKey
+from store_schema.location import Location
 from store_schema.parallel import each
 from store_schema.reader import read_object
 from store_schema.records import CommitRecord, TombstoneRecord
@@ -234,7 +236,7 @@ def _check_entry(check: _Check, entry: EntryFolder, key: EntryKey) -> _Checked:
     findings: list[Finding] = []
     for number in entry.numbers:
         path = commit_path(entry.view, key, number)
-        record, wrong = tried(path, partial(read_record, check.store.location, entry.view, key, number))
+        record, wrong = tried(path, partial(_shown, check.store.location, entry.view, key, number))
         findings += wrong
         records += [] if record is None else [record]
     findings += _check_chain(f"commits/{entry.view}/{key}", entry.numbers, records)
@@ -256,6 +258,14 @@ def _check_entry(check: _Check, entry: EntryFolder, key: EntryKey) -> _Checked:
         findings=tuple(findings),
         orphans=tuple(orphans),
     )
+
+
+def _shown(location: Location, view: str, key: EntryKey, number: int) -> Numbered | None:
+    """A record; None where a service withholds it, since the entry was withdrawn: its tombstone is shown."""
+    try:
+        return read_record(location, view, key, number)
+    except EntryWithdrawnError:
+        return None
 
 
 def _check_pinned(check: _Check, view: str, key: EntryKey, number: int) -> _Checked:

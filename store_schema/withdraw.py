@@ -112,7 +112,7 @@ def withdraw(
     NotCommittedError
         If the store holds nothing of what was named.
     UsageError
-        If nothing was named, the reason is empty or too long, or the place cannot list names.
+        If nothing was named, the reason is empty or too long, or the place cannot list or delete.
     """
     named = _Named(tuple(check_id("patient", patient) for patient in patients), tuple(keys))
     if not named.patients and not named.keys:
@@ -162,8 +162,10 @@ class _Named:
 
 def _places(store: Store, view_ids: Iterable[str] | None, named: _Named) -> list[Place]:
     """Every entry that has a commit, a tombstone or only data of an attempt; also those that were withdrawn before."""
-    if not store.location.can_list:
-        raise UsageError(f"{store.url} cannot list names: withdraw at the store's own address.")
+    if not (store.location.can_list and store.location.can_delete):
+        raise UsageError(
+            f"{store.url} cannot list names, or lets nobody delete: withdraw at the address of the bucket or folder."
+        )
     found = views(store.location) if view_ids is None else [check_view_id(view_id) for view_id in view_ids]
     return sorted({place for view in found for place in _places_in(store.location, view, named)})
 

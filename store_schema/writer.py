@@ -116,8 +116,8 @@ class Writer:
         return None if appended is None else Publication(*appended)
 
     def _erase(self, draft: CommitRecord) -> None:
-        """Erases an attempt that was not committed; what stays where that fails is left to `gc`."""
-        with contextlib.suppress(BackendError):
+        """Erases an attempt that was not committed; what stays where that fails, or nobody may delete, is left to `gc`."""
+        with contextlib.suppress(StoreError):
             for path in draft.objects:
                 self.location.delete(f"{draft.folder}/{path}")
 

@@ -1,4 +1,4 @@
-"""The S3 server that tests share: started by the first test that needs it, stopped at the end of the run."""
+"""The servers that tests share, of S3 and PostgreSQL: started by the first test that needs one, stopped at the end of the run."""
 
 import fcntl
 import importlib.util
@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,64 +15,80 @@ from uuid import uuid4
 
 import pytest
 
-FOLDER = "ENGRAM_TEST_S3_FOLDER"
-REQUIRE = "ENGRAM_REQUIRE_S3"
+FOLDERS = {"radosgw": "ENGRAM_TEST_S3_FOLDER", "postgres": "ENGRAM_TEST_POSTGRES_FOLDER"}
+"""Module of a server, and the variable that names the folder of the one that this run shares."""
+REQUIRE = {"radosgw": "ENGRAM_REQUIRE_S3", "postgres": "ENGRAM_REQUIRE_POSTGRES"}
 BUCKET = "engram-tests"
 
 
-def _radosgw() -> ModuleType:
-    """tests/servers/radosgw.py as a module; it is a script of its own too."""
-    name = "engram_test_radosgw"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "servers" / "radosgw.py")
+def _server(name: str) -> ModuleType:
+    """tests/servers/NAME.py as a module; it is a script of its own too."""
+    module_name = f"engram_test_{name}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, Path(__file__).parent / "servers" / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return sys.modules[name]
+    return sys.modules[module_name]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The first process of a run names the folder; its workers inherit the name."""
+    """The first process of a run names the folders; its workers inherit the names."""
     if not hasattr(config, "workerinput"):
-        os.environ[FOLDER] = str(Path(tempfile.gettempdir()) / f"engram-s3-{uuid4().hex[:8]}")
+        for name, variable in FOLDERS.items():
+            os.environ[variable] = str(Path(tempfile.gettempdir()) / f"engram-{name}-{uuid4().hex[:8]}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The first process stops the server, if any test started one."""
-    folder = Path(os.environ[FOLDER])
-    if not hasattr(config, "workerinput") and folder.exists():
-        _radosgw().kill(folder)
-        shutil.rmtree(folder)
-        Path(f"{folder}.lock").unlink(missing_ok=True)
+    """The first process stops the servers that any test started."""
+    if hasattr(config, "workerinput"):
+        return
+    for name, variable in FOLDERS.items():
+        folder = Path(os.environ[variable])
+        if folder.exists():
+            _server(name).kill(folder)
+            shutil.rmtree(folder)
+            Path(f"{folder}.lock").unlink(missing_ok=True)
+
+
+def _usable(name: str, what: str) -> ModuleType:
+    """The module of a server that is installed; else the test is skipped, or fails where the server is required."""
+    module = _server(name)
+    if not module.installed():
+        why = f"{what} is not installed (`python tests/servers/{name}.py install`, as root, on Debian)"
+        if os.environ.get(REQUIRE[name]):
+            pytest.fail(why)
+        pytest.skip(f"{why}: nothing is tested against a real server of it")
+    return module
+
+
+@contextmanager
+def _shared(module: ModuleType, variable: str) -> Iterator[Any]:
+    """The one server of this run; others wait until the block ends."""
+    folder = Path(os.environ[variable])
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            module.apart("start", folder)
+        yield module.running(folder)
 
 
 @pytest.fixture(scope="session")
 def radosgw() -> ModuleType:
     """The module that installs, starts, kills and restarts S3 servers."""
-    module = _radosgw()
-    if not module.installed():
-        why = "radosgw is not installed (`python tests/servers/radosgw.py install`, as root, on Debian)"
-        if os.environ.get(REQUIRE):
-            pytest.fail(why)
-        pytest.skip(f"{why}: nothing is tested against a real S3 server")
-    return module
+    return _usable("radosgw", "radosgw")
 
 
 @pytest.fixture(scope="session")
 def s3_server(radosgw: ModuleType) -> Iterator[Any]:
     """A real S3 server with an empty bucket; its address and keys are in the environment while this process has it."""
-    folder = Path(os.environ[FOLDER])
-    with Path(f"{folder}.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            radosgw.apart("start", folder)
-        server = radosgw.running(folder)
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_PROFILE", raising=False)
-        _make_bucket()
-        fcntl.flock(lock, fcntl.LOCK_UN)
+    with pytest.MonkeyPatch.context() as patch:
+        with _shared(radosgw, FOLDERS["radosgw"]) as server:
+            for name, value in server.environment.items():
+                patch.setenv(name, value)
+            patch.delenv("AWS_PROFILE", raising=False)
+            _make_bucket()
         yield server
 
 
@@ -87,3 +104,16 @@ def _make_bucket() -> None:
 def s3_url(s3_server: Any) -> str:
     """Address of an empty prefix on the S3 server."""
     return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> ModuleType:
+    """The module that installs, starts, kills and restarts PostgreSQL servers."""
+    return _usable("postgres", "PostgreSQL")
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: ModuleType) -> Any:
+    """A real PostgreSQL server that the whole run shares; make a database of your own in it."""
+    with _shared(postgres_server, FOLDERS["postgres"]) as server:
+        return server

@@ -10,6 +10,7 @@ import click
 
 from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
 from trainer.model_commands import fit, predict, validate
+from trainer.publish_commands import check_publishing, publish, publish_after
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -74,6 +75,11 @@ def _run_options(*, required: bool = True) -> Callable[[Callable[..., None]], Ca
         click.option(
             "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
         ),
+        click.option(
+            "--publish",
+            is_flag=True,
+            help="Publish the complete run into --store, without anything of single patients; see `trainer publish --help`.",
+        ),
     )
 
     def take(command: Callable[..., None]) -> Callable[..., None]:
@@ -111,6 +117,7 @@ def cv(*, config_path: str, **options: Any) -> None:
     """
     from trainer.config import load_config  # noqa: PLC0415
 
+    _check_publishing(options)
     _fit_and_judge(load_config(config_path), options)
 
 
@@ -149,6 +156,7 @@ def search(*, config_path: str, mode: str | None, points: int | None, **options:
     """
     from trainer.config import load_config, parse_config  # noqa: PLC0415
 
+    _check_publishing(options)
     config = load_config(config_path)
     asked = {name: value for name, value in (("mode", mode), ("points", points)) if value is not None}
     record = config.model_dump(mode="json")
@@ -193,11 +201,19 @@ def study(*, study: str | None, template: bool, only_plan: bool, **options: Any)
     missing = [name for name, value in given.items() if not value]
     if missing or study is None:
         raise click.UsageError(f"missing {', '.join(missing)}; `trainer study --template` prints a study to start from")
+    if only_plan and options["publish"]:
+        raise click.UsageError("--plan keeps nothing that --publish could publish: leave one of them out")
+    _check_publishing(options)
     config = load_study(study)
     if only_plan:
         _tell_plan(config, options)
     else:
         _fit_and_judge(config, options)
+
+
+def _check_publishing(options: Mapping[str, Any]) -> None:
+    if options["publish"]:
+        check_publishing(options["store_url"])
 
 
 def _inputs(options: Mapping[str, Any]) -> "Inputs":
@@ -225,7 +241,10 @@ def _fit_and_judge(config: "RunConfig", options: Mapping[str, Any]) -> None:
     console = result_console()
     print_run(report, console)
     print_results(config, report.results, console)
-    raise click.exceptions.Exit(0 if report.results.complete else FAILED)
+    done = report.results.complete
+    if options["publish"]:
+        done = publish_after(report.folder.url, options["store_url"], complete=done)
+    raise click.exceptions.Exit(0 if done else FAILED)
 
 
 def _tell_plan(config: "RunConfig", options: Mapping[str, Any]) -> None:
@@ -253,5 +272,5 @@ def report(run: str) -> None:
     click.echo(write_report(run))
 
 
-for _command in (fit, predict, validate):
+for _command in (fit, predict, publish, validate):
     main.add_command(_command)

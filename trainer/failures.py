@@ -9,6 +9,9 @@ from trainer.selection import Line
 from trainer.task import Part
 from trainer.task_results import InnerScore, JobFault
 
+FIRST_REASON = "the first because: "
+"""Stands in a note before what an error said, which may name a patient."""
+
 Place = tuple[str, int, int, int]
 """Fitted model, row of its search table, permutation, fold."""
 
@@ -65,7 +68,7 @@ def permutation_notes(config: RunConfig, faults: Faults) -> tuple[str, ...]:
         if permutation:
             lost.setdefault(name, []).append(fault)
     return tuple(
-        f"{name} has no permutation p: {len(found)} fits on permuted outcomes failed, the first because: {found[0].reason}"
+        f"{name} has no permutation p: {len(found)} fits on permuted outcomes failed, {FIRST_REASON}{found[0].reason}"
         for name, found in lost.items()
     )
 
@@ -89,7 +92,7 @@ def setting_notes(config: RunConfig, faults: Faults) -> tuple[str, ...]:
             lost.setdefault(name, {}).setdefault(candidate, faults.reason(place) or "")
     return tuple(
         f"{len(settings)} of {len(config.candidates[name])} settings of {name} could not be fitted in some fold and were not "
-        f"chosen there, the first because: {next(iter(settings.values()))}"
+        f"chosen there, {FIRST_REASON}{next(iter(settings.values()))}"
         for name, settings in lost.items()
     )
 

@@ -63,11 +63,18 @@ def _off_chance(row: Row, band: float) -> str | None:
     )
 
 
-def kin_warnings(persons: Sequence[str]) -> tuple[str, ...]:
+def kin_warnings(persons: Sequence[str], *, named: bool = True) -> tuple[str, ...]:
     """A sentence where ids look like several studies of one patient that may train and test at once.
 
     Ids that share what stands before their last dot are taken for studies where that is a few of each; many would be a
     centre's patients.
+
+    Parameters
+    ----------
+    persons
+        Ids of the cohort's persons.
+    named
+        Whether two of them stand in the sentence as an example.
     """
     stems: dict[str, list[str]] = {}
     for name in sorted(set(persons)):
@@ -77,9 +84,10 @@ def kin_warnings(persons: Sequence[str]) -> tuple[str, ...]:
     several = [names for names in stems.values() if len(names) > 1]
     if not several or sum(map(len, several)) / len(several) > MOST_STUDIES:
         return ()
+    who = f"{several[0][0]} and {several[0][1]}" if named else "two ids"
     told = (
-        f"{several[0][0]} and {several[0][1]} look like two studies of one patient ({len(several)} such groups), who would "
-        "then train and test at once. Give patient and study in two columns (`columns: study`), unless they are two people"
+        f"{who} look like two studies of one patient ({len(several)} such groups), who would then train and test at once. "
+        "Give patient and study in two columns (`columns: study`), unless they are two people"
     )
     return (told,)
 

@@ -11,7 +11,16 @@ LIBRARIES = ("engram", "numpy", "pandas", "scipy", "scikit-survival", "torch", "
 """Distributions that can change a number of a run."""
 
 
-SHOWING = ("report", "cli.py", "printed.py", "wording.py")
+SHOWING = (
+    "report",
+    "cli.py",
+    "patient_free.py",
+    "printed.py",
+    "publish_commands.py",
+    "published_records.py",
+    "publishing.py",
+    "wording.py",
+)
 """Parts of `trainer` that only show numbers: a run may be resumed although they changed."""
 
 

@@ -126,7 +126,7 @@ def note_view(session: Session, project: str, view: ViewSpec) -> None:
 
 
 def note_snapshot(
-    session: Session, project: str, snapshot_id: str, view: str, rows: int, written_at: datetime | None = None
+    session: Session, project: str, snapshot_id: str, view: str, rows: int, *, written_at: datetime | None = None
 ) -> None:
     """Tells the catalogue of a snapshot; one that it knows stays as it is.
 
@@ -135,7 +135,13 @@ def note_snapshot(
     written_at
         By the server's clock; by default now, until the next look at the store tells.
     """
-    row = {"project": project, "id": snapshot_id, "view": view, "rows": rows, "written_at": written_at or datetime.now(UTC)}
+    row = {
+        "project": project,
+        "id": snapshot_id,
+        "view": view,
+        "rows": rows,
+        "written_at": written_at or datetime.now(UTC),
+    }
     put_new(session, SnapshotEntry, [row])
 
 
@@ -145,8 +151,10 @@ def put_new(session: Session, model: type[Base], rows: Sequence[Row]) -> int:
 
 
 def _put_one(session: Session, model: type[Base], row: Row) -> int:
-    result = session.execute(inserting(session, model).on_conflict_do_nothing().values(row))
-    return max(0, cast(Any, result).rowcount)
+    # What came back is counted: not every driver counts what an insert did.
+    first_key = next(iter(table_of(model).primary_key))
+    insert = inserting(session, model).on_conflict_do_nothing().values(row).returning(first_key)
+    return len(session.execute(insert).all())
 
 
 def put(session: Session, model: type[Base], rows: Sequence[Row]) -> None:
@@ -170,4 +178,5 @@ def remove(session: Session, model: type[Base], keys: Iterable[Row]) -> int:
 
 def _remove_one(session: Session, table: Table, key: Row) -> int:
     result = session.execute(table.delete().where(*(table.c[name] == value for name, value in key.items())))
-    return max(0, cast(Any, result).rowcount)
+    count: int = cast(Any, result).rowcount
+    return max(0, count)

@@ -38,7 +38,9 @@ class Place:
         """
         record = parse_record(StoreRecord, self.location.get(ROOT_RECORD), where=ROOT_RECORD)
         if record.store_id != self.store.store_id:
-            raise StoreNotFoundError(f"store {record.store_id} lies where {self.store.store_id} was: its rows stay as they are.")
+            raise StoreNotFoundError(
+                f"store {record.store_id} lies where {self.store.store_id} was: its rows stay as they are."
+            )
 
 
 def place_of(service: Service, project: str) -> Place:

@@ -15,10 +15,11 @@ KEPT: Mapping[str, tuple[str, ...] | None] = {
     "start.json": ("started_at", "views", "studies", "entries", "shard", "patients", "engram"),
     "finish.json": ("snapshots", "failed", "missing"),
 }
-"""Records that are read, and the members that are kept of them: all of a trainer's; of an extraction neither settings nor names."""
+"""Records that are read, and the members that are kept of them; of an extraction neither settings nor names."""
+_NOT_IN_LISTS = ("records", "damaged", "finished", "figures", "left_out")
+"""Members of a trainer's record that lists have no use for, or that mean something else in a summary."""
 MAX_RECORD_BYTES = 1 * 2**20
 MAX_DEPTH = 16
-_RESERVED = ("records", "damaged", "finished")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def run_facts(names: list[str], contents: Mapping[str, bytes | None]) -> RunFact
         if found is None:
             damaged.append(name)
         else:
-            summary |= {key: value for key, value in found.items() if key not in _RESERVED}
+            summary |= {key: value for key, value in found.items() if key not in _NOT_IN_LISTS}
     started_at = moment(summary.get("started_at")) or moment(summary.get("published_at"))
     summary |= {"records": sorted(names), "damaged": damaged, "finished": _finished(names)}
     return RunFacts(_kind(names), started_at, summary)

@@ -20,6 +20,7 @@ from store_schema.errors import ConfigError
 
 BUSY_S = 20
 """How long SQLite waits for another writer."""
+FIRST_WAIT_S = 0.05
 PATIENCE_S = 15.0
 """How long a transaction is tried again while the server is away or restarting."""
 KEPT = 8
@@ -73,7 +74,7 @@ class Database:
 
     def _tried[T](self, engine: Engine, work: Callable[[Session], T]) -> T:
         until = time.monotonic() + self.patience_s
-        wait = 0.05
+        wait = FIRST_WAIT_S
         while True:
             try:
                 with Session(engine, expire_on_commit=False) as session, session.begin():
@@ -85,6 +86,8 @@ class Database:
                     raise
                 if time.monotonic() + wait > until:
                     raise _lasting(reason(error)) from error
+                if wait == FIRST_WAIT_S:
+                    _log.warning("a transaction is tried again: %s", reason(error))
             time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - spreads clients
             wait = min(1.0, wait * 2)
 

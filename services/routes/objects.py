@@ -14,10 +14,11 @@ from starlette.responses import Response, StreamingResponse
 from services.access import Reach
 from services.audit import Act
 from services.errors import Refusal, unprocessable
+from services.listing import listed
 from services.publishing import Published, missing_precondition
 from services.ranges import Found, answer
 from services.requests import DirectRoute, Reached, reach_of, request_id, service_of, target
-from services.routes.documented import BYTES, LINES, REFUSALS, WRITTEN
+from services.routes.documented import BYTES, LINES, PROJECT, REFUSALS, WRITTEN
 from services.service import Service
 from store_schema.records import CommitRecord, ViewSpec, sha256
 
@@ -73,6 +74,8 @@ async def _write(request: Request) -> Response:
     if refusal is not None:
         raise refusal
     data = await body_of(request, service.settings.max_object_bytes)
+    if not data:
+        raise unprocessable("the body is empty: an object has at least one byte.")
     published = await run_in_threadpool(lambda: service.project_store(reach.project).publishing.put(reach, path, data))
     target(request, published.target)
     await run_in_threadpool(partial(_note, service, reach, published, data, request_id(request)))
@@ -138,7 +141,8 @@ def _parameters(path: str, *, precondition: bool = False) -> dict[str, Any]:
         "record": "trainer.json",
     }  # fmt: skip
     names = [part.partition(":")[0] for part in _names(path)]
-    found: list[dict[str, Any]] = [
+    found: list[dict[str, Any]] = [PROJECT]
+    found += [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": examples[name]}
         for name in names
     ]
@@ -158,6 +162,7 @@ def _names(path: str) -> Iterator[str]:
         yield part.partition("}")[0]
 
 
+_FOLDER = "^(|(views|commits|data|snapshots|packs|withdrawn|runs)(/[A-Za-z0-9]+([._-][A-Za-z0-9]+)*)*)$"
 _ENTRY = "{view}/{patient}/{modality}/{roi}"
 for _path, _name, _summary, _written in (
     ("/engram.json", "root", "The record that makes the place a store", False),
@@ -176,21 +181,19 @@ for _path, _name, _summary, _written in (
 def list_objects(
     request: Request,
     reach: Reached,
-    prefix: Annotated[str, Query(max_length=1000, examples=["commits/medsam2-0123456789abcdef"])] = "",
+    prefix: Annotated[str, Query(max_length=400, pattern=_FOLDER, examples=["commits/medsam2-0123456789abcdef"])] = "",
     delimiter: Annotated[bool, Query(description="Only the names directly below.")] = False,
 ) -> StreamingResponse:
-    """Lists committed objects as JSON lines: path, size_bytes, modified; with `delimiter` names. The last line is {"end": COUNT}.
+    """Committed objects as JSON lines: path, size_bytes, modified; with `delimiter` names. The last line is {"end": COUNT}.
 
-    Of `data` only attempts that a commit names are listed. Those who were granted a view or snapshot see what they may read.
+    Without a prefix the folders themselves are named. Of `data` only attempts that a commit names are listed. Those who were
+    granted a view or snapshot see what they may read.
     """
-    from services.listing import listed  # noqa: PLC0415 - kept beside its rules
-
-    if not prefix and not delimiter:
-        raise unprocessable("give a prefix, or delimiter=true: the whole store is not listed at once.")
     service = service_of(request)
-    rows = listed(service.project_store(reach.project).objects, reach, prefix, names_only=delimiter)
-    target(request, f"list {prefix.split('/')[0]}")
-    act = Act("read", f"list {prefix.split('/')[0]}", reach.project, reach.principal)
+    rows = listed(service.project_store(reach.project).objects, reach, prefix, names_only=delimiter or not prefix)
+    listing = f"list {prefix.partition('/')[0]}"
+    target(request, listing)
+    act = Act("read", listing, reach.project, reach.principal)
     service.audit.count(act, request_id=request_id(request))
     return StreamingResponse(_lines(rows), media_type="application/jsonl", headers={"Cache-Control": "no-store"})
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from services import operations
 from services.access import Reach
 from services.database.models import ApiKey, AuditRow, Grant
 from services.keys import Scope
 from services.requests import Caller, Reached, request_id, service_of, target
-from services.routes.documented import REFUSALS, refusals
+from services.routes.documented import ID_PATTERN, REFUSALS, Moment, refusals
 
 router = APIRouter(prefix="/v1/projects", tags=["projects"], responses=REFUSALS)
 Cursor = Annotated[str | None, Query(max_length=500, description="`next` of the page before.")]
@@ -58,7 +58,7 @@ class KeyMade(KeyOut):
 class KeyRequest(_Body):
     """A key to be made."""
 
-    label: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["extraction on node 3"])
+    label: str = Field(max_length=100, pattern="^[!-~À-ž]([ -~À-ž]*[!-~À-ž])?$", examples=["extraction on node 3"])
     scope: Scope = "read"
     expires_days: Days = None
 
@@ -79,19 +79,20 @@ class GrantOut(BaseModel):
     revoked_at: datetime | None
 
 
-class GrantRequest(_Body):
-    """A grant to be made: of a whole view, as it is and will be, or of one snapshot."""
+class ViewGrant(_Body):
+    """A grant of a whole view, as it is and will be."""
 
-    grantee: str = Field(max_length=64, examples=["lymphoma"])
-    view: str | None = Field(default=None, max_length=81)
-    snapshot: str | None = Field(default=None, max_length=64)
+    grantee: str = Field(max_length=64, pattern=ID_PATTERN, examples=["lymphoma"])
+    view: str = Field(max_length=81, pattern=ID_PATTERN, examples=["medsam2-0123456789abcdef"])
     expires_days: Days = None
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.view is None) == (self.snapshot is None):
-            raise ValueError("give either a view or a snapshot")
-        return self
+
+class SnapshotGrant(_Body):
+    """A grant of one snapshot."""
+
+    grantee: str = Field(max_length=64, pattern=ID_PATTERN, examples=["lymphoma"])
+    snapshot: str = Field(pattern="^[0-9a-f]{64}$", examples=["0" * 64])
+    expires_days: Days = None
 
 
 class AuditOut(BaseModel):
@@ -186,11 +187,12 @@ def list_grants(request: Request, reach: Reached) -> Page[GrantOut]:
     responses=refusals(409),
     summary="Let another project read a view or snapshot.",
 )
-def make_grant(request: Request, reach: Reached, body: GrantRequest) -> GrantOut:
+def make_grant(request: Request, reach: Reached, body: ViewGrant | SnapshotGrant) -> GrantOut:
     """Read access alone, until it expires or is revoked."""
     reach.needs("admin", "granting")
     row = operations.make_grant(
-        service_of(request), reach.project, body.grantee, view=body.view, snapshot=body.snapshot,
+        service_of(request), reach.project, body.grantee, view=body.view if isinstance(body, ViewGrant) else None,
+        snapshot=body.snapshot if isinstance(body, SnapshotGrant) else None,
         expires_days=body.expires_days, by=reach.principal, request_id=request_id(request),
     )  # fmt: skip
     return GrantOut.model_validate(row)
@@ -209,7 +211,7 @@ def revoke_grant(request: Request, reach: Reached, grant_id: str) -> Response:
 
 @router.get("/{project}/audit", summary="Who did what in a project, latest first.")
 def list_audit(
-    request: Request, reach: Reached, cursor: Cursor = None, limit: Limit = 100, since: datetime | None = None
+    request: Request, reach: Reached, cursor: Cursor = None, limit: Limit = 100, since: Moment | None = None
 ) -> Page[AuditOut]:
     """Acts, and reads counted by key and view."""
     reach.needs("admin", "the audit log")

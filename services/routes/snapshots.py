@@ -15,7 +15,7 @@ from services.audit import Act
 from services.errors import Refusal, unprocessable
 from services.ranges import Found
 from services.requests import DirectRoute, Reached, reach_of, request_id, service_of, target
-from services.routes.documented import BYTES, REFUSALS, refusals
+from services.routes.documented import BYTES, ID_PATTERN, PROJECT, REFUSALS, SnapshotId, refusals
 from services.routes.objects import served
 from services.service import Service
 from store_schema import Snapshot
@@ -29,6 +29,8 @@ direct = APIRouter(
 )
 MOST_SIGNED = 1000
 _ID = "0" * 64
+_TERM = r"^(patient|modality|roi)!?=[A-Za-z0-9*?._\[\]!-]+(,[A-Za-z0-9*?._\[\]!-]+)*$"
+_KEY = Annotated[str, Field(max_length=64, pattern=ID_PATTERN)]
 
 
 class _Body(BaseModel):
@@ -38,14 +40,14 @@ class _Body(BaseModel):
 class PinRequest(_Body):
     """What a new snapshot pins."""
 
-    view: str = Field(max_length=81, examples=["medsam2-0123456789abcdef"])
-    keys: list[tuple[str, str, str, Annotated[int, Field(ge=0, le=999_999)] | None]] | None = Field(
+    view: str = Field(max_length=81, pattern=ID_PATTERN, examples=["medsam2-0123456789abcdef"])
+    keys: list[tuple[_KEY, _KEY, _KEY, Annotated[int, Field(ge=0, le=999_999)] | None]] | None = Field(
         default=None,
         max_length=2_000_000,
         description="Patient, modality, ROI and commit number, null for the current one; all entries of the view by default.",
         examples=[[["MM_001", "PET", "skeleton", None]]],
     )
-    where: list[Annotated[str, Field(max_length=1000)]] = Field(
+    where: list[Annotated[str, Field(max_length=1000, pattern=_TERM)]] = Field(
         default_factory=list, max_length=20, examples=[["modality=PET"]]
     )
     base: str | None = Field(
@@ -142,6 +144,8 @@ def _zarr_found(service: Service, reach: Reach, snapshot_id: str, path: str) -> 
 
 _ZARR_PARAMETERS: dict[str, Any] = {
     "parameters": [
+        PROJECT,
+        {"name": "snapshot", "in": "path", "required": True, "schema": {"type": "string"}, "example": _ID},
         {
             "name": "path",
             "in": "path",
@@ -160,7 +164,7 @@ for _method in ("GET", "HEAD"):
 
 
 @router.post("/{snapshot}/sign", responses=refusals(501), summary="Sign addresses for a bulk reader on S3.")
-def sign(request: Request, reach: Reached, snapshot: str, body: SignRequest) -> Signed:
+def sign(request: Request, reach: Reached, snapshot: SnapshotId, body: SignRequest) -> Signed:
     """Addresses of committed objects in the bucket, for GET alone; they need no credentials and expire within five minutes."""
     service = service_of(request)
     stores = service.project_store(reach.project)
@@ -184,7 +188,7 @@ def sign(request: Request, reach: Reached, snapshot: str, body: SignRequest) -> 
 
 
 @router.post("/{snapshot}/packs", status_code=201, summary="Make a pack of a snapshot on the server.")
-def pack(request: Request, reach: Reached, snapshot: str, body: PackRequest) -> Packed:
+def pack(request: Request, reach: Reached, snapshot: SnapshotId, body: PackRequest) -> Packed:
     """One array of all entries, which readers fetch in few requests; what is there already is answered at once."""
     reach.needs("write", "making a pack")
     service = service_of(request)

@@ -56,6 +56,9 @@ def doctor(url: str, as_json: bool) -> None:
     Credentials, region and endpoint of s3:// come from the usual environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
     AWS_ENDPOINT_URL) or profile (AWS_PROFILE); those of gs:// and az:// from GOOGLE_… and AZURE_… variables.
 
+    Of a project of the feature-store service (https://HOST/v1/projects/PROJECT) it says whether the key in ENGRAM_API_KEY is good,
+    and what it may do; nothing is written there.
+
     \b
       store-schema doctor s3://bucket/project
       AWS_ENDPOINT_URL=http://ceph:8080 store-schema doctor s3://bucket/project

@@ -10,6 +10,7 @@ from store_schema.location.folder import TEMPORARY, FolderLocation
 from store_schema.location.memory import MemoryLocation
 from store_schema.location.objects import ObjectLocation
 from store_schema.location.opening import open_location
+from store_schema.location.service import ServiceLocation
 
 __all__ = [
     "PROBES",
@@ -20,6 +21,7 @@ __all__ = [
     "MemoryLocation",
     "ObjectInfo",
     "ObjectLocation",
+    "ServiceLocation",
     "check_path",
     "open_location",
 ]

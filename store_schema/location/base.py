@@ -27,6 +27,10 @@ def check_path(path: str) -> str:
     return path
 
 
+type Pin = tuple[str, str, str, int | None]
+"""Patient, modality, ROI and number of a commit; None stands for the current one."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """One object as a listing tells it."""
@@ -43,9 +47,11 @@ class Location(ABC):
     url: str
     """Address that opens the same place again, without credentials."""
     can_list: bool = True
-    """Whether names can be listed; over HTTP they cannot."""
+    """Whether names can be listed; over plain HTTP they cannot."""
     can_write: bool = True
-    """Whether objects can be written; over HTTP they cannot."""
+    """Whether objects can be written; over plain HTTP they cannot."""
+    can_delete: bool = True
+    """Whether objects can be deleted, and those that no commit names be seen; not through the feature-store service."""
     parallel: int = 1
     """Requests worth having in flight at once."""
     part_bytes: int | None = None
@@ -138,7 +144,29 @@ class Location(ABC):
         UsageError
             If the backend has no such addresses.
         """
-        raise UsageError(f"{self.url} has no signed addresses: only S3 has ({len(paths)} were asked for, of {seconds} s).")
+        raise UsageError(
+            f"{self.url} has no signed addresses: only S3 has ({len(paths)} were asked for, of {seconds} s)."
+        )
+
+    def make_snapshot(
+        self, view_id: str, pins: Sequence[Pin] | None, *, where: Sequence[str] = (), base: str | None = None
+    ) -> str | None:
+        """Id of a snapshot that was made where the place lies; None where whoever asks makes it from what the place holds.
+
+        Parameters
+        ----------
+        pins
+            Entries to pin, all of the view where None.
+        where, base
+            See `Store.make_snapshot`; the base by its whole id.
+        """
+        del view_id, pins, where, base
+        return None
+
+    def make_pack(self, snapshot_id: str, kind: str) -> bool:
+        """Whether a pack was made where the place lies; else whoever asks makes it."""
+        del snapshot_id, kind
+        return False
 
     def reachable(self) -> bool:
         """Whether another process can open this place by its address."""

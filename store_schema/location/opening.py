@@ -16,12 +16,17 @@ from store_schema.location.filesystem import FilesystemLocation
 from store_schema.location.folder import FolderLocation
 from store_schema.location.memory import MemoryLocation
 from store_schema.location.objects import ObjectLocation, connect_by_url, connect_s3
+from store_schema.location.service import ServiceLocation
 from store_schema.redact import redact
+from store_schema.remote import ServiceClient, is_service
 
 S3, HTTP = {"s3", "s3a"}, {"http", "https"}
 PROVIDERS = {"gs": "gs", "gcs": "gs", "az": "az", "azure": "az", "abfs": "az", "abfss": "abfss"}
 """Scheme of an address to obstore's."""
-SERVED = "a folder's path, file:///PATH, s3://BUCKET/PREFIX, gs://…, az://…, https://… (reading), memory://NAME"
+SERVED = (
+    "a folder's path, file:///PATH, s3://BUCKET/PREFIX, gs://…, az://…, https://HOST/v1/projects/PROJECT (the feature-store "
+    "service), https://… (reading), memory://NAME"
+)
 
 _HALF_ADDRESS = re.compile(rf"(?i)({'|'.join(sorted({*S3, *HTTP, *PROVIDERS, 'file', 'memory'}))}):(?!//)")
 """An address that lacks a slash: taken for a folder, it would be written where nobody looks for it."""
@@ -68,7 +73,9 @@ def _remote(scheme: str, text: str, rest: str) -> Location:
         address = _joined(PROVIDERS[scheme], bucket, prefix)
         return ObjectLocation(address, partial(connect_by_url, address))
     if scheme in HTTP and rest.strip("/"):
-        address = text.rstrip("/")
+        address = f"{scheme}://{rest.rstrip('/')}"
+        if is_service(address):
+            return ServiceLocation(ServiceClient(address))
         return ObjectLocation(address, partial(connect_by_url, address), read_only=True)
     return _other(scheme, text)
 

@@ -51,6 +51,10 @@ class Backend(ABC):
             yield
         self.raw_set(url, path, data)
 
+    def at_bucket(self, store: Store) -> Store:
+        """The same store where its objects lie; another than `store` where that is reached through a service."""
+        return store
+
     @pytest.fixture
     def store(self, url: str) -> Store:
         """A fresh store."""

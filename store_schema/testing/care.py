@@ -41,7 +41,7 @@ class CareContract(Backend):
         """Read, pinned, listed, written, made current again; another entry is untouched."""
         publish(store, view, B, seed=1)
         publish(store, view, A, key=OTHER)
-        report = withdraw(store, patients=[KEY.patient], reason="consent withdrawn")
+        report = withdraw(self.at_bucket(store), patients=[KEY.patient], reason="consent withdrawn")
         assert (report.ok, report.entries, report.patients) == (True, (f"{view}/{KEY}",), (KEY.patient,))
         for number in (None, 0, 1, 2):
             with pytest.raises(EntryWithdrawnError, match="consent withdrawn"):
@@ -60,9 +60,9 @@ class CareContract(Backend):
 
     def test_withdrawing_again_changes_nothing(self, store: Store, view: str, commit: CommitRecord, url: str) -> None:
         """Neither by the same call nor by one that names the key."""
-        withdraw(store, patients=[commit.patient], reason="first")
+        withdraw(self.at_bucket(store), patients=[commit.patient], reason="first")
         before = {path: self.raw_get(url, path) for path in self.raw_paths(url)}
-        again = withdraw(store, keys=[KEY], reason="second")
+        again = withdraw(self.at_bucket(store), keys=[KEY], reason="second")
         assert (again.ok, again.objects) == (True, 0)
         assert {path: self.raw_get(url, path) for path in self.raw_paths(url)} == before
 
@@ -73,7 +73,7 @@ class CareContract(Backend):
 
         def overtake(_path: str, _data: bytes) -> None:
             for reason in turns:
-                withdraw(store, keys=[KEY], reason=reason)
+                withdraw(self.at_bucket(store), keys=[KEY], reason=reason)
 
         late = dataclasses.replace(store, location=HookedLocation(store.location, overtake))
         with pytest.raises(EntryWithdrawnError):
@@ -86,7 +86,7 @@ class CareContract(Backend):
         keys = [KEY, *(EntryKey(f"p{i}", "CT", "skeleton") for i in range(5))]
         for key in keys[1:]:
             publish(store, view, A, key=key)
-        results = at_once(lambda i: withdraw(store, keys=[KEY, keys[i]], reason=f"by {i}").ok)
+        results = at_once(lambda i: withdraw(self.at_bucket(store), keys=[KEY, keys[i]], reason=f"by {i}").ok)
         assert results == [True] * len(results)
         assert set(withdrawn(store.location, view)) == set(keys)
         assert store.location.exists(commit_path(view, KEY, 1))
@@ -99,7 +99,7 @@ class CareContract(Backend):
 
         def act(i: int) -> str:
             if i == 0:
-                return str(withdraw(store, keys=[KEY], reason="consent withdrawn").ok)
+                return str(withdraw(self.at_bucket(store), keys=[KEY], reason="consent withdrawn").ok)
             return publish(store, view, C if i % 2 else B, seed=i).outcome
 
         results = at_once(act)
@@ -118,8 +118,9 @@ class CareContract(Backend):
         orphan = f"data/{view}/{KEY}/{'0' * 32}"
         store.location.put(f"{orphan}/memory/c/0/0/0/0", b"half")
         before = sorted(self.raw_paths(url))
-        assert collect_garbage(store, dry_run=False).attempts == ()
-        later = dataclasses.replace(store, location=LaterLocation(store.location))
+        assert collect_garbage(self.at_bucket(store), dry_run=False).attempts == ()
+        owned = self.at_bucket(store)
+        later = dataclasses.replace(owned, location=LaterLocation(owned.location))
         assert collect_garbage(later).attempts == (orphan,)
         assert sorted(self.raw_paths(url)) == before
         report = collect_garbage(later, dry_run=False)
@@ -137,7 +138,7 @@ class CareContract(Backend):
         store.make_snapshot(view)
         store.put_run("run-1", "start.json", b"{}")
         store.location.put(f"data/{view}/nobody/CT/skeleton/{'0' * 32}/zarr.json", b"orphan")
-        report = usage(store)
+        report = usage(self.at_bucket(store))
         paths = self.raw_paths(url)
         assert (report.objects, report.size_bytes) == (len(paths), sum(len(self.raw_get(url, path)) for path in paths))
         states = {row.state: row.objects for row in report.rows if row.kind == "data"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from store_schema.arrays import Entry
 from store_schema.errors import BackendError
 from store_schema.keys import ID_PATTERN, MAX_ID_LENGTH, RESERVED, EntryKey
 from store_schema.location import Location, ObjectInfo
+from store_schema.location.base import Pin
 from store_schema.records import Encoder, Intensity, Layout, Prompt, ViewSpec, sha256
 from store_schema.store import Store
 
@@ -116,6 +117,7 @@ class WrappedLocation(Location):
         self.url = inner.url
         self.can_list = inner.can_list
         self.can_write = inner.can_write
+        self.can_delete = inner.can_delete
         self.parallel = inner.parallel
         self.part_bytes = inner.part_bytes
 
@@ -166,6 +168,16 @@ class WrappedLocation(Location):
     def delete_leftover(self, path: str) -> None:
         """See `Location.delete_leftover`."""
         self.inner.delete_leftover(path)
+
+    def make_snapshot(
+        self, view_id: str, pins: Sequence[Pin] | None, *, where: Sequence[str] = (), base: str | None = None
+    ) -> str | None:
+        """See `Location.make_snapshot`."""
+        return self.inner.make_snapshot(view_id, pins, where=where, base=base)
+
+    def make_pack(self, snapshot_id: str, kind: str) -> bool:
+        """See `Location.make_pack`."""
+        return self.inner.make_pack(snapshot_id, kind)
 
     def reachable(self) -> bool:
         """As the other location."""

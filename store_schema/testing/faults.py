@@ -134,7 +134,7 @@ class FaultsContract(Backend):
             assert current_number(blind, view, KEY) == current_number(store.location, view, KEY) == number - 1
             inputs = tuple(digest_of(str(i)) for i in range(number))
             commit = template.model_copy(update={"number": number, "earlier_inputs": inputs})
-            store.location.create(commit_path(view, KEY, number), commit.to_bytes())
+            self.at_bucket(store).location.create(commit_path(view, KEY, number), commit.to_bytes())
 
     # Stops
 
@@ -154,7 +154,7 @@ class FaultsContract(Backend):
             assert not whole or is_example(store, view, key=key)
             assert publish(store, view, A, key=key).outcome == ("done" if whole else "committed")
             assert is_example(store, view, key=key)
-        report = store.verify()
+        report = self.at_bucket(store).verify()
         assert report.ok
         assert len(report.orphans) == writes - 1
 
@@ -185,10 +185,13 @@ class FaultsContract(Backend):
             place, instead = f"{commit.folder}/{path}", self.raw_get(url, f"{other.folder}/{path}")
             whole = self.raw_get(url, place)
             if self._damage(url, place, damage, instead=instead):
-                kinds = {"altered", "truncated"} if damage == "swapped" else {DAMAGE[damage]}
-                _check_refused(store, snapshot, commit, path, kinds)
+                _check_refused(store, snapshot, commit, path, self.kinds_of(damage))
             self.raw_set(url, place, whole)
         assert store.verify().ok
+
+    def kinds_of(self, damage: str) -> AbstractSet[str]:
+        """What `verify` may call a damage."""
+        return {"altered", "truncated"} if damage == "swapped" else {DAMAGE[damage]}
 
     def _damage(self, url: str, place: str, damage: str, *, instead: bytes) -> bool:
         """Whether the object is another one now: equal objects of two attempts can be swapped without harm."""
@@ -207,7 +210,7 @@ class FaultsContract(Backend):
             self.raw_set(url, commit_path(view, key, number), data)
             with pytest.raises(SchemaError, match="another place"):
                 store.read(view, key)
-        assert {finding.kind for finding in store.verify().findings} == {"record"}
+        assert {finding.kind for finding in self.at_bucket(store).verify().findings} == {"record"}
 
     def test_altered_view_is_refused(self, store: Store, view: str, url: str) -> None:
         """The id of a view is made from its specification."""

@@ -141,7 +141,7 @@ class PromisesContract(Backend):
         assert store.history(view, KEY) == []
         with pytest.raises(NotCommittedError):
             store.read(view, KEY)
-        report = store.verify()
+        report = self.at_bucket(store).verify()
         assert report.ok
         assert report.orphans == (commit.folder,)
 

@@ -1,6 +1,11 @@
-"""A folder store with three committed entries."""
+"""A folder store with three committed entries, and a double of the service over an empty one."""
 
+import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -32,3 +37,28 @@ def keys() -> tuple[EntryKey, ...]:
 @pytest.fixture
 def snapshot(store: Store, view: str) -> Snapshot:
     return store.snapshot(store.make_snapshot(view))
+
+
+def _sibling(name: str) -> Any:
+    """A module beside this one that is no test."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture
+def doubles() -> Any:
+    """The module of the service's double."""
+    return _sibling("service_double")
+
+
+@pytest.fixture
+def service(doubles: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A double of the service over an empty store, with its key in the environment."""
+    monkeypatch.setenv("ENGRAM_API_KEY", doubles.KEY)
+    with doubles.ServiceDouble(create_store(f"memory://{uuid4().hex}")) as running:
+        yield running

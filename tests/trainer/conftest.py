@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from store_schema import Encoder, Entry, EntryKey, Intensity, Layout, Prompt, Store, ViewSpec, create_store
+from store_schema.published import PublishedCurves, PublishedRun
 from trainer.cohort import Cohort
 from trainer.config import RunConfig, parse_config
 from trainer.dispatch import Workers
@@ -22,7 +24,11 @@ from trainer.model_config import FittedModel
 from trainer.part_data import PartData
 from trainer.plan import Inputs
 from trainer.preprocess import PreprocessRules
+from trainer.publishing import publish_run
+from trainer.report.reading import read_run
+from trainer.results import RunResults, parse_results
 from trainer.run import CvReport, cross_validate
+from trainer.run_folder import RunFolder
 from trainer.splits import make_splits
 from trainer.stored_images import StoredImages
 
@@ -218,3 +224,72 @@ def table(cohort_folder, tmp_path):
         return {"clinical": path}
 
     return write
+
+
+@pytest.fixture(scope="session")
+def named_run(shared_kit, tmp_path_factory) -> SimpleNamespace:
+    """A finished run of every kind of row whose patients are called by names."""
+    folder = tmp_path_factory.mktemp("named")
+    table = shared_kit.draw(42)
+    kin = ["NOWAK-1.a", "NOWAK-1.b", "NOWAK-2.a", "NOWAK-2.b"]
+    table["patient"] = [*kin, *(f"KOWALSKA-{row:03d}" for row in range(36)), "WEGGELASSEN-901", "IMLAGER-902"]
+    shared_kit.fill(create_store(folder / "store"), table)
+    table["months"] = table["months"].where(table["patient"] != "WEGGELASSEN-901")
+    listed = table[table["patient"] != "IMLAGER-902"]
+    listed.drop(columns=["z", "log_hazard"]).to_csv(folder / "clinical.csv", index=False)
+    table[["patient", "log_hazard"]].to_csv(folder / "truth.csv", index=False)
+    image = {"kind": "network", "view": "tiny", "images": {"roi": "spine"}, "hidden": [4]}
+    config = shared_kit.parse(
+        {
+            **{name: value for name, value in shared_kit.settings.items() if name != "models"},
+            "search": {"mode": "paper", "points": 2},
+            "models": [
+                {"name": "cox", "kind": "ridge_cox"},
+                {"name": "image", "fusion": "gate", **image},
+                {"name": "both", "clinical": True, **image},
+                {"name": "tuned", "kind": "ridge_cox", "search": {"penalty": {"choice": [1.0, 10.0]}}},
+            ],
+            "permuted_control": {"models": ["cox"], "repeats": 19},
+            "oracle": {"table": str(folder / "truth.csv"), "columns": ["log_hazard"]},
+        }
+    )
+    report = cross_validate(
+        config,
+        Inputs(folder / "clinical.csv", str(folder / "store")),
+        out=str(folder / "run"),
+        workers=Workers(number=0),
+        console=Console(file=io.StringIO()),
+    )
+    assert report.results.complete
+    assert [step.excluded for step in report.plan.cohort.flow if step.excluded] == [1]
+    assert report.plan.cohort.only_in_store == ("IMLAGER-902",)
+    return SimpleNamespace(folder=folder, run=folder / "run", config=config)
+
+
+@pytest.fixture(scope="session")
+def published_run(named_run, tmp_path_factory) -> SimpleNamespace:
+    """The run in a store, with its records parsed."""
+    store = create_store(tmp_path_factory.mktemp("published") / "store")
+    made = publish_run(str(named_run.run), store, clock=lambda: "2031-02-03T04:05:06Z")
+    records = {name: store.read_run(made.run_id, name) for name in store.run_names(made.run_id)}
+    return SimpleNamespace(
+        store=store,
+        made=made,
+        records=records,
+        summary=PublishedRun.parse(records["trainer.json"], where="trainer.json"),
+        curves=PublishedCurves.parse(records["km.json"], where="km.json"),
+        results=parse_results((named_run.run / "results.json").read_bytes(), where=""),
+        finished=read_run(RunFolder.open(str(named_run.run))),
+    )
+
+
+@pytest.fixture
+def change_results():
+    """Changes members of a run folder's results.json."""
+
+    def change(run: Path, **changes: Any) -> None:
+        results = parse_results((run / "results.json").read_bytes(), where="")
+        told = {**json.loads(results.to_json()), **changes}
+        (run / "results.json").write_bytes(RunResults.model_validate(told).to_json())
+
+    return change

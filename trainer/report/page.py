@@ -1,5 +1,6 @@
 """Puts a finished run into one HTML page that needs no network; fits nothing and computes no statistic of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,25 @@ def write_report(run_url: str) -> str:
     """
     folder = RunFolder.open(run_url)
     run = read_run(folder)
-    figures = draw_all(run)
+    return keep_report(folder, run, draw_all(run))
+
+
+def keep_report(folder: RunFolder, run: FinishedRun, figures: Sequence[Drawn]) -> str:
+    """Write the page and these figures of the folder's run, over older ones; gives the page's address."""
     for figure in figures:
         folder.replace(f"figures/{figure.name}.svg", figure.svg)
     folder.replace(REPORT, render(run, figures))
     return f"{folder.url}/{REPORT}"
 
 
-def render(run: FinishedRun, figures: list[Drawn]) -> str:
-    """HTML of the page; every text of the run is escaped."""
+def render(run: FinishedRun, figures: Sequence[Drawn], *, left_out: Sequence[str] = ()) -> str:
+    """HTML of the page; every text of the run is escaped.
+
+    Parameters
+    ----------
+    left_out
+        What a published page lacks, as sentences; a page that has any speaks of the records beside it instead of the run's files.
+    """
     return (
         page_environment()
         .get_template("report.html.jinja")
@@ -72,6 +83,7 @@ def render(run: FinishedRun, figures: list[Drawn]) -> str:
             tables=study_tables(run.config, run.results),
             checklists=checklists(run),
             measures=run.measures,
+            left_out=left_out,
         )
     )
 
@@ -91,7 +103,7 @@ def page_environment() -> Environment:
     return environment
 
 
-def _by_section(figures: list[Drawn]) -> dict[str, list[dict[str, Any]]]:
+def _by_section(figures: Sequence[Drawn]) -> dict[str, list[dict[str, Any]]]:
     sections: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS.values()}
     for figure in figures:
         # our own SVG, whose texts matplotlib and `to_svg` escaped

@@ -1,0 +1,1 @@
+"""Pages for people in browsers, rendered here and usable without scripts; they change nothing but keys and grants."""

@@ -1,0 +1,170 @@
+"""What a catalogue must hold, found by reading every record of the store one by one; and stores to find it in. Tests nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from services.access import Principal, Reach
+from services.database.models import EntryRow, Project, RunRow, SnapshotEntry, ViewRow
+from services.service import Service
+from store_schema import EntryKey, Store
+from store_schema.commits import commit_path, read_record
+from store_schema.records import sha256
+from store_schema.testing import digest_of, example_entry, example_view
+from store_schema.withdrawals import withdrawn
+
+MODELS = (ViewRow, EntryRow, SnapshotEntry, RunRow)
+KEYS = [
+    EntryKey(f"MM_{n:03d}", modality, roi)
+    for n in range(4)
+    for modality in ("CT", "PET")
+    for roi in ("spine", "skeleton")
+]
+PROJECT = "myeloma"
+
+
+def add_project(service: Service, project: str = PROJECT) -> Store:
+    """A project with an empty store."""
+    store = service.make_store(project, None)
+    row = Project(id=project, store_url=store.url, store_id=store.store_id, created_at=datetime.now(UTC))
+    service.database.run(lambda session: session.add(row))
+    return service.store(project)
+
+
+def fill(store: Store, keys: Iterable[EntryKey] = KEYS, *, recipe: int = 1, text: str = "A") -> str:
+    """A view with entries."""
+    view = store.put_view(example_view(recipe=recipe))
+    for i, key in enumerate(keys):
+        publish(store, view, key, text, seed=i)
+    return view
+
+
+def publish(store: Store, view: str, key: EntryKey, text: str, *, seed: int = 0, make_current: bool = False) -> Any:
+    """Commits an input of an entry."""
+    return store.publish(view, key, example_entry(seed), input_sha256=digest_of(text), make_current=make_current).commit
+
+
+def put_run(store: Store, run: str, **records: Any) -> None:
+    """Records of a run: names without their ending, and their JSON."""
+    for name, value in records.items():
+        store.put_run(run, f"{name}.json", json.dumps(value).encode())
+
+
+def rows_of(service: Service, project: str = PROJECT) -> dict[str, list[dict[str, Any]]]:
+    """All rows of a project's catalogue, sorted."""
+
+    def work(session: Any) -> dict[str, list[dict[str, Any]]]:
+        return {
+            model.__tablename__: sorted(
+                (
+                    {column.key: getattr(row, column.key) for column in model.__table__.columns}
+                    for row in session.scalars(select(model).where(model.project == project))
+                ),
+                key=lambda row: [str(row[column.key]) for column in model.__table__.primary_key],
+            )
+            for model in MODELS
+        }
+
+    return service.database.read(work)
+
+
+def entry_rows(service: Service, project: str = PROJECT) -> dict[tuple[str, EntryKey], dict[str, Any]]:
+    """Rows of entries by view and key."""
+    return {
+        (row["view"], EntryKey(row["patient"], row["modality"], row["roi"])): row
+        for row in rows_of(service, project)["entries"]
+    }
+
+
+def clear(service: Service, project: str = PROJECT) -> None:
+    """Removes all rows of a project's catalogue."""
+    service.database.run(
+        lambda session: [session.execute(delete(model).where(model.project == project)) for model in MODELS]
+    )
+
+
+def expected_rows(store: Store, project: str = PROJECT) -> dict[str, list[dict[str, Any]]]:
+    """The rows that a sound store must give, by its public readers alone; without runs."""
+    views = [
+        {"project": project, "id": view, "name": store.view(view).name, "spec": json.loads(store.view(view).to_bytes())}
+        for view in store.view_ids()
+    ]
+    entries = [row for view in store.view_ids() for row in _entries(store, project, view)]
+    snapshots = [
+        {
+            "project": project,
+            "id": one.path.removeprefix("snapshots/").removesuffix(".jsonl.zst"),
+            "written_at": one.modified,
+        }
+        for one in store.location.objects("snapshots")
+        if one.path.endswith(".zst")
+    ]
+    for row in snapshots:
+        header = json.loads(_lines(store, row["id"]).split(b"\n")[0])
+        row |= {"view": header["view"], "rows": header["rows"]}
+    return {
+        "views": views,
+        "entries": sorted(entries, key=lambda row: [row[n] for n in ("view", "patient", "modality", "roi")]),
+        "snapshots": sorted(snapshots, key=lambda row: row["id"]),
+    }
+
+
+def _lines(store: Store, snapshot_id: str) -> bytes:
+    from numcodecs import Zstd  # noqa: PLC0415
+
+    return bytes(Zstd().decode(store.location.get(f"snapshots/{snapshot_id}.jsonl.zst")))
+
+
+def _entries(store: Store, project: str, view: str) -> Iterable[dict[str, Any]]:
+    for key in store.keys(view):
+        commit = store.current(view, key)
+        history = store.history(view, key)
+        assert commit is not None
+        assert commit == history[-1]
+        assert commit.number == len(history) - 1
+        yield _row(store, project, view, key, commit.number) | {
+            "withdrawn": False,
+            "attempt": commit.attempt,
+            "input_sha256": commit.input_sha256,
+            "content_sha256": commit.content_sha256,
+            "size_bytes": sum(one.size_bytes for one in commit.objects.values()),
+        }
+    for key in withdrawn(store.location, view):
+        numbers = [int(name.removesuffix(".json")) for name in store.location.children(f"commits/{view}/{key}")]
+        yield _row(store, project, view, key, max(numbers)) | {
+            "withdrawn": True,
+            "attempt": None,
+            "input_sha256": None,
+            "content_sha256": None,
+            "size_bytes": 0,
+        }
+
+
+def _row(store: Store, project: str, view: str, key: EntryKey, number: int) -> dict[str, Any]:
+    record = read_record(store.location, view, key, number)
+    return {
+        "project": project,
+        "view": view,
+        "patient": key.patient,
+        "modality": key.modality,
+        "roi": key.roi,
+        "number": number,
+        "commit_sha256": sha256(store.location.get(commit_path(view, key, number))),
+        "written_at": datetime.fromisoformat(record.written_at),
+    }
+
+
+def owner(project: str = PROJECT) -> Reach:
+    """Reach of a key of the project itself."""
+    return Reach(project, Principal("0" * 12, project, "read"), own=True)
+
+
+def grantee(project: str = PROJECT, *, views: Iterable[str] = (), snapshots: Iterable[str] = ()) -> Reach:
+    """Reach of a key of another project, to which something was granted."""
+    principal = Principal("1" * 12, "lymphoma", "read")
+    return Reach(project, principal, own=False, views=frozenset(views), snapshots=frozenset(snapshots))

@@ -1,0 +1,129 @@
+"""Databases of both kinds, a service over each, and a small world of two projects."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from services import operations
+from services.access import Principal
+from services.database.engine import Database
+from services.database.migrate import migrate
+from services.keys import SCOPES
+from services.service import Service
+from services.settings import Settings
+from store_schema import EntryKey, Store
+from store_schema.testing import digest_of, example_entry, example_view
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Address of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'service.db'}"
+        return
+    server: Any = request.getfixturevalue("postgres")
+    name = f"engram_{uuid4().hex}"
+    yield server.make_database(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with the service's tables."""
+    found = Database(database_url)
+    migrate(found)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings of a service over that database, with stores in a folder of their own."""
+    return Settings(data=tmp_path / "data", database_url=database_url, reconcile_s=0)
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    """A service without projects."""
+    found = Service.open(settings)
+    migrate(found.database)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def own_folder(postgres_server: Any) -> Iterator[Path]:
+    """Folder of a PostgreSQL server that tests of one file may kill."""
+    folder = Path(tempfile.gettempdir()) / f"engram-postgres-{uuid4().hex[:8]}"
+    postgres_server.start(folder)
+    yield folder
+    postgres_server.kill(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def own_server(own_folder: Path, postgres_server: Any) -> Any:
+    """That server, running."""
+    if not postgres_server.lives(own_folder):
+        postgres_server.restart(own_folder)
+    return postgres_server.running(own_folder)
+
+
+@pytest.fixture
+def own_database(own_server: Any) -> Iterator[Database]:
+    """A database of that server with the service's tables."""
+    name = f"own_{uuid4().hex}"
+    database = Database(own_server.make_database(name), patience_s=30)
+    migrate(database)
+    yield database
+    database.close()
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A project with a key of each scope, and a store with one view of three entries and their snapshot."""
+
+    id: str
+    keys: dict[str, str]
+    """Text of a key by its scope."""
+    store: Store
+    view: str
+    entries: tuple[EntryKey, ...]
+    snapshot: str
+
+
+@dataclass(frozen=True)
+class World:
+    """Two projects that know nothing of each other."""
+
+    service: Service
+    alpha: Planted
+    beta: Planted
+
+    def principal(self, project: Planted, scope: str = "admin") -> Principal:
+        """Whoever has the project's key of a scope."""
+        return self.service.access.principal(project.keys[scope])
+
+
+def plant(service: Service, project: str) -> Planted:
+    """A project with data; other projects have other patients."""
+    operations.create_project(service, project)
+    keys = {scope: operations.make_key(service, project, label=scope, scope=scope).text for scope in SCOPES}
+    store = service.store(project)
+    view = store.put_view(example_view(name=f"view-{project}"))
+    entries = tuple(EntryKey(f"{project}-{number}", "PET", "spine") for number in range(3))
+    for seed, key in enumerate(entries):
+        store.publish(view, key, example_entry(seed), input_sha256=digest_of(str(key)))
+    return Planted(project, keys, store, view, entries, store.make_snapshot(view))
+
+
+@pytest.fixture
+def world(service: Service) -> World:
+    """Two planted projects, alpha and beta."""
+    return World(service, plant(service, "alpha"), plant(service, "beta"))

@@ -1,0 +1,491 @@
+"""The catalogue answers what a look through all rows would, page by page, and shows nobody what they may not read."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.access import Reach
+from services.catalogue import queries
+from services.catalogue.coverage import coverage
+from services.catalogue.cursors import Page, cursor, read_cursor
+from services.catalogue.globs import Globs
+from services.catalogue.index import note_commit, reindex
+from services.catalogue.queries import Entry, EntryFilter
+from services.catalogue.search import search
+from services.database.models import EntryRow
+from services.errors import Refusal
+from services.service import Service
+from store_schema import EntryKey, Store
+from store_schema.withdraw import withdraw
+
+from .catalogue_help import (
+    KEYS,
+    PROJECT,
+    add_project,
+    entry_rows,
+    fill,
+    grantee,
+    owner,
+    publish,
+    put_run,
+    rows_of,
+)
+
+A, B = KEYS[0], KEYS[1]
+DAY = timedelta(days=1)
+NOW = datetime.now(UTC)
+EVERYTHING = EntryFilter()
+
+
+@pytest.fixture
+def store(service: Service) -> Store:
+    return add_project(service)
+
+
+@pytest.fixture
+def views(service: Service, store: Store) -> tuple[str, str]:
+    """Two views, one entry superseded, one patient withdrawn in the first; indexed."""
+    first, second = fill(store), fill(store, [*KEYS[:3], EntryKey("P.2", "CT", "spine")], recipe=2)
+    publish(store, first, A, "B")
+    withdraw(store, [first], patients=[KEYS[-1].patient], reason="consent")
+    reindex(service, PROJECT)
+    return first, second
+
+
+def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All pages of a list."""
+    after = None
+    while True:
+        page = ask(after)
+        yield page
+        after = page.next
+        if after is None:
+            return
+
+
+def everything(service: Service, reach: Reach, wanted: EntryFilter = EVERYTHING, *, limit: int = 1000) -> list[Entry]:
+    return [one for page in pages(lambda a: search(service, reach, wanted, after=a, limit=limit)) for one in page.items]
+
+
+def brute(service: Service, test: Callable[[dict[str, Any]], bool]) -> list[tuple[str, ...]]:
+    return sorted(_key(row) for row in rows_of(service)["entries"] if test(row))
+
+
+def _key(row: Any) -> tuple[str, ...]:
+    values = row if isinstance(row, dict) else asdict(row)
+    return tuple(values[name] for name in ("view", "patient", "modality", "roi"))
+
+
+# Entries
+
+
+@pytest.mark.parametrize(
+    ("wanted", "test"),
+    [
+        ({}, lambda row: not row["withdrawn"]),
+        ({"state": "all"}, lambda row: True),
+        ({"state": "withdrawn"}, lambda row: row["withdrawn"]),
+        ({"patient": "MM_00[02],P*"}, lambda row: row["patient"] in {"MM_000", "MM_002", "P.2"}),
+        ({"modality": "PET", "roi": "s???????"}, lambda row: (row["modality"], row["roi"]) == ("PET", "skeleton")),
+        ({"patient": "nobody*", "state": "all"}, lambda row: False),
+        ({"roi": "é", "state": "all"}, lambda row: False),
+        ({"patient": "", "modality": None}, lambda row: not row["withdrawn"]),
+    ],
+)
+def test_filters_pass_what_a_look_through_all_rows_passes(
+    service: Service, views: tuple[str, str], wanted: dict[str, Any], test: Callable[[dict[str, Any]], bool]
+) -> None:
+    live = wanted.get("state", "live") == "live"
+    found = everything(service, owner(), EntryFilter.parse(**wanted))
+    assert sorted(map(_key, found)) == brute(service, lambda row: test(row) and not (live and row["withdrawn"]))
+
+
+def test_entries_are_rows(service: Service, views: tuple[str, str]) -> None:
+    rows = entry_rows(service)
+    for one in everything(service, owner(), EntryFilter(state="all")):
+        row = rows[one.view, EntryKey(one.patient, one.modality, one.roi)]
+        assert asdict(one) == {name: value for name, value in row.items() if name != "project"}
+
+
+def test_view_is_a_filter_too(service: Service, views: tuple[str, str]) -> None:
+    found = everything(service, owner(), EntryFilter.parse(view=f"{views[1][:-3]}*"))
+    assert {one.view for one in found} == {views[1]}
+
+
+def test_dates_bound_what_was_written(service: Service, store: Store) -> None:
+    import dataclasses  # noqa: PLC0415
+
+    view = fill(store, [])
+    for day, key in enumerate(KEYS[:4]):
+        dated = dataclasses.replace(store, clock=lambda d=day: (NOW + d * DAY).isoformat())
+        publish(dated, view, key, "A")
+    unknown = dataclasses.replace(store, clock=lambda: "some day")
+    publish(unknown, view, KEYS[4], "A")
+    reindex(service, PROJECT)
+
+    def names(**bounds: datetime) -> list[int]:
+        found = everything(service, owner(), EntryFilter.parse(**bounds))
+        return sorted(KEYS.index(EntryKey(one.patient, one.modality, one.roi)) for one in found)
+
+    assert names() == [0, 1, 2, 3, 4]
+    assert names(since=NOW + DAY) == [1, 2, 3]
+    assert names(until=NOW + DAY) == [0, 4]
+    assert names(since=NOW, until=NOW + 2 * DAY) == [0, 1]
+    zone = timezone(timedelta(hours=9))
+    assert names(since=(NOW + DAY).astimezone(zone)) == [1, 2, 3]
+    assert names(since=(NOW + DAY).replace(tzinfo=None)) == [1, 2, 3]
+    far = timezone(timedelta(hours=14))
+    assert names(since=datetime(1, 1, 1, tzinfo=far)) == [0, 1, 2, 3, 4]
+    assert names(since=datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=14)))) == []
+    assert next(one.written_at for one in everything(service, owner()) if one.patient == KEYS[4].patient) is None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 1000])
+def test_pages_are_the_whole_list_once(service: Service, views: tuple[str, str], limit: int) -> None:
+    whole = everything(service, owner())
+    found = list(pages(lambda a: search(service, owner(), EntryFilter(), after=a, limit=limit)))
+    assert [one for page in found for one in page.items] == whole
+    assert all(len(page.items) == limit for page in found[:-1])
+    assert 0 < len(found[-1].items) <= limit
+
+
+def test_rows_that_come_and_go_between_pages_neither_repeat_nor_hide_others(
+    service: Service, store: Store, views: tuple[str, str]
+) -> None:
+    whole = everything(service, owner())
+    seen: list[Entry] = []
+    for at, page in enumerate(pages(lambda a: search(service, owner(), EntryFilter(), after=a, limit=3))):
+        seen += page.items
+        if at == 0:
+            new = publish(store, views[0], EntryKey("MM_000", "AA", "spine"), "A")
+            publish(store, views[0], A, "C")
+            newer = store.current(views[0], A)
+            for record in (new, newer):
+                service.database.run(lambda session, r=record: note_commit(session, PROJECT, r, "0" * 64))
+            gone = (PROJECT, *_key(whole[1]))
+            service.database.run(lambda session, at=gone: session.delete(session.get(EntryRow, at)))
+    assert len(set(map(_key, seen))) == len(seen)
+    assert set(map(_key, whole)) <= set(map(_key, seen))
+
+
+# Cursors
+
+
+FORGED = [
+    "", "x", "=", "é", "null", "a" * 2000, "A" * 999,
+    *(
+        base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+        for value in (
+            None, 1, [], {}, ["entry"], ["entry", "a", "b", "c"], ["entry", "a", "b", "c", "d", "e"], ["pin", "a", "b", "c", "d"],
+            ["entry", "a", "b", "c", 5], ["entry", "a", "b", "c", "d\0"], ["entry", "a", "b", "c", ""],
+            ["entry", "a", "b", "c", "é"],
+            ["entry", "a", "b", "c", "' OR 1=1"], ["view", "a"], ["entry", "a", "b", "c", "x" * 100], ["entry", "a", "b", "c", "d"],
+            [["entry"], "a", "b", "c", "d"], "[" * 500,
+        )
+    ),
+    base64.urlsafe_b64encode(b"[" * 700).decode().rstrip("="),
+    base64.urlsafe_b64encode(b"\xff\xfe").decode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FORGED)
+def test_forged_cursors_are_refused_everywhere(service: Service, store: Store, text: str) -> None:
+    view = fill(store, [A])
+    reindex(service, PROJECT)
+    asks: list[Callable[[], Any]] = [
+        lambda: search(service, owner(), EntryFilter(), after=text, limit=1),
+        *(
+            lambda ask=ask: service.database.read(lambda session: ask(session, owner(), after=text, limit=1))
+            for ask in (queries.views, queries.snapshots, queries.runs)
+        ),
+        lambda: service.database.read(lambda session: coverage(session, owner(), view, after=text, limit=1)),
+    ]
+    for ask in asks:
+        with pytest.raises(Refusal, match="cursor is none of this list") as refused:
+            ask()
+        assert refused.value.status == 404
+
+
+def test_cursor_with_a_time_that_is_none_is_refused(service: Service, store: Store) -> None:
+    with pytest.raises(Refusal, match="cursor"):
+        service.database.read(
+            lambda session: queries.runs(session, owner(), after=cursor("runs", "yesterday", "a"), limit=1)
+        )
+
+
+@given(parts=st.lists(st.from_regex(r"[A-Za-z0-9.:+_-]{1,81}", fullmatch=True), min_size=1, max_size=5))
+def test_cursors_come_back_as_they_were(parts: list[str]) -> None:
+    assert read_cursor(cursor("kind", *parts), {"kind": len(parts)}) == ("kind", parts)
+
+
+@settings(max_examples=200)
+@given(text=st.text(max_size=60))
+def test_no_text_breaks_the_reading_of_cursors(text: str) -> None:
+    with pytest.raises(Refusal):
+        read_cursor(text, {"kind": 1})
+
+
+# Views and coverage
+
+
+def asked(service: Service, query: Callable[..., Any], reach: Reach, *args: Any, **options: Any) -> Any:
+    return service.database.read(lambda session: query(session, reach, *args, **options))
+
+
+def test_views_count_what_they_hold(service: Service, store: Store, views: tuple[str, str]) -> None:
+    rows = rows_of(service)["entries"]
+    found: Page[queries.View] = asked(service, queries.views, owner(), limit=10)
+    assert [one.id for one in found.items] == sorted(views)
+    for one in found.items:
+        mine = [row for row in rows if row["view"] == one.id]
+        live = [row for row in mine if not row["withdrawn"]]
+        assert (one.entries, one.withdrawn) == (len(live), len(mine) - len(live))
+        assert one.patients == len({row["patient"] for row in live})
+        assert one.size_bytes == sum(row["size_bytes"] for row in live)
+        assert one.written_at == max(row["written_at"] for row in live)
+        assert one.spec == json.loads(store.view(one.id).to_bytes())
+        assert one == asked(service, queries.view, owner(), one.id)
+    by_page = [page.items[0] for page in pages(lambda a: asked(service, queries.views, owner(), after=a, limit=1))]
+    assert by_page == found.items
+
+
+def test_view_without_entries_counts_nothing(service: Service, store: Store) -> None:
+    fill(store, [])
+    reindex(service, PROJECT)
+    found = asked(service, queries.views, owner(), limit=10).items[0]
+    assert (found.entries, found.patients, found.withdrawn, found.size_bytes, found.written_at) == (0, 0, 0, 0, None)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+def test_coverage_is_every_row_in_its_cell(service: Service, views: tuple[str, str], limit: int) -> None:
+    for view in views:
+        rows = [row for row in rows_of(service)["entries"] if row["view"] == view]
+        found = list(pages(lambda a, v=view: asked(service, coverage, owner(), v, after=a, limit=limit)))
+        cells = {
+            (one.patient, column.modality, column.roi): cell
+            for part in found
+            for one in part.items
+            for column, cell in zip(part.columns, one.cells, strict=True)
+            if cell is not None
+        }
+        assert cells == {
+            (row["patient"], row["modality"], row["roi"]): "withdrawn" if row["withdrawn"] else row["number"]
+            for row in rows
+        }
+        patients = [one.patient for part in found for one in part.items]
+        assert sorted(patients) == sorted({row["patient"] for row in rows})
+        for part in found:
+            assert part.patients == len(patients)
+            for column in part.columns:
+                mine = [row for row in rows if (row["modality"], row["roi"]) == (column.modality, column.roi)]
+                assert column.withdrawn == sum(row["withdrawn"] for row in mine)
+                assert column.entries == len(mine) - column.withdrawn
+    assert "withdrawn" in cells.values() or view != views[0]
+
+
+def test_coverage_of_some_patients(service: Service, views: tuple[str, str]) -> None:
+    wanted = Globs.parse("MM_00[13]", field="patient")
+    found = asked(service, coverage, owner(), views[0], patient=wanted, limit=10)
+    assert [one.patient for one in found.items] == ["MM_001", "MM_003"]
+    assert found.patients == 4
+
+
+@pytest.mark.parametrize("view", ["unknown-0123456789abcdef", "", "../x", "a\0b", "x" * 200])
+def test_view_that_is_not_there_is_404(service: Service, store: Store, view: str) -> None:
+    for ask in (queries.view, lambda session, reach, v: coverage(session, reach, v, limit=1)):
+        with pytest.raises(Refusal) as refused:
+            asked(service, ask, owner(), view)
+        assert refused.value.status == 404
+
+
+# Snapshots and runs
+
+
+def test_snapshots_come_latest_first_and_by_view(service: Service, store: Store, views: tuple[str, str]) -> None:
+    made = [store.make_snapshot(view, KEYS[: n + 1]) for view, n in product(views, range(2))]
+    reindex(service, PROJECT)
+    rows = sorted(rows_of(service)["snapshots"], key=lambda row: row["id"])
+    expected = [row["id"] for row in sorted(rows, key=lambda row: row["written_at"], reverse=True)]
+    for limit in (1, 3, 10):
+        found = [
+            one
+            for page in pages(lambda a, n=limit: asked(service, queries.snapshots, owner(), after=a, limit=n))
+            for one in page.items
+        ]
+        assert [one.id for one in found] == expected
+    assert {one.id for one in asked(service, queries.snapshots, owner(), view_id=views[1], limit=9).items} == set(
+        made[2:]
+    )
+    assert {one.rows for one in found} == {1, 2}
+    with pytest.raises(Refusal, match="no view's id"):
+        asked(service, queries.snapshots, owner(), view_id="a*", limit=9)
+
+
+def test_snapshots_without_a_time_come_last_in_pages_of_any_size(service: Service, store: Store) -> None:
+    from services.database.models import SnapshotEntry  # noqa: PLC0415
+
+    times = [None, NOW, None, NOW, NOW + DAY]
+    rows = [
+        SnapshotEntry(project=PROJECT, id=f"{i:064x}", view="v", rows=1, written_at=at) for i, at in enumerate(times)
+    ]
+    service.database.run(lambda session: session.add_all(rows))
+    for limit in (1, 2, 5):
+        found = [
+            int(one.id, 16)
+            for page in pages(lambda a, n=limit: asked(service, queries.snapshots, owner(), after=a, limit=n))
+            for one in page.items
+        ]
+        assert found == [4, 1, 3, 0, 2]
+
+
+def test_runs_come_latest_first_and_by_kind(service: Service, store: Store) -> None:
+    put_run(store, "run-1", start={"started_at": NOW.isoformat(), "studies": 3})
+    put_run(store, "cv-1", trainer={"kind": "trainer", "started_at": (NOW + DAY).isoformat(), "models": []})
+    put_run(store, "odd", notes={})
+    reindex(service, PROJECT)
+    for limit in (1, 5):
+        found = [
+            one
+            for page in pages(lambda a, n=limit: asked(service, queries.runs, owner(), after=a, limit=n))
+            for one in page.items
+        ]
+        assert [(one.id, one.kind) for one in found] == [("cv-1", "trainer"), ("run-1", "extractor"), ("odd", "other")]
+    assert [one.id for one in asked(service, queries.runs, owner(), kind="extractor", limit=5).items] == ["run-1"]
+    assert asked(service, queries.run, owner(), "cv-1").summary["records"] == ["trainer.json"]
+    for run in ("none", "../x", "a\0"):
+        with pytest.raises(Refusal) as refused:
+            asked(service, queries.run, owner(), run)
+        assert refused.value.status == 404
+
+
+# Grants
+
+
+def test_granted_view_shows_its_part(service: Service, store: Store, views: tuple[str, str]) -> None:
+    first, second = views
+    mine, theirs = store.make_snapshot(first), store.make_snapshot(second)
+    reindex(service, PROJECT)
+    reach = grantee(views=[first])
+    assert [one.id for one in asked(service, queries.views, reach, limit=9).items] == [first]
+    assert [one.id for one in asked(service, queries.snapshots, reach, limit=9).items] == [mine]
+    assert {one.view for one in everything(service, reach, EntryFilter(state="all"))} == {first}
+    assert len(everything(service, reach, EntryFilter(state="all"))) == len(KEYS)
+    assert asked(service, coverage, reach, first, limit=9).patients == 4
+    assert asked(service, queries.snapshot, reach, mine).id == mine
+    assert asked(service, queries.snapshot, reach, theirs) is None
+    for ask in (
+        lambda session: coverage(session, reach, second, limit=1),
+        lambda session: queries.view(session, reach, second),
+        lambda session: queries.view(session, reach, "unknown-0123456789abcdef"),
+        lambda session: queries.runs(session, reach, limit=1),
+        lambda session: queries.run(session, reach, "run-1"),
+    ):
+        with pytest.raises(Refusal) as refused:
+            service.database.read(ask)
+        assert refused.value.status == 403
+
+
+def test_granted_snapshot_shows_what_it_pins_and_nothing_else(
+    service: Service, store: Store, views: tuple[str, str]
+) -> None:
+    _, second = views
+    pinned = store.current(second, A)
+    granted = store.make_snapshot(second, KEYS[:2])
+    publish(store, second, A, "B")
+    other = store.make_snapshot(second)
+    reindex(service, PROJECT)
+    reach = grantee(snapshots=[granted])
+    assert asked(service, queries.views, reach, limit=9).items == []
+    assert [one.id for one in asked(service, queries.snapshots, reach, limit=9).items] == [granted]
+    assert asked(service, queries.snapshot, reach, other) is None
+    found = everything(service, reach, EntryFilter(state="all"))
+    assert {EntryKey(one.patient, one.modality, one.roi) for one in found} == set(KEYS[:2])
+    old = next(one for one in found if one.roi == A.roi)
+    assert (old.number, old.attempt, old.input_sha256) == (0, pinned.attempt, pinned.input_sha256)
+    rows = {row.key: row for row in store.snapshot(granted).rows}
+    assert all(one.commit_sha256 == rows[EntryKey(one.patient, one.modality, one.roi)].commit_sha256 for one in found)
+    assert old.written_at == datetime.fromisoformat(pinned.written_at)
+    assert old.size_bytes == sum(one.size_bytes for one in pinned.objects.values())
+    with pytest.raises(Refusal):
+        asked(service, coverage, reach, second, limit=1)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+def test_rows_and_pins_are_one_list(service: Service, store: Store, views: tuple[str, str], limit: int) -> None:
+    first, second = views
+    one, two = store.make_snapshot(second, KEYS[:2]), None
+    publish(store, second, A, "B")
+    two = store.make_snapshot(second, KEYS[:3])
+    within = store.make_snapshot(first, KEYS[:2])
+    reindex(service, PROJECT)
+    reach = grantee(views=[first], snapshots=[one, two, within])
+    found = everything(service, reach, limit=limit)
+    live = [entry for entry in everything(service, owner()) if entry.view == first]
+    pins = [(entry.patient, entry.modality, entry.roi, entry.number) for entry in found if entry.view == second]
+    assert found[: len(live)] == live
+    assert len(found) == len(live) + len(pins)
+    # The superseded commit and the current one are both pinned; another entry is pinned twice by the same commit.
+    assert pins == sorted({(*_key_of(key), 0) for key in KEYS[:3]} | {(*_key_of(A), 1)})
+
+
+def _key_of(key: EntryKey) -> tuple[str, str, str]:
+    return key.patient, key.modality, key.roi
+
+
+def test_pins_are_filtered_as_rows_are(service: Service, store: Store, views: tuple[str, str]) -> None:
+    _, second = views
+    granted = store.make_snapshot(second)
+    reindex(service, PROJECT)
+    reach = grantee(snapshots=[granted])
+    for wanted in (
+        {"patient": "P*"}, {"roi": "spine", "modality": "CT"}, {"view": "nothing"}, {"view": f"{second[:4]}*"},
+        {"since": NOW - DAY}, {"until": NOW - DAY}, {"since": NOW - DAY, "until": NOW + DAY},
+        {"state": "withdrawn"}, {"state": "all"},
+    ):  # fmt: skip
+        parsed = EntryFilter.parse(**wanted)
+        expected = [one for one in everything(service, owner(), parsed) if one.view == second]
+        assert sorted(everything(service, reach, parsed), key=_key) == sorted(expected, key=_key)
+
+
+def test_granted_snapshot_that_names_withdrawn_entries_shows_nothing(service: Service, store: Store) -> None:
+    view = fill(store)
+    granted = store.make_snapshot(view)
+    withdraw(store, keys=[A], reason="consent")
+    reindex(service, PROJECT)
+    reach = grantee(snapshots=[granted])
+    assert everything(service, reach, EntryFilter(state="all")) == []
+    assert asked(service, queries.snapshot, reach, granted).id == granted
+
+
+def test_nothing_granted_shows_nothing(service: Service, views: tuple[str, str]) -> None:
+    assert everything(service, grantee(), EntryFilter(state="all")) == []
+    assert asked(service, queries.views, grantee(), limit=9).items == []
+    assert asked(service, queries.snapshots, grantee(), limit=9).items == []
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_grants_never_show_more_than_the_owner_sees(service: Service, data: st.DataObject) -> None:
+    if not hasattr(service, "_filled"):
+        store = add_project(service)
+        made = fill(store), fill(store, KEYS[:3], recipe=2)
+        snapshots = [store.make_snapshot(view, KEYS[:n]) for view in made for n in (1, 2, 3)]
+        reindex(service, PROJECT)
+        service._filled = (made, snapshots)
+    made, snapshots = service._filled
+    views = data.draw(st.sets(st.sampled_from(made)))
+    granted = data.draw(st.sets(st.sampled_from(snapshots)))
+    found = {_key(one) for one in everything(service, grantee(views=views, snapshots=granted))}
+    store = service.store(PROJECT)
+    expected = {_key(one) for one in everything(service, owner()) if one.view in views}
+    for one in map(store.snapshot, granted):
+        expected |= {(one.view_id, *_key_of(key)) for key in one.keys}
+    assert found == expected
