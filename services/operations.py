@@ -223,7 +223,7 @@ def audit_of(
     Raises
     ------
     Refusal
-        404, if there is no such project; 422, if something is malformed.
+        404, if there is no such project, or the cursor is none; 422, if something is malformed.
     """
     query = select(AuditRow).where(AuditRow.project == project)
     if cursor is not None:

@@ -80,6 +80,9 @@ class Publishing:
             )
         try:
             check_path(path)
+        except StoreError as error:
+            raise unprocessable(str(error)) from None
+        try:
             return takers[kind](rest, data)
         except InvalidKeyError as error:
             raise unprocessable(str(error)) from None

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from store_schema.arrays import dtype_in
 from store_schema.commits import commit_path, parse_commit
+from store_schema.direct import Addressed, DirectReader
 from store_schema.disk_cache import DiskCache
 from store_schema.errors import EngramError, ObjectAlteredError, StoreError
 from store_schema.keys import EntryKey
 from store_schema.packs import KINDS, Pack, open_pack
 from store_schema.parallel import each
-from store_schema.reader import StoredEntry, read_entry, read_object
+from store_schema.reader import StoredEntry, checked, read_entry, read_object
 from store_schema.records import CommitRecord, sha256
 from store_schema.snapshot import Snapshot
 from store_schema.withdrawals import withdrawn
@@ -122,9 +124,14 @@ class BulkReader:
         """Commits are read ahead by half of the requests: they tell how large an entry is before it is read."""
         parallel = self.snapshot.location.parallel if self.parallel is None else self.parallel
         ahead = max(1, parallel // 2)
+        direct = DirectReader(self.snapshot, self.arrays)
         with closing(each(self._found, keys, parallel=ahead)) as commits:
             yield from each(
-                self._entry, commits, parallel=parallel - ahead, weigh=self._weight, limit=self.memory_bytes
+                partial(self._entry, direct),
+                direct.addressed(commits),
+                parallel=parallel - ahead,
+                weigh=lambda one: self._weight(one.commit),
+                limit=self.memory_bytes,
             )
 
     def _found(self, key: EntryKey) -> CommitRecord | EngramError:
@@ -147,11 +154,14 @@ class BulkReader:
         )
         return COMMIT_BYTES + raw + DECODED_COPIES * decoded
 
-    def _entry(self, commit: CommitRecord | EngramError) -> StoredEntry:
-        if isinstance(commit, EngramError):
-            raise commit
-        fetch = None if self.cache is None else self._object
-        return read_entry(self.snapshot.location, commit, arrays=self.arrays, fetch=fetch)
+    def _entry(self, direct: DirectReader, one: Addressed) -> StoredEntry:
+        if isinstance(one.commit, EngramError):
+            raise one.commit
+
+        def fetch(commit: CommitRecord, path: str) -> bytes:
+            return self._object(commit, path, lambda size_bytes: direct.get(one, path, size_bytes))
+
+        return read_entry(self.snapshot.location, one.commit, arrays=self.arrays, fetch=fetch)
 
     def _commit(self, cache: DiskCache, key: EntryKey) -> CommitRecord:
         row = self.snapshot.row(key)
@@ -164,16 +174,23 @@ class BulkReader:
             cache.put(row.commit_sha256, data)
         return parse_commit(data, path=path)
 
-    def _object(self, commit: CommitRecord, path: str) -> bytes:
+    def _object(self, commit: CommitRecord, path: str, direct: Callable[[int], bytes | None]) -> bytes:
+        """One object, checked: of the cache, or as it can be had without the store, or as the store gives it."""
         expected = commit.objects.get(path)
-        if expected is None or self.cache is None:
+        if expected is None:
             return read_object(self.snapshot.location, commit, path)
         # What the cache gives has this digest: it was checked there, and as it was read from the store.
-        held = self.cache.get(expected.sha256)
-        if held is None:
-            held = read_object(self.snapshot.location, commit, path)
-            self.cache.put(expected.sha256, held)
-        return held
+        held = None if self.cache is None else self.cache.get(expected.sha256)
+        if held is not None:
+            return held
+        data = direct(expected.size_bytes)
+        if data is None:
+            data = read_object(self.snapshot.location, commit, path)
+        else:
+            checked(data, commit, path, where=f"{commit.folder}/{path} in the bucket of {self.snapshot.url}")
+        if self.cache is not None:
+            self.cache.put(expected.sha256, data)
+        return data
 
     def _drop_withdrawn(self) -> None:
         """What was withdrawn goes from the local disk as soon as anybody reads the view again."""

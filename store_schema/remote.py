@@ -44,6 +44,8 @@ KEY, ALLOW_HTTP = "ENGRAM_API_KEY", "ENGRAM_ALLOW_HTTP"
 CONNECTIONS = 32
 """To one host, for all threads of a process."""
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 120
+DIRECT_CONNECT_TIMEOUT_S = 3
+"""To a bucket that the service signed addresses of: where it is out of reach, everything is read through the service."""
 TRIES = 9
 """Of one request; waits of 0.1, 0.2, 0.4 … seconds between them, 20 in all: a service that is restarted is waited for."""
 LONGEST_WAIT_S, LONGEST_TOLD_WAIT_S = 8.0, 60.0
@@ -163,14 +165,39 @@ class ServiceClient:
 
     @cached_property
     def _proxy(self) -> str | None:
-        """The proxy that the environment names for this host; never one for this machine itself."""
-        parts = urlsplit(self.url)
-        if _is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
-            return None
-        return getproxies().get(parts.scheme.lower())
+        return _proxy_for(self.url)
 
     def _where(self, request: Request) -> str:
         return _place(self.url, request)
+
+
+def get_without_key(address: str, size_bytes: int) -> bytes | None:
+    """What an address gives that needs no key, at most one byte more than expected; None where it gives no object.
+
+    Raises
+    ------
+    BackendError
+        If nothing answers there, or it must not be asked since the answer would travel unencrypted.
+    """
+    from urllib3 import Timeout  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    host = urlsplit(address).hostname or ""
+    if not _may_be_asked(address):
+        raise BackendError(f"{host} is not asked, since its answers are not encrypted: {ALLOW_HTTP}=1 allows it.")
+    timeout = Timeout(connect=DIRECT_CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+    try:
+        response = _connections(_proxy_for(address)).urlopen(
+            "GET", address, timeout=timeout, redirect=False, retries=False, decode_content=False, preload_content=False
+        )
+        try:
+            return response.read(size_bytes + 1) if response.status == 200 else None
+        finally:
+            # What is left of an answer is not waited for.
+            response.close() if response.length_remaining else response.release_conn()
+    except HTTPError as error:
+        # Its text may hold the address, which is a key for a while.
+        raise BackendError(f"{host} does not answer ({type(error).__name__}).") from None
 
 
 # The key
@@ -192,13 +219,18 @@ def api_key(url: str) -> str:
             f"{KEY} holds no API key, and was sent nowhere: expected engram_, 12 hex digits, _ and 43 letters, digits, - or _, "
             "without quotes, spaces or line ends."
         )
-    parts = urlsplit(url)
-    if parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or "") and os.environ.get(ALLOW_HTTP) != "1":
+    if not _may_be_asked(url):
         raise ConfigError(
             f"{url} is not encrypted, and whoever is on the way would read the API key: use https://. In a network that you trust "
             f"set {ALLOW_HTTP}=1."
         )
     return key
+
+
+def _may_be_asked(url: str) -> bool:
+    """Whether what travels there is encrypted, stays within this machine, or may be read by others."""
+    parts = urlsplit(url)
+    return parts.scheme.lower() == "https" or _is_loopback(parts.hostname or "") or os.environ.get(ALLOW_HTTP) == "1"
 
 
 def _is_loopback(host: str) -> bool:
@@ -221,6 +253,14 @@ def _connections(proxy: str | None) -> PoolManager:
         if at not in _managers:
             _managers[at] = _opened(proxy)
         return _managers[at]
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for a host; never one for this machine itself."""
+    parts = urlsplit(url)
+    if _is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme.lower())
 
 
 def _opened(proxy: str | None) -> PoolManager:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from store_schema.commits import commit_path
-from store_schema.errors import ObjectAlteredError, ObjectMissingError, SchemaError
+from store_schema.errors import EntryWithdrawnError, ObjectAlteredError, ObjectMissingError, SchemaError
 from store_schema.findings import Finding, tried
 from store_schema.keys import EntryKey
 from store_schema.location import PROBES, Location
@@ -77,11 +77,19 @@ def check_snapshot(location: Location, store_id: str, snapshot_id: str) -> list[
 
 def _read(location: Location, store_id: str, snapshot_id: str) -> tuple[SnapshotList | None, list[Finding]]:
     path = snapshot_path(snapshot_id)
-    content, findings = tried(path, partial(read_list, location, snapshot_id))
+    content, findings = tried(path, partial(_shown, location, snapshot_id))
     return content, [
         *findings,
         *([] if content is None else tried(path, partial(_check_header, location, store_id, content))[1]),
     ]
+
+
+def _shown(location: Location, snapshot_id: str) -> SnapshotList | None:
+    """A snapshot; None where a service withholds it, since it names entries that were withdrawn."""
+    try:
+        return read_list(location, snapshot_id)
+    except EntryWithdrawnError:
+        return None
 
 
 def _check_header(location: Location, store_id: str, content: SnapshotList) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -52,6 +52,8 @@ class Location(ABC):
     """Whether objects can be written; over plain HTTP they cannot."""
     can_delete: bool = True
     """Whether objects can be deleted, and those that no commit names be seen; not through the feature-store service."""
+    gives_addresses: bool = False
+    """Whether `addresses` may give any."""
     parallel: int = 1
     """Requests worth having in flight at once."""
     part_bytes: int | None = None
@@ -167,6 +169,22 @@ class Location(ABC):
         """Whether a pack was made where the place lies; else whoever asks makes it."""
         del snapshot_id, kind
         return False
+
+    def addresses(self, snapshot_id: str, names: Sequence[str]) -> Mapping[str, str] | None:
+        """Where objects of a snapshot can be read for a while without a key, by PATIENT/MODALITY/ROI/PATH; None where nowhere."""
+        del snapshot_id, names
+        return None
+
+    def get_at(self, address: str, size_bytes: int) -> bytes | None:
+        """What one of `addresses` gives, at most one byte more than expected; None where it gives no object.
+
+        Raises
+        ------
+        BackendError
+            If nothing answers there.
+        """
+        del address, size_bytes
+        return None
 
     def reachable(self) -> bool:
         """Whether another process can open this place by its address."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any, Literal
@@ -118,6 +118,7 @@ class WrappedLocation(Location):
         self.can_list = inner.can_list
         self.can_write = inner.can_write
         self.can_delete = inner.can_delete
+        self.gives_addresses = inner.gives_addresses
         self.parallel = inner.parallel
         self.part_bytes = inner.part_bytes
 
@@ -178,6 +179,14 @@ class WrappedLocation(Location):
     def make_pack(self, snapshot_id: str, kind: str) -> bool:
         """See `Location.make_pack`."""
         return self.inner.make_pack(snapshot_id, kind)
+
+    def addresses(self, snapshot_id: str, names: Sequence[str]) -> Mapping[str, str] | None:
+        """See `Location.addresses`."""
+        return self.inner.addresses(snapshot_id, names)
+
+    def get_at(self, address: str, size_bytes: int) -> bytes | None:
+        """See `Location.get_at`."""
+        return self.inner.get_at(address, size_bytes)
 
     def reachable(self) -> bool:
         """As the other location."""

@@ -75,6 +75,19 @@ class Server:
             connection.close()
 
 
+def chunked(server: Server, path: str, key: str, headers: dict[str, str], body: bytes) -> int:
+    """Status of a PUT whose body comes in chunks, with no length told before."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        lines = [
+            f"PUT {path} HTTP/1.1",
+            "Host: localhost",
+            f"Authorization: Bearer {key}",
+            *(f"{k}: {v}" for k, v in headers.items()),
+        ]
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        return int(connection.recv(100).split()[1])
+
+
 @contextmanager
 def running(service: Service) -> Iterator[Server]:
     """The service on a free port until the block ends."""

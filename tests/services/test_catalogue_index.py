@@ -527,22 +527,35 @@ def test_folder_that_is_not_mounted_removes_no_row(service: Service, store: Stor
     assert rows_of(service) == before
 
 
-def test_store_that_goes_away_during_the_look_removes_no_row(service: Service, store: Store) -> None:
-    fill(store)
-    store.make_snapshot(store.view_ids()[0])
+@pytest.mark.parametrize(
+    "folders", [("views", "commits", "snapshots", "runs"), ("commits",), ("snapshots",), ("runs",)]
+)
+def test_store_that_goes_away_during_the_look_removes_no_row(
+    service: Service, store: Store, folders: tuple[str, ...]
+) -> None:
+    store.make_snapshot(fill(store))
+    put_run(store, "run-1", start={})
     reindex(service, PROJECT)
     before = rows_of(service)
 
     class Leaving(WrappedLocation):
+        gone = False
+
+        def listed(self, prefix: str, found: Any) -> Any:
+            self.gone = self.gone or prefix.startswith(folders)
+            return [] if self.gone else found
+
         def children(self, prefix: str) -> list[str]:
-            self.gone = True
-            return []
+            return self.listed(prefix, self.inner.children(prefix))
 
         def paths(self, prefix: str) -> list[str]:
-            return []
+            return self.listed(prefix, self.inner.paths(prefix))
+
+        def objects(self, prefix: str) -> Any:
+            return iter(self.listed(prefix, list(self.inner.objects(prefix))))
 
         def get(self, path: str) -> bytes:
-            if getattr(self, "gone", False):
+            if self.gone:
                 raise StoreNotFoundError("it is away")
             return self.inner.get(path)
 

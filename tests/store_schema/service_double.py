@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from store_schema import EntryKey, Store, make_pack
+from store_schema import EntryKey, Snapshot, Store, make_pack
 from store_schema.errors import (
     AlreadyExistsError,
     EngramError,
@@ -81,6 +81,8 @@ class ServiceDouble:
         self.store = store
         self.asked: list[Asked] = []
         self._spoiled: deque[Reply] = deque()
+        self.sign: Callable[[str], str] | None = None
+        """Gives the address of an object in the bucket; None where there are no such addresses."""
         self.only: Callable[[Asked], bool] = lambda _: True
         """Which requests are spoiled."""
         double = self
@@ -211,8 +213,20 @@ class ServiceDouble:
             keys = None if given is None else {EntryKey(*names): number for *names, number in given}
             made = self.store.make_snapshot(asked["view"], keys, where=asked["where"], base=asked["base"])
             return _json(201, {"id": made, "view": asked["view"], "rows": len(self.store.snapshot(made))})
+        if path.endswith("/sign"):
+            return self._signed(self.store.snapshot(path.split("/")[1]), asked["paths"])
         pack = make_pack(self.store.snapshot(path.split("/")[1]), asked["kind"])
         return _json(201, {"kind": asked["kind"], "attempt": pack.record.attempt, "rows": pack.record.rows})
+
+    def _signed(self, snapshot: Snapshot, names: list[str]) -> Reply:
+        if self.sign is None:
+            return refused(501, "not_signable", "the store's backend has no signed addresses.")
+        assert len(names) <= 1000
+        places = {}
+        for name in names:
+            *key, path = name.split("/", 3)
+            places[name] = self.sign(f"{snapshot.commit(EntryKey(*key)).folder}/{path}")
+        return _json(200, {"urls": places, "expires_at": "2026-01-01T00:05:00+00:00"})
 
 
 def _json(status: int, value: object) -> Reply:

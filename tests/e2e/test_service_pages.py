@@ -1,0 +1,349 @@
+"""The service's pages in a real Chromium: with and without scripts, by keyboard, light and dark, narrow and wide, checked by axe-core."""
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services import operations
+from services.catalogue.index import reindex
+from services.database.migrate import migrate
+from services.service import Service
+from services.settings import Settings
+
+TESTS = Path(__file__).parent.parent
+REQUIRE = "ENGRAM_REQUIRE_CHROMIUM"
+SCHEMES, WIDTHS = ("light", "dark"), (320, 1280)
+OUTLINED = """() => {
+  const style = getComputedStyle(document.activeElement);
+  return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+}"""
+NAMED = """() => {
+  const one = document.activeElement;
+  return [one.tagName, one.id, one.textContent.replace(/\\s+/g, " ").trim(), one.getAttribute("href") || ""];
+}"""
+FOCUSABLE = """() => [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']")]
+  .filter(one => one.checkVisibility() && (one.type !== "radio" || one.checked)).length"""
+
+
+def sibling(folder, name):
+    """A module of the tests that is no test."""
+    spec = importlib.util.spec_from_file_location(f"engram_{folder}_{name}", TESTS / folder / f"{name}.py")
+    if spec.name not in sys.modules:
+        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[spec.name]
+
+
+@dataclass
+class Site:
+    """A running service over a cohort, and keys to it."""
+
+    url: str
+    service: Service
+    keys: dict[str, str]
+    view: str
+    pooled: str
+    snapshot: str
+
+    @property
+    def pages(self):
+        """Addresses of a page of each kind, by name."""
+        project = "/projects/myeloma"
+        view = f"{project}/views/{self.view}"
+        runs = sibling("services", "page_runs")
+        return {
+            "projects": "/",
+            "project": project,
+            "view": view,
+            "entry": f"{view}/entries/MM_0001/PET/spine_dilated",
+            "entry-ct": f"{view}/entries/MM_0002/CT/skeleton",
+            "entry-pooled": f"{project}/views/{self.pooled}/entries/MM_0001/PET/spine_dilated",
+            "withdrawn": f"{view}/entries/MM_0012/CT/skeleton",
+            "snapshot": f"{project}/snapshots/{self.snapshot}",
+            "trainer": f"{project}/runs/{runs.TRAINER_RUN}",
+            "extraction": f"{project}/runs/{runs.EXTRACTION}",
+            "killed": f"{project}/runs/{runs.KILLED}",
+            "keys": f"{project}/keys",
+            "grants": f"{project}/grants",
+            "forbidden": "/projects/nowhere",
+        }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    """A project with forty patients that granted a view to another one, and got one from it."""
+    folder = tmp_path_factory.mktemp("site")
+    service = Service.open(Settings(data=folder, reconcile_s=0, key_cache_s=0))
+    migrate(service.database)
+    cohort = sibling("services", "page_cohort").make_cohort(folder / "cohort")
+    operations.create_project(service, "myeloma", str(folder / "cohort"))
+    operations.create_project(service, "lymphoma")
+    reindex(service, "myeloma")
+    labels = {"admin": "Data office", "write": "extraction on node 3", "read": "dashboard of the ward"}
+    keys = {
+        scope: operations.make_key(service, "myeloma", label=label, scope=scope, expires_days=90).text
+        for scope, label in labels.items()
+    }
+    lost = operations.make_key(service, "myeloma", label="laptop that was stolen", scope="read").row
+    operations.revoke_key(service, "myeloma", lost.id)
+    keys["guest"] = operations.make_key(service, "lymphoma", label="guest", scope="read").text
+    operations.make_grant(service, "myeloma", "lymphoma", view=cohort.pooled)
+    operations.make_grant(service, "myeloma", "lymphoma", snapshot=cohort.snapshot, expires_days=30)
+    with sibling("services", "serving").running(service) as server:
+        yield Site(server.url, service, keys, cohort.view, cohort.pooled, cohort.snapshot)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, or word of why there is none."""
+    chromium = sibling("servers", "chromium")
+    if not chromium.installed():
+        why = "Chromium is not installed (`python tests/servers/chromium.py install`, as root, on Debian)"
+        if os.environ.get(REQUIRE):
+            pytest.fail(why)
+        pytest.skip(f"{why}: the pages are looked at in no browser")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only these tests need it
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium.PROGRAM, args=list(chromium.ARGUMENTS))
+        yield found
+        found.close()
+
+
+@contextmanager
+def looking(browser, site, *, scheme="light", width=1280, scripts=True, key="admin"):
+    """A page of a browser that is logged in; whatever it asked of others, or complained of, fails the test."""
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "java_script_enabled": scripts}
+    context = browser.new_context(**options)
+    page, asked, complaints = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    try:
+        if key is not None:
+            page.goto(f"{site.url}/login")
+            page.get_by_label("API key").fill(site.keys[key])
+            page.get_by_role("button", name="Log in").click()
+            page.wait_for_url(f"{site.url}/")
+        yield page
+        assert not [url for url in asked if not url.startswith((site.url, "data:image/"))]
+        # The status of a page that says why it cannot be shown is the browser's own complaint.
+        assert not [text for text in complaints if "the server responded with a status of" not in text]
+    finally:
+        context.close()
+
+
+def show(page, site, path):
+    """Opens a page, and waits for its pictures."""
+    answer = page.goto(f"{site.url}{path}", wait_until="networkidle")
+    for picture in page.locator("img").all():
+        picture.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    return answer.status
+
+
+def tab_to(page, wanted, *, most=400):
+    """Presses Tab until something has the focus that fits; gives what has it."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        tag, ident, text, address = page.evaluate(NAMED)
+        if re.search(wanted, f"{tag}#{ident} {text} {address}"):
+            return text
+    raise AssertionError(f"{wanted} was not reached by Tab")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing_on_any_page(browser, site, scheme):
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 - only this test needs it
+
+    axe, found = Axe(), {}
+    for width in WIDTHS:
+        with looking(browser, site, scheme=scheme, width=width, key=None) as page:
+            for path in ("/login", "/login?next=/projects/myeloma"):
+                show(page, site, path)
+                found[path, width] = axe.run(page)
+            page.get_by_label("API key").fill("engram_wrong")
+            page.get_by_role("button", name="Log in").click()
+            found["bad login", width] = axe.run(page)
+        with looking(browser, site, scheme=scheme, width=width) as page:
+            for name, path in site.pages.items():
+                show(page, site, path)
+                for summary in page.locator("summary").all():
+                    summary.click()
+                found[name, width] = axe.run(page)
+    assert len(found) == 2 * (len(site.pages) + 3)
+    told = [
+        f"{where}: {one['id']}: {one['nodes'][0]['html']}"
+        for where, results in found.items()
+        for one in results.response["violations"]
+    ]
+    assert not told, "\n".join(told)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_fit_their_window(browser, site, scheme, width, tmp_path):
+    """Nothing scrolls sideways but tables and curves; the screenshots are for people."""
+    with looking(browser, site, scheme=scheme, width=width) as page:
+        for name, path in site.pages.items():
+            status = show(page, site, path)
+            assert status == {"withdrawn": 410, "forbidden": 403}.get(name, 200), name
+            page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth") == width, name
+            for picture in page.locator("img").all():
+                assert picture.evaluate("one => one.complete && one.naturalWidth > 0"), name
+    with looking(browser, site, scheme=scheme, width=width, key=None) as page:
+        show(page, site, "/login")
+        page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_schemes_have_colours_of_their_own(browser, site):
+    colours = set()
+    for scheme in SCHEMES:
+        with looking(browser, site, scheme=scheme) as page:
+            colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(colours) == 2
+
+
+def test_every_page_is_reached_by_links_without_scripts(browser, site):
+    """From the list of projects on; of each kind of page some."""
+    seen, waiting, kinds = set(), ["/"], {}
+    with looking(browser, site, scripts=False) as page:
+        while waiting:
+            path = waiting.pop(0)
+            answer = page.goto(f"{site.url}{path}")
+            assert answer.status == 200, path
+            assert page.locator("h1").count() == 1, path
+            for link in page.locator("main a[href], nav a[href]").all():
+                address = link.get_attribute("href")
+                kind = re.sub(r"MM_\d+|[0-9a-f]{16,64}|cv-[\w-]+|\d{8}T\w+-\w+|=.*", "*", address)
+                if address in seen or address.startswith("#") or link.get_attribute("download") is not None:
+                    continue
+                kinds[kind] = kinds.get(kind, 0) + 1
+                if kinds[kind] <= 3:
+                    seen.add(address)
+                    waiting.append(address)
+    missing = [
+        name
+        for name, path in site.pages.items()
+        if path not in seen and name not in {"entry-ct", "withdrawn", "forbidden"}
+    ]
+    assert not missing
+
+
+def test_a_reader_without_scripts_filters_and_downloads(browser, site):
+    with looking(browser, site, scripts=False, key="read") as page:
+        page.goto(f"{site.url}{site.pages['view']}")
+        page.get_by_label("Patient").fill("MM_000*")
+        page.get_by_label("Modality").select_option("PET")
+        page.get_by_role("button", name="Show").click()
+        assert page.locator("tbody tr").count() == 9
+        assert page.locator("thead th[scope=colgroup]").all_inner_texts() == ["PET"]
+        with page.expect_download() as waiting:
+            page.get_by_role("link", name="CSV").click()
+        lines = Path(waiting.value.path()).read_text().splitlines()
+        assert len(lines) == 1 + sum("MM_000" in line for line in lines)
+
+
+def test_a_keyboard_is_enough(browser, site):
+    """From the login to an entry and out again, by Tab and Enter alone; the focus is always seen."""
+    with looking(browser, site, key=None) as page:
+        page.goto(f"{site.url}{site.pages['view']}")
+        page.keyboard.press("Tab")
+        assert page.evaluate(NAMED)[2] == "Skip to the content"
+        assert page.locator(".skip").bounding_box()["y"] >= 0
+        page.keyboard.press("Enter")
+        tab_to(page, "INPUT#key")
+        page.keyboard.type(site.keys["read"])
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{site.url}{site.pages['view']}")
+        tab_to(page, "MM_0003, PET spine_dilated")
+        assert page.evaluate(OUTLINED)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/entries/MM_0003/PET/spine_dilated")
+        tab_to(page, "CT skeleton .*MM_0003")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/entries/MM_0003/CT/skeleton")
+        tab_to(page, "BUTTON# Log out")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{site.url}/login")
+
+
+def test_all_that_can_be_used_is_reached_by_tab_and_shows_its_focus(browser, site):
+    with looking(browser, site) as page:
+        for name, path in site.pages.items():
+            show(page, site, path)
+            page.evaluate("document.activeElement.blur()")
+            for place in range(page.evaluate(FOCUSABLE)):
+                page.keyboard.press("Tab")
+                assert page.evaluate("document.activeElement !== document.body"), (name, place)
+                assert page.evaluate(OUTLINED), (name, page.evaluate(NAMED))
+
+
+def test_an_admin_without_scripts_makes_and_revokes_keys_and_grants(browser, site):
+    with looking(browser, site, scripts=False) as page:
+        page.goto(f"{site.url}{site.pages['keys']}")
+        page.get_by_label("What it is for").fill("<b>dashboard</b> of ward 5")
+        page.get_by_label("write").check()
+        page.get_by_label("Days until it ends").fill("30")
+        page.get_by_role("button", name="Make the key").click()
+        shown = page.locator(".secret").inner_text()
+        assert site.service.access.principal(shown).scope == "write"
+        page.get_by_role("link", name="Back to the keys").click()
+        assert shown not in page.content()
+        row = page.locator("tr", has_text="<b>dashboard</b> of ward 5")
+        row.locator("summary").click()
+        row.get_by_role("button", name="Revoke for good").click()
+        assert "revoked" in page.locator("tr", has_text="<b>dashboard</b> of ward 5").inner_text()
+        page.get_by_role("link", name="Grants", exact=True).click()
+        page.get_by_label("Project that may read").fill("lymphoma")
+        page.get_by_label("View, as it is and will be").select_option(site.view)
+        page.get_by_role("button", name="Grant", exact=True).click()
+        row = page.locator("tr", has_text=site.view)
+        assert "live" in row.inner_text()
+        row.locator("summary").click()
+        row.get_by_role("button", name="Revoke for good").click()
+        assert "revoked" in page.locator("tr", has_text=site.view).inner_text()
+
+
+def test_a_guest_sees_what_was_granted(browser, site):
+    with looking(browser, site, scripts=False, key="guest") as page:
+        page.get_by_role("link", name="myeloma").click()
+        assert site.view not in [link.inner_text() for link in page.locator("main a").all()]
+        page.get_by_role("link", name=site.snapshot[:12]).click()
+        page.get_by_role("link", name="commit 2 of MM_0001, PET spine_dilated").click()
+        assert page.locator("h1").inner_text().startswith("MM_0001")
+        assert page.locator("img").count() == 3
+
+
+def test_scripts_run_nowhere(browser, site):
+    """Neither one that found its way into a page, nor that of a published report."""
+    with looking(browser, site, key="read") as page:
+        show(page, site, site.pages["project"])
+        page.goto(f"{site.url}{site.pages['trainer']}")
+        page.get_by_role("link", name="Open the published report").click()
+        assert page.title() == "Report"
+        assert page.evaluate("window.origin") == "null"
+
+
+def test_a_page_prints_without_its_controls(browser, site, tmp_path):
+    with looking(browser, site, scheme="dark") as page:
+        for name in ("view", "entry", "trainer"):
+            show(page, site, site.pages[name])
+            data = page.pdf(path=tmp_path / f"{name}.pdf", format="A4")
+            assert data.startswith(b"%PDF")
+            page.emulate_media(media="print", color_scheme="dark")
+            assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+            assert not page.get_by_role("button").all()
+            page.screenshot(path=tmp_path / f"{name}-print.png", full_page=True)
+            page.emulate_media(media="screen", color_scheme="dark")

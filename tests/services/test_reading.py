@@ -1,0 +1,253 @@
+"""What the service serves of a store, held against the store's own files: the same bytes, nothing uncommitted or withdrawn."""
+
+import importlib.util
+import json
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from services.database.migrate import migrate
+from services.objects import WITHDRAWN_S
+from services.operations import make_key
+from services.service import Service
+from services.settings import Settings
+from store_schema import EntryKey
+from store_schema.packs import make_pack
+from store_schema.records import sha256
+from store_schema.testing import digest_of, example_entry
+from store_schema.withdraw import withdraw
+
+
+def sibling(name):
+    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
+    if spec.name not in sys.modules:
+        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[spec.name]
+
+
+@pytest.fixture
+def world(tmp_path):
+    service = Service.open(Settings(data=tmp_path / "data", reconcile_s=0))
+    migrate(service.database)
+    with sibling("serving").running(service) as server:
+        world = sibling("route_world").World(server)
+        world.store, world.reader = service.store("owner"), world.keys["owner", "read"]
+        world.base = "/v1/projects/owner"
+        yield world
+
+
+def get(world, path, **more):
+    return world.server.ask("GET", f"{world.base}/{path}", key=world.reader, **more)
+
+
+def test_every_committed_object_is_served_as_it_lies_there(world):
+    make_pack(world.store.snapshot(world.names["snapshot"]), "mean_map")
+    paths = [path for path in world.store.location.paths("") if not path.startswith("snapshots/of/")]
+    assert len(paths) > 15
+    for path in paths:
+        data = world.store.location.get(path)
+        for _ in range(2):  # read, and from memory
+            answer = get(world, path)
+            assert (answer.status, answer.body) == (200, data), path
+            assert answer.headers["etag"] == f'"{sha256(data)}"'
+            assert answer.headers["cache-control"] == "private, max-age=86400, immutable"
+        head = world.server.ask("HEAD", f"{world.base}/{path}", key=world.reader)
+        assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(data)))
+        part = get(world, path, headers={"Range": "bytes=-7"})
+        assert (part.status, part.body) == (206, data[-7:])
+
+
+def test_a_listing_names_exactly_the_committed_objects(world):
+    world.store.location.put(f"data/{world.names['view']}/P1/CT/spine/{uuid.uuid4().hex}/zarr.json", b"{}")
+    committed = {path for path in world.store.location.paths("data") if f"/{world.names['attempt']}/" in path}
+    lines = [json.loads(line) for line in get(world, "objects?prefix=data").body.splitlines()]
+    assert {line["path"] for line in lines[:-1]} == committed
+    assert lines[-1] == {"end": len(committed)}
+    sizes = {line["path"]: line["size_bytes"] for line in lines[:-1]}
+    assert all(world.store.location.size_bytes(path) == size for path, size in sizes.items())
+    names = [json.loads(line) for line in get(world, "objects?prefix=commits&delimiter=true").body.splitlines()]
+    assert names == [{"name": world.names["view"]}, {"end": 1}]
+
+
+def test_an_attempt_that_no_commit_names_is_never_served(world):
+    attempt = uuid.uuid4().hex
+    folder = f"data/{world.names['view']}/P1/CT/spine/{attempt}"
+    world.store.location.put(f"{folder}/memory/c/0/0/0/0", b"uncommitted")
+    assert get(world, f"{folder}/memory/c/0/0/0/0").status == 404
+
+
+def test_a_commit_made_beside_the_service_is_served_at_once(world):
+    assert get(world, f"data/{world.names['view']}/{world.key}/{'0' * 32}/zarr.json").status == 404
+    made = world.store.publish(world.names["view"], world.key, example_entry(5), input_sha256=digest_of("later")).commit
+    answer = get(world, f"{made.folder}/memory/c/0/0/0/0")
+    assert (answer.status, sha256(answer.body)) == (200, made.objects["memory/c/0/0/0/0"].sha256)
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
+def test_what_is_committed_and_cannot_be_read_is_a_failure_and_never_absent(world, damage):
+    folder = Path(world.server.service.settings.data, "stores", "owner")
+    path = f"data/{world.names['view']}/{world.key}/{world.names['attempt']}/memory/c/0/0/0/0"
+    data = (folder / path).read_bytes()
+    if damage == "gone":
+        (folder / path).unlink()
+    else:
+        (folder / path).write_bytes(data[:-1] if damage == "cut" else bytes([data[0] ^ 1]) + data[1:])
+    zarr_path = f"snapshots/{world.names['snapshot']}/zarr/{world.key}/memory/c/0/0/0/0"
+    for place in (path, zarr_path):
+        answer = get(world, place)
+        assert answer.status == 500
+        assert answer.json["error"]["code"] == ("object_missing" if damage == "gone" else "object_altered")
+        assert str(folder) not in answer.body.decode()
+
+
+def test_a_withdrawn_entry_is_gone_from_every_route_within_moments(world):
+    """Also what was held in memory, and every snapshot that names it."""
+    other = EntryKey("P2", "CT", "spine")
+    world.store.publish(world.names["view"], other, example_entry(2), input_sha256=digest_of("2"))
+    both, path = world.store.make_snapshot(world.names["view"]), f"{world.key}/memory/c/0/0/0/0"
+    places = [
+        f"data/{world.names['view']}/{world.key}/{world.names['attempt']}/memory/c/0/0/0/0", f"snapshots/{both}/zarr/{path}",
+        f"snapshots/{both}.jsonl.zst", f"commits/{world.names['view']}/{world.key}/000000.json",
+    ]  # fmt: skip
+    assert [get(world, place).status for place in places] == [200] * 4
+    withdraw(world.store, patients=["P1"], reason="consent taken back")
+    time.sleep(WITHDRAWN_S + 0.2)
+    assert [get(world, place).status for place in places] == [410] * 4
+    assert get(world, places[0]).json["error"]["code"] == "withdrawn"
+    later = world.store.make_snapshot(world.names["view"])
+    assert get(world, f"snapshots/{later}/zarr/{other}/memory/c/0/0/0/0").status == 200
+
+
+def storage(world):
+    return {"headers": {"Authorization": f"Bearer {world.reader}"}}
+
+
+def test_a_snapshot_opens_as_zarr_and_as_an_xarray_tree(world):
+    url = f"{world.server.url}{world.base}/snapshots/{world.names['snapshot']}/zarr"
+    stored = world.store.read(world.names["view"], world.key)
+    group = zarr.open_group(url, mode="r", storage_options=storage(world))
+    assert list(group.group_keys()) == ["P1"]
+    for name, values in stored.arrays.items():
+        np.testing.assert_array_equal(group[f"{world.key}/{name}"][...], values)
+    assert dict(group[str(world.key)].attrs) == stored.attributes
+    tree = xr.open_datatree(url, engine="zarr", storage_options=storage(world))
+    np.testing.assert_array_equal(tree[str(world.key)]["mask"].values, stored.arrays["mask"])
+    entry = xr.open_zarr(f"{url}/{world.key}", storage_options=storage(world))
+    np.testing.assert_array_equal(entry["mean_map"].values, stored.arrays["mean_map"])
+
+
+def test_zarr_names_that_the_snapshot_has_not_are_absent(world):
+    zarr_url = f"snapshots/{world.names['snapshot']}/zarr"
+    for path in (
+        "P9/CT/spine/zarr.json",
+        "P1/zarr.json/x",
+        ".zgroup",
+        "P1/CT/spine/.zarray",
+        "P1/CT/spine/nothing/zarr.json",
+        "x",
+    ):
+        assert get(world, f"{zarr_url}/{path}").status == 404, path
+    assert (
+        get(world, f"{zarr_url}/{world.key}/memory/c/9/9/9/9").status == 500
+    )  # a chunk of a committed array: never absent
+    assert get(world, f"snapshots/{'0' * 64}/zarr/zarr.json").status == 404
+
+
+def test_two_reads_of_a_folder_store_cannot_be_signed(world):
+    answer = world.server.ask(
+        "POST",
+        f"{world.base}/snapshots/{world.names['snapshot']}/sign",
+        key=world.reader,
+        body={"paths": [world.names["path"]]},
+    )
+    assert (answer.status, answer.json["error"]["code"]) == (501, "not_signable")
+
+
+def test_a_snapshot_is_made_on_the_server(world):
+    other = EntryKey("P2", "CT", "spine")
+    world.store.publish(world.names["view"], other, example_entry(2), input_sha256=digest_of("2"))
+    expected = world.store.make_snapshot(world.names["view"])
+    answer = world.server.ask("POST", f"{world.base}/snapshots", key=world.reader, body={"view": world.names["view"]})
+    assert (answer.status, answer.json) == (201, {"id": expected, "view": world.names["view"], "rows": 2})
+    body = {"view": world.names["view"], "where": ["patient=P2"]}
+    some = world.server.ask("POST", f"{world.base}/snapshots", key=world.reader, body=body).json
+    assert some["rows"] == 1
+    body = {"view": world.names["view"], "keys": [["P1", "CT", "spine", 0]]}
+    assert (
+        world.server.ask("POST", f"{world.base}/snapshots", key=world.reader, body=body).json["id"]
+        == world.names["snapshot"]
+    )
+    body["keys"][0][3] = 7
+    assert world.server.ask("POST", f"{world.base}/snapshots", key=world.reader, body=body).status == 404
+
+
+def test_logs_metrics_and_audit_name_no_patient_and_no_secret(world, caplog):
+    caplog.set_level("INFO", logger="engram.service")
+    key = world.reader
+    for path in (
+        f"commits/{world.names['view']}/{world.key}/000000.json", f"snapshots/{world.names['snapshot']}/zarr/{world.key}/zarr.json",
+        "entries?patient=P1", f"commits/{world.names['view']}/P1/CT/spine/000009.json", "objects?prefix=commits/P1",
+    ):  # fmt: skip
+        get(world, path)
+        world.server.ask("GET", f"{world.base}/{path}", key=world.keys["stranger", "read"])
+        world.server.ask("GET", f"{world.base}/{path}", key=f"{key}x")
+    from services.logs import JsonLines  # noqa: PLC0415
+
+    lines = [JsonLines().format(record) for record in caplog.records if record.name == "engram.service"]
+    assert len(lines) >= 15
+    told = "\n".join(lines) + world.server.ask("GET", "/metrics").body.decode()
+    world.server.service.audit.flush()
+    told += world.server.ask("GET", f"{world.base}/audit?limit=1000", key=world.keys["owner", "admin"]).body.decode()
+    for secret in ("P1", key, key.split("_", 2)[2], world.keys["stranger", "read"].split("_", 2)[2]):
+        assert secret not in told
+    line = json.loads(lines[0])
+    assert {
+        "at",
+        "level",
+        "event",
+        "request_id",
+        "method",
+        "route",
+        "status",
+        "duration_ms",
+        "key_id",
+        "project",
+    } <= set(line)
+    assert line["route"].startswith("/v1/projects/{project}/")
+
+
+def test_reads_signings_and_denials_stand_in_the_audit(world):
+    admin = world.keys["owner", "admin"]
+    for _ in range(3):
+        get(world, f"commits/{world.names['view']}/{world.key}/000000.json")
+    world.server.ask("GET", f"{world.base}/views", key=world.keys["stranger", "read"])
+    world.server.ask("GET", f"{world.base}/views")
+    made = make_key(world.server.service, "owner", label="x", scope="read")
+    world.server.service.audit.flush()
+    rows = world.server.ask("GET", f"{world.base}/audit", key=admin).json["items"]
+    reads = [row for row in rows if (row["action"], row["target"]) == ("read", world.names["view"])]
+    assert sum(row["requests"] for row in reads) == 3
+    assert reads[0]["key_id"] == world.reader.split("_")[1]
+    denied = [row for row in rows if row["outcome"] == "denied"]
+    assert {row["key_project"] for row in denied} >= {"stranger"}
+    assert any(row["action"] == "key" and row["target"] == f"key {made.row.id}" for row in rows)
+
+
+def test_a_request_keeps_its_id_if_it_is_one(world):
+    given = world.server.ask("GET", "/healthz", headers={"X-Request-Id": "trace-0123456789"})
+    assert given.headers["x-request-id"] == "trace-0123456789"
+    for odd in ("short", "a b c d e f g h", "x" * 65, "id\twith\ttabs"):
+        assert world.server.ask("GET", "/healthz", headers={"X-Request-Id": odd}).headers["x-request-id"] != odd
+
+
+def test_health_needs_nothing_and_readiness_the_database(world):
+    assert world.server.ask("GET", "/healthz").json == {"status": "ok"}
+    ready = world.server.ask("GET", "/readyz")
+    assert (ready.status, ready.json["database"]) == (200, "ok")
