@@ -23,12 +23,13 @@ from store_schema.errors import (
     ObjectAlteredError,
     ObjectMissingError,
     SchemaError,
+    StoreError,
 )
 from store_schema.keys import EntryKey, check_id
 from store_schema.location.base import check_path
 from store_schema.parallel import each
 from store_schema.reader import read_object
-from store_schema.records import CommitRecord, Record, ViewSpec, check_view_id, parse_record
+from store_schema.records import CommitRecord, Record, TombstoneRecord, ViewSpec, check_view_id, parse_record
 from store_schema.views import view_path
 
 Kind = Literal["view", "object", "commit", "run"]
@@ -122,6 +123,8 @@ class Publishing:
     def _check_follows(self, commit: CommitRecord, number: int, data: bytes) -> None:
         """The commit is the next of its entry, or the very one that is there."""
         current = current_record(self.objects.store.location, commit.view, commit.key)
+        if isinstance(current, TombstoneRecord):
+            raise gone()
         if current is not None and current.number >= number:
             return  # the create decides: the same bytes are fine, others are refused with 412
         expected = numbered(commit, after=current)

@@ -21,6 +21,7 @@ from services.catalogue.place import Place
 from services.catalogue.run_summary import KEPT, MAX_RECORD_BYTES, RunFacts, run_facts
 from services.catalogue.tally import Problem, Tally, tried
 from services.database.models import Base, EntryRow, RunRow, SnapshotEntry, ViewRow
+from store_schema.commits import read_or_none
 from store_schema.errors import BackendError, InvalidKeyError, SchemaError
 from store_schema.keys import check_id
 from store_schema.parallel import each
@@ -213,7 +214,7 @@ def _facts(place: Place, run_id: str) -> RunFacts | None:
     if not names:
         return None
     contents = {
-        name: place.location.get(f"{prefix}/{name}") if sizes[name] <= MAX_RECORD_BYTES else None
+        name: read_or_none(place.location, f"{prefix}/{name}") if sizes[name] <= MAX_RECORD_BYTES else None
         for name in KEPT
         if name in sizes
     }

@@ -39,7 +39,7 @@ def run_facts(names: list[str], contents: Mapping[str, bytes | None]) -> RunFact
     names
         Of all its records.
     contents
-        Those of `KEPT` that are there; None where one is too large.
+        Those of `KEPT` that are there; None where one is too large, or gone again.
     """
     summary: dict[str, Any] = {}
     damaged = []

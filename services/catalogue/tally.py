@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from store_schema.errors import BackendError, EngramError
+from services.errors import Refusal
+from store_schema.errors import BackendError, EngramError, StoreNotFoundError
 from store_schema.pinning import Told
 
 Problem = Literal["damaged", "unread"]
@@ -109,9 +110,17 @@ class Tally:
 
 
 def tried[T](read: Callable[[], T]) -> tuple[T, None] | tuple[None, Problem]:
-    """What reading a record gives, or what is wrong with it."""
+    """What reading a record gives, or what is wrong with it.
+
+    Raises
+    ------
+    Refusal, StoreNotFoundError
+        If the database or the store is away: that says nothing of the record.
+    """
     try:
         return read(), None
+    except (Refusal, StoreNotFoundError):
+        raise
     except BackendError:
         return None, "unread"
     except _DAMAGE:
