@@ -95,7 +95,7 @@ def _check_there(settings: Settings, *, new: bool) -> None:
     from sqlalchemy import make_url  # noqa: PLC0415
 
     url = _usable(lambda: make_url(settings.database))
-    if not new and url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+    if not new and url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
         raise UsageError(
             f"there is no database {url.database}: is --data the folder that `feature-store serve` has? "
             "`feature-store admin migrate` makes a new one."

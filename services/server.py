@@ -5,7 +5,9 @@ SIGTERM and SIGINT let requests that are under way end, for at most `GRACE_S` se
 
 from __future__ import annotations
 
+import signal
 import socket
+from types import FrameType
 
 import click
 import uvicorn
@@ -40,7 +42,20 @@ def run(settings: Settings, *, host: str, port: int, plain_logs: bool) -> None:
         )  # fmt: skip
         click.echo(f"Serving at {url}  (Ctrl-C stops)")
         logs.log().info("listening", extra={"url": url})
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        _end_well(server)
+        server.run(sockets=[listening])
+
+
+def _end_well(server: uvicorn.Server) -> None:
+    """Makes an asked end a good one: uvicorn raises the signal that stopped it once more, when all is done."""
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if not server.started:
+            raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, heard)
 
 
 def _bound(host: str, port: int) -> socket.socket:

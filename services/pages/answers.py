@@ -37,7 +37,7 @@ _WORDS = {
     401: ("Not logged in", "Log in with an API key of your project."),
     403: ("Not allowed", "Ask an admin of the project for a grant, or log in with a key of that project."),
     404: ("Not found", "Check the address, or start from the list of projects."),
-    410: ("Withdrawn", "The entry was withdrawn and its data erased. Nothing of it can be shown again."),
+    410: ("Withdrawn", "What was withdrawn is erased and cannot be shown again; a new snapshot leaves it out."),
     503: ("Not available just now", "Try again in a moment."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -49,6 +50,8 @@ PARQUET_PAGE = 10_000
 """Rows that are asked for at once."""
 NEXT = "Engram-Next"
 """Header of a Parquet answer that has the cursor of what follows."""
+_VIEW_ID = re.compile(r"[A-Za-z0-9._-]{1,64}-[0-9a-f]{16}", re.ASCII)
+"""What can be told as a view in the audit; anything else that was sent may be a patient."""
 _NO_STORE = {"Cache-Control": "no-store"}
 type Rows = list[dict[str, Any]]
 type Fetch = Callable[[str | None, int], tuple[Rows, str | None]]
@@ -83,7 +86,7 @@ def view_coverage(
     request: Request, reach: Reached, view: ViewId, asked: Annotated[CoverageQuery, Query()], response: Response
 ) -> Any:
     """Patients × (modality, ROI), part by part; as Parquet one row for each entry."""
-    read = _Read(request, reach, view if is_view_id(view) else "view")
+    read = _Read(request, reach, view if _VIEW_ID.fullmatch(view) else "view")
     wanted = Globs.parse(asked.patient, field="patient") if asked.patient else None
 
     def found(after: str | None, limit: int) -> Coverage:
@@ -165,7 +168,7 @@ def list_runs(request: Request, reach: Reached, asked: Annotated[RunQuery, Query
 @router.get("/runs/{run}", summary="One run.")
 def get_run(request: Request, reach: Reached, run: RunId, response: Response) -> RunOut:
     """Its records are read as the objects `runs/RUN/NAME`; only for keys of the project itself."""
-    read = _Read(request, reach, f"run {run}" if is_view_id(run) else "run")
+    read = _Read(request, reach, f"run {run}" if reach.own and is_view_id(run) else "run")
     response.headers.update(_NO_STORE)
     return read.done(RunOut.model_validate(read.ask(lambda session: queries.run(session, reach, run))))
 

@@ -1,4 +1,4 @@
-"""The service's pages in a real Chromium: with and without scripts, by keyboard, light and dark, narrow and wide, checked by axe-core."""
+"""The service's pages in a real Chromium: without scripts, by keyboard, light and dark, narrow and wide, checked by axe-core."""
 
 import importlib.util
 import os
@@ -28,6 +28,8 @@ NAMED = """() => {
   const one = document.activeElement;
   return [one.tagName, one.id, one.textContent.replace(/\\s+/g, " ").trim(), one.getAttribute("href") || ""];
 }"""
+STATUS = "the server responded with a status of"
+"""What the browser complains of where a page says why there is nothing to show."""
 FOCUSABLE = """() => [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']")]
   .filter(one => one.checkVisibility() && (one.type !== "radio" || one.checked)).length"""
 
@@ -118,7 +120,7 @@ def browser():
 
 
 @contextmanager
-def looking(browser, site, *, scheme="light", width=1280, scripts=True, key="admin"):
+def looking(browser, site, *, scheme="light", width=1280, scripts=True, key="admin", known=()):
     """A page of a browser that is logged in; whatever it asked of others, or complained of, fails the test."""
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "java_script_enabled": scripts}
     context = browser.new_context(**options)
@@ -136,19 +138,14 @@ def looking(browser, site, *, scheme="light", width=1280, scripts=True, key="adm
             page.wait_for_url(f"{site.url}/")
         yield page
         assert not [url for url in asked if not url.startswith((site.url, "data:image/"))]
-        # The status of a page that says why it cannot be shown is the browser's own complaint.
-        assert not [text for text in complaints if "the server responded with a status of" not in text]
+        assert not [text for text in complaints if not any(one in text for one in (STATUS, *known))]
     finally:
         context.close()
 
 
 def show(page, site, path):
-    """Opens a page, and waits for its pictures."""
-    answer = page.goto(f"{site.url}{path}", wait_until="networkidle")
-    for picture in page.locator("img").all():
-        picture.scroll_into_view_if_needed()
-    page.wait_for_load_state("networkidle")
-    return answer.status
+    """Opens a page with its pictures, and gives its status."""
+    return page.goto(f"{site.url}{path}", wait_until="load").status
 
 
 def tab_to(page, wanted, *, most=400):
@@ -166,21 +163,20 @@ def test_axe_finds_nothing_on_any_page(browser, site, scheme):
     from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 - only this test needs it
 
     axe, found = Axe(), {}
-    for width in WIDTHS:
-        with looking(browser, site, scheme=scheme, width=width, key=None) as page:
-            for path in ("/login", "/login?next=/projects/myeloma"):
-                show(page, site, path)
-                found[path, width] = axe.run(page)
-            page.get_by_label("API key").fill("engram_wrong")
-            page.get_by_role("button", name="Log in").click()
-            found["bad login", width] = axe.run(page)
+    with looking(browser, site, scheme=scheme, key=None) as page:
+        show(page, site, "/login")
+        found["login"] = axe.run(page)
+        page.get_by_label("API key").fill("engram_wrong")
+        page.get_by_role("button", name="Log in").click()
+        found["bad login"] = axe.run(page)
+    for width, names in ((1280, list(site.pages)), (320, ["view", "trainer", "keys"])):
         with looking(browser, site, scheme=scheme, width=width) as page:
-            for name, path in site.pages.items():
-                show(page, site, path)
+            for name in names:
+                show(page, site, site.pages[name])
                 for summary in page.locator("summary").all():
                     summary.click()
-                found[name, width] = axe.run(page)
-    assert len(found) == 2 * (len(site.pages) + 3)
+                found[f"{name} at {width}"] = axe.run(page)
+    assert all(results.response["testEngine"]["name"] == "axe-core" for results in found.values())
     told = [
         f"{where}: {one['id']}: {one['nodes'][0]['html']}"
         for where, results in found.items()
@@ -221,8 +217,9 @@ def test_every_page_is_reached_by_links_without_scripts(browser, site):
     with looking(browser, site, scripts=False) as page:
         while waiting:
             path = waiting.pop(0)
-            answer = page.goto(f"{site.url}{path}")
-            assert answer.status == 200, path
+            status = show(page, site, path)
+            # One snapshot names patients that were withdrawn later.
+            assert status == 200 or (status == 410 and "/snapshots/" in path), path
             assert page.locator("h1").count() == 1, path
             for link in page.locator("main a[href], nav a[href]").all():
                 address = link.get_attribute("href")
@@ -244,8 +241,8 @@ def test_every_page_is_reached_by_links_without_scripts(browser, site):
 def test_a_reader_without_scripts_filters_and_downloads(browser, site):
     with looking(browser, site, scripts=False, key="read") as page:
         page.goto(f"{site.url}{site.pages['view']}")
-        page.get_by_label("Patient").fill("MM_000*")
-        page.get_by_label("Modality").select_option("PET")
+        page.get_by_label("Patient", exact=True).fill("MM_000*")
+        page.get_by_label("Modality", exact=True).select_option("PET")
         page.get_by_role("button", name="Show").click()
         assert page.locator("tbody tr").count() == 9
         assert page.locator("thead th[scope=colgroup]").all_inner_texts() == ["PET"]
@@ -263,18 +260,18 @@ def test_a_keyboard_is_enough(browser, site):
         assert page.evaluate(NAMED)[2] == "Skip to the content"
         assert page.locator(".skip").bounding_box()["y"] >= 0
         page.keyboard.press("Enter")
-        tab_to(page, "INPUT#key")
+        tab_to(page, "^INPUT#key")
         page.keyboard.type(site.keys["read"])
         page.keyboard.press("Enter")
         page.wait_for_url(f"{site.url}{site.pages['view']}")
-        tab_to(page, "MM_0003, PET spine_dilated")
+        tab_to(page, "^A# commit 0 of MM_0003, PET spine_dilated")
         assert page.evaluate(OUTLINED)
         page.keyboard.press("Enter")
         page.wait_for_url("**/entries/MM_0003/PET/spine_dilated")
-        tab_to(page, "CT skeleton .*MM_0003")
+        tab_to(page, "^A# CT skeleton .*MM_0003")
         page.keyboard.press("Enter")
         page.wait_for_url("**/entries/MM_0003/CT/skeleton")
-        tab_to(page, "BUTTON# Log out")
+        tab_to(page, "^BUTTON# Log out")
         page.keyboard.press("Enter")
         page.wait_for_url(f"{site.url}/login")
 
@@ -328,8 +325,17 @@ def test_a_guest_sees_what_was_granted(browser, site):
 
 def test_scripts_run_nowhere(browser, site):
     """Neither one that found its way into a page, nor that of a published report."""
-    with looking(browser, site, key="read") as page:
+    known = (
+        "sandboxed and the 'allow-scripts' permission is not set",
+        "violates the following Content Security Policy",
+    )
+    with looking(browser, site, key="read", known=known) as page:
         show(page, site, site.pages["project"])
+        script = "Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'})"
+        page.evaluate(f"document.body.append({script})")
+        page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:, onerror=window.ran=1>')")
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.ran") is None
         page.goto(f"{site.url}{site.pages['trainer']}")
         page.get_by_role("link", name="Open the published report").click()
         assert page.title() == "Report"

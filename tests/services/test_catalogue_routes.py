@@ -344,6 +344,16 @@ def test_refused_read_is_counted_as_denied_alone(ask: Asker, filled: tuple[str, 
     assert ask.audited() == [("denied", second, "denied", 1)]
 
 
+@pytest.mark.parametrize(
+    "path", ["/views/MM_001/coverage", "/views/%00/coverage", "/snapshots/MM_001", "/runs/MM_001", "/runs/%00"]
+)
+def test_denials_name_nothing_that_was_made_up(ask: Asker, filled: tuple[str, str, str], path: str) -> None:
+    ask.grant(view=filled[0])
+    assert ask.server.ask("GET", f"{P}{path}", key=ask.keys["theirs"]).status in {403, 404}
+    for _, target, _, _ in ask.audited():
+        assert target in {"view", "snapshot", "run"}
+
+
 def test_openapi_describes_every_route_with_examples(ask: Asker) -> None:
     schema = ask.server.ask("GET", "/openapi.json").json
     mine = {
