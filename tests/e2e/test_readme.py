@@ -95,6 +95,41 @@ def study_and_predict(folder: Path) -> None:
     assert "on another cohort" in (folder / "validation" / "report.html").read_text()
 
 
+def share(folder: Path) -> None:
+    """The commands that share the store, with the service running on a free port as a user would start it."""
+
+    def call(command: str, **more: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment() | more, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    (admin,), (through,) = blocks("zsh"), blocks("ksh")
+    serve = [str(Path(sys.executable).with_name("feature-store")), "serve", "--port", "0"]
+    server = subprocess.Popen(
+        serve, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert server.stdout is not None
+        assert re.fullmatch(r"engram_[0-9a-f]{12}_[A-Za-z0-9_-]{43}\n", server.stdout.readline())
+        url = re.search(r"http://[0-9.:]+", server.stdout.readline())
+        assert url is not None
+        for line in admin.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
+            call(line)
+        key = re.search(
+            r"engram_\w{12}_[A-Za-z0-9_-]{43}", call("feature-store admin keys create myeloma --label w --scope write")
+        )
+        assert key is not None
+        for line in through.strip().splitlines():
+            told = call(line, SERVICE=url[0], ENGRAM_API_KEY=key[0])
+        assert "ublished" in told
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+
+
 @pytest.mark.timeout(1800)
 def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_store(folder):
     (commands,), (code,) = blocks("bash"), blocks("python")
@@ -105,6 +140,7 @@ def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_sto
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
     study_and_predict(folder)
+    share(folder)
     look_around(folder)
     (care,) = blocks("sh")
     for command in care.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
@@ -128,5 +164,12 @@ def test_every_command_of_the_readme_is_a_console_script():
     scripts = re.search(r"\[project\.scripts\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), flags=re.DOTALL)
     assert scripts is not None
     known = {line.split("=")[0].strip() for line in scripts.group(1).splitlines()}
-    for (commands,) in (blocks("bash"), blocks("console"), blocks("shell"), blocks("sh")):
+    for (commands,) in (
+        blocks("bash"),
+        blocks("console"),
+        blocks("shell"),
+        blocks("sh"),
+        blocks("zsh"),
+        blocks("ksh"),
+    ):
         assert {line.split()[0] for line in commands.strip().splitlines()} <= known
