@@ -60,7 +60,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(EngramError, _engram_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Watched, metrics=metrics)
+    app.add_middleware(Watched, metrics=metrics, failed=refused)
     app.openapi = _described(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.errors import Refusal, error_body
+from services.errors import Refusal
 from services.logs import log, places
 from services.metrics import Metrics
 
@@ -22,8 +24,8 @@ UNKNOWN = "(none)"
 class Watched:
     """An application whose requests are named, logged and counted."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, failed: Callable[[Request, Refusal], Response]) -> None:
+        self._app, self._metrics, self._failed = app, metrics, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -40,8 +42,7 @@ class Watched:
                 )
                 if not asked.status:
                     refusal = Refusal(500, "internal", "the service failed: its log tells where, by the request's id.")
-                    answer = JSONResponse(error_body(refusal, asked.request_id), 500)
-                    await answer(scope, receive, asked.send)
+                    await self._failed(Request(scope), refusal)(scope, receive, asked.send)
             finally:
                 self._tell(asked)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from services.access import Reach
 from services.errors import Refusal, forbidden, not_found
-from services.ranges import Found
+from services.ranges import Found, Large
 from store_schema import Snapshot, Store
 from store_schema.commits import COMMIT_NAME, commit_path, numbers_in, parse_numbered
 from store_schema.errors import (
@@ -49,6 +49,8 @@ WITHDRAWN_S = 2.0
 """How long a view's list of withdrawn entries is taken for good."""
 MAX_CACHED = 16
 """An object is held in memory if it takes at most one such part of the cache."""
+LARGE_BYTES = 2**20
+"""Object of a pack above which parts of it are read as they are asked for."""
 _PACK = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(KINDS)})", re.ASCII)
 
 
@@ -357,14 +359,16 @@ class Objects:
         return parse_record(PackRecord, unseal(self._get(path), where=path), where=path)
 
     def _pack_object(self, record: PackRecord, path: str, name: str) -> Found:
-        at, expected = (self.store.store_id, path), record.objects[name]
-        data = self.cache.get(at)
-        if data is None:
-            found = self.store.location.get(path)
-            data = check_object(
-                found, expected, where=path, listed_by="the pack's record", todo="Delete the pack and make it again."
-            )
-            self.cache.put(at, data)
+        at, expected, location = (self.store.store_id, path), record.objects[name], self.store.location
+        held = self.cache.get(at)
+
+        def whole() -> bytes:
+            todo = "Delete the pack and make it again."
+            found = check_object(location.get(path), expected, where=path, listed_by="the pack's record", todo=todo)
+            return self.cache.put(at, found)
+
+        large = Large(expected.size_bytes, whole, lambda start, end: location.get_part(path, start=start, end=end))
+        data = held if held is not None else large if expected.size_bytes > LARGE_BYTES else whole()
         return Found(data, expected.sha256, record.snapshot)
 
     def _withdrawn_list(self, reach: Reach, rest: str) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -16,16 +16,42 @@ _RANGE = re.compile(r"\s*bytes\s*=\s*(?:(\d{1,18})\s*-\s*(\d{0,18})|-\s*(\d{1,18
 
 
 @dataclass(frozen=True)
+class Large:
+    """An object that is too large to be held: parts of it are read as they are asked for."""
+
+    size_bytes: int
+    whole: Callable[[], bytes]
+    """Reads it and checks its digest."""
+    part: Callable[[int, int], bytes]
+    """Reads from a start to an end; no digest covers a part, the checksums in the object do."""
+
+
+@dataclass(frozen=True)
 class Found:
     """An object that may be served."""
 
-    data: bytes
+    data: bytes | Large
     sha256: str
     """Of the data: its strong validator."""
     target: str
     """View, snapshot or run, for the audit."""
     media_type: str = "application/octet-stream"
     immutable: bool = True
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole."""
+        return len(self.data) if isinstance(self.data, bytes) else self.data.size_bytes
+
+    def whole(self) -> bytes:
+        """All of it, checked against its digest."""
+        return self.read(0, self.size_bytes)
+
+    def read(self, start: int, end: int) -> bytes:
+        """Some of it; a large one is read now."""
+        if isinstance(self.data, bytes):
+            return self.data[start:end]
+        return self.data.whole() if (start, end) == (0, self.data.size_bytes) else self.data.part(start, end)
 
 
 def answer(found: Found, headers: Mapping[str, str], *, head: bool) -> Response:
@@ -50,17 +76,12 @@ def answer(found: Found, headers: Mapping[str, str], *, head: bool) -> Response:
         return Response(status_code=304, headers=given)
     part = None
     if headers.get("if-range") in {None, etag}:
-        part = _part(headers.get("range"), len(found.data))
-    if part is None:
-        return _bodied(found.data, 200, given, found.media_type, head=head)
-    start, end = part
-    given["Content-Range"] = f"bytes {start}-{end - 1}/{len(found.data)}"
-    return _bodied(found.data[start:end], 206, given, found.media_type, head=head)
-
-
-def _bodied(data: bytes, status: int, headers: dict[str, str], media_type: str, *, head: bool) -> Response:
-    response = Response(b"" if head else data, status, headers, media_type)
-    response.headers["Content-Length"] = str(len(data))
+        part = _part(headers.get("range"), found.size_bytes)
+    start, end = part or (0, found.size_bytes)
+    if part is not None:
+        given["Content-Range"] = f"bytes {start}-{end - 1}/{found.size_bytes}"
+    response = Response(b"" if head else found.read(start, end), 206 if part else 200, given, found.media_type)
+    response.headers["Content-Length"] = str(end - start)
     return response
 
 

@@ -47,11 +47,16 @@ class BulkReader:
     As much of a pack is held, so that other entries of it cost no request.
     """
     cache: DiskCache | None = None
+    direct_bytes: int = 64 * 2**10
+    """Objects of this size and more are read from the bucket itself where a service gives addresses there; smaller ones come
+    sooner through the service."""
     _packs: dict[str, Pack] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[BulkReader], tuple[object, ...]]:
         """A pickled reader is addresses and settings: nothing that was read travels."""
-        return BulkReader, (self.snapshot, self.arrays, self.parallel, self.memory_bytes, self.cache)
+        return BulkReader, (
+            self.snapshot, self.arrays, self.parallel, self.memory_bytes, self.cache, self.direct_bytes,
+        )  # fmt: skip
 
     def read(self, keys: Sequence[EntryKey] | None = None) -> Iterator[StoredEntry]:
         """Entries in the order of the keys, all of the snapshot by default.
@@ -85,11 +90,7 @@ class BulkReader:
             return pack.load(keys, hold_bytes=self.memory_bytes, parallel=self.parallel)
         if not keys:
             return self._nothing(name)
-        reader = (
-            self
-            if self.arrays == (name,)
-            else BulkReader(self.snapshot, (name,), self.parallel, self.memory_bytes, self.cache)
-        )
+        reader = self if self.arrays == (name,) else replace(self, arrays=(name,))
         entries = reader.read(keys)
         first = next(entries).arrays[name]
         values = np.empty((len(keys), *first.shape), first.dtype)
@@ -124,7 +125,7 @@ class BulkReader:
         """Commits are read ahead by half of the requests: they tell how large an entry is before it is read."""
         parallel = self.snapshot.location.parallel if self.parallel is None else self.parallel
         ahead = max(1, parallel // 2)
-        direct = DirectReader(self.snapshot, self.arrays)
+        direct = DirectReader(self.snapshot, self.arrays, self.direct_bytes)
         with closing(each(self._found, keys, parallel=ahead)) as commits:
             yield from each(
                 partial(self._entry, direct),

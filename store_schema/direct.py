@@ -39,6 +39,8 @@ class DirectReader:
 
     snapshot: Snapshot
     arrays: Sequence[str]
+    least_bytes: int
+    """Of an object that is worth an address of its own."""
     _off: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -65,11 +67,15 @@ class DirectReader:
             return None
 
     def _names(self, commit: Found) -> dict[str, str]:
-        """Names within the snapshot of the chunks of a commit, by their paths."""
+        """Names within the snapshot of the chunks of a commit that are worth it, by their paths."""
         if isinstance(commit, EngramError):
             return {}
         prefixes = tuple(f"{name}/c" for name in self.arrays)
-        return {path: f"{commit.key}/{path}" for path in commit.objects if path.startswith(prefixes)}
+        return {
+            path: f"{commit.key}/{path}"
+            for path, one in commit.objects.items()
+            if path.startswith(prefixes) and one.size_bytes >= self.least_bytes
+        }
 
     def _signed(self, names: set[str]) -> Mapping[str, str]:
         if self._off or not names:

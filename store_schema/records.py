@@ -97,7 +97,7 @@ def members(body: bytes) -> Mapping[str, Json]:
     """The members of a JSON object; none where the bytes are anything else."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

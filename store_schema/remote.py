@@ -193,8 +193,10 @@ def get_without_key(address: str, size_bytes: int) -> bytes | None:
         try:
             return response.read(size_bytes + 1) if response.status == 200 else None
         finally:
-            # What is left of an answer is not waited for.
-            response.close() if response.length_remaining else response.release_conn()
+            # What is left of an answer is not waited for; a connection that is not given back would be missed for good.
+            if response.length_remaining:
+                response.close()
+            response.release_conn()
     except HTTPError as error:
         # Its text may hold the address, which is a key for a while.
         raise BackendError(f"{host} does not answer ({type(error).__name__}).") from None

@@ -48,7 +48,10 @@ def page(
     """A page from a template."""
     visitor: Visitor | None = request.scope.get("engram.visitor")
     html = rendered(name, visitor=visitor, path=request.url.path, request_id=request_id(request), **values)
-    return HTMLResponse(html, status, {**HEADERS, "Cache-Control": "no-store", **(headers or {})})
+    # Records may hold halves of characters, which no encoding takes.
+    return HTMLResponse(
+        html.encode(errors="replace"), status, {**HEADERS, "Cache-Control": "no-store", **(headers or {})}
+    )
 
 
 def see_other(address: str) -> Response:
@@ -62,7 +65,7 @@ def saved_as(name: str) -> dict[str, str]:
     return {**HEADERS, "Cache-Control": "no-store", **headers}
 
 
-def picture(request: Request, data: bytes | None, tag: str) -> Response:
+def picture(data: bytes | None, tag: str) -> Response:
     """A PNG, or word that the browser's own copy still holds, where `data` is None.
 
     Browsers may keep it and must ask each time: a withdrawn entry or a revoked key is noticed at once.

@@ -18,7 +18,7 @@ from services.access import Reach
 from services.audit import Act
 from services.catalogue.coverage import coverage
 from services.catalogue.globs import Globs
-from services.errors import not_found
+from services.errors import Refusal, not_found
 from services.objects import Objects, not_yours
 from services.pages.answers import page, picture, unchanged
 from services.pages.entry_facts import array_shape, entry_facts, file_time, is_twin, same_pass, source_name
@@ -27,8 +27,9 @@ from services.pages.pictures import MAX_VOXELS, Rgb, colour_stops, heat_map, mas
 from services.pages.sessions import PageReach
 from services.pages.templating import number_text, path_part
 from services.requests import request_id, service_of, target
+from store_schema import Store
 from store_schema.commits import commit_path, parse_numbered
-from store_schema.errors import InvalidKeyError
+from store_schema.errors import EntryWithdrawnError, InvalidKeyError, ObjectAlteredError, SchemaError
 from store_schema.keys import EntryKey
 from store_schema.reader import StoredEntry, read_entry
 from store_schema.records import CommitRecord
@@ -37,6 +38,7 @@ from store_schema.scan import is_view_id
 router = APIRouter(prefix="/projects/{project}/views/{view}/entries/{patient}/{modality}/{roi}")
 MOST_COMMITS = 50
 """Of a history that is shown."""
+PATIENCE_S = 10.0
 _drawing = threading.BoundedSemaphore(2)
 """A mask is the largest thing that a page reads: few are held at once."""
 
@@ -159,7 +161,7 @@ def _readable(objects: Objects, reach: Reach, view: str, key: EntryKey) -> tuple
 
 def _commit(objects: Objects, reach: Reach, view: str, key: EntryKey, number: int) -> CommitRecord:
     path = commit_path(view, key, number)
-    record = parse_numbered(objects.find(reach, path).data, path=path)
+    record = parse_numbered(objects.find(reach, path).whole(), path=path)
     if not isinstance(record, CommitRecord):
         raise not_found("that number is no commit.")
     return record
@@ -193,14 +195,19 @@ def _drawn_by(asked: Asked) -> CommitRecord | None:
     own, store = asked.commit, asked.objects.store
     if "mask" in own.arrays or "preview" in own.arrays:
         return own
-    spec = store.view(own.view)
-    for view in store.view_ids():
-        if view == own.view or not asked.reach.reads_view(view) or not same_pass(spec, store.view(view)):
-            continue
+    others = [view for view in store.view_ids() if view != own.view and asked.reach.reads_view(view)]
+    return next((found for view in others if (found := _twin(store, own, view)) is not None), None)
+
+
+def _twin(store: Store, own: CommitRecord, view: str) -> CommitRecord | None:
+    """The entry of another view, if it is of the same pass and has a mask; one that cannot be read is none."""
+    try:
+        if not same_pass(store.view(own.view), store.view(view)):
+            return None
         found = store.current(view, own.key)
-        if found is not None and "mask" in found.arrays and is_twin(own, found):
-            return found
-    return None
+    except (EntryWithdrawnError, ObjectAlteredError, SchemaError):
+        return None
+    return found if found is not None and "mask" in found.arrays and is_twin(own, found) else None
 
 
 def _map_range(asked: Asked) -> tuple[str, ...] | None:
@@ -224,7 +231,7 @@ def _history(asked: Asked) -> list[CommitRecord]:
 
 def _read(asked: Asked, name: str) -> StoredEntry:
     def fetch(commit: CommitRecord, path: str) -> bytes:
-        return asked.objects.object(commit, path).data
+        return asked.objects.object(commit, path).whole()
 
     return read_entry(asked.objects.store.location, asked.commit, arrays=[name], fetch=fetch)
 
@@ -235,11 +242,15 @@ def _picture(request: Request, asked: Asked, name: str, draw: Callable[[StoredEn
         raise not_found(f"commit {commit.number} of this entry has no {name}.")
     tag = f'"{commit.content_sha256[:32]}-{name}"'
     if unchanged(request, tag):
-        return picture(request, None, tag)
+        return picture(None, tag)
     if _voxels(commit, name) > MAX_VOXELS:
         raise not_found(f"the {name} is too large to be drawn here: read it with a Zarr reader.")
-    with _drawing:
-        return picture(request, png(draw(_read(asked, name))), tag)
+    if not _drawing.acquire(timeout=PATIENCE_S):
+        raise Refusal(503, "busy", "too many pictures are being drawn: try again in a moment.", {"Retry-After": "2"})
+    try:
+        return picture(png(draw(_read(asked, name))), tag)
+    finally:
+        _drawing.release()
 
 
 def _voxels(commit: CommitRecord, name: str) -> int:

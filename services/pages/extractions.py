@@ -129,7 +129,7 @@ def _lines(store: Store, run_id: str, name: str) -> list[Mapping[str, Any]]:
 def _parsed(data: bytes, run_id: str, name: str) -> Mapping[str, Any]:
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise SchemaError(f"{name} of run {run_id} is no record of an extraction: it was written by another program.")

@@ -68,7 +68,7 @@ def project_page(
         }
 
     found = service.database.read(work)
-    act = Act("read", "project", reach.project, reach.principal)
+    act = Act("read", "catalogue", reach.project, reach.principal)
     service.audit.count(act, request_id=request_id(request))
     later = {"views": views, "snapshots": snapshots, "runs": runs}
     return page(request, "project.html.jinja", reach=reach, run_words=run_words, later=later, **found)

@@ -73,6 +73,11 @@ def path_part(text: str) -> str:
     return quote(text, safe="")
 
 
+def sentence(text: str) -> str:
+    """What an error says, as a sentence of its own; one that begins with an id stays as it is."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -83,6 +88,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"size": size_text, "moment": moment_of, "short": short, "number": number_text}
-    environment.filters |= {"part": path_part}
+    environment.filters |= {"part": path_part, "sentence": sentence}
     environment.globals |= {"plural": plural, "style_digest": lambda: style()[1], "engram": version("engram")}
     return environment

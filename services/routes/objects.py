@@ -16,7 +16,7 @@ from services.audit import Act
 from services.errors import Refusal, unprocessable
 from services.listing import listed
 from services.publishing import Published, missing_precondition
-from services.ranges import Found, answer
+from services.ranges import Found, Large, answer
 from services.requests import DirectRoute, Reached, reach_of, request_id, service_of, target
 from services.routes.documented import BYTES, LINES, PROJECT, REFUSALS, WRITTEN
 from services.service import Service
@@ -35,6 +35,8 @@ async def _read(request: Request) -> Response:
     found = None if stores is None else stores.objects.held(reach, path)
     if found is None:
         found = await run_in_threadpool(lambda: service.project_store(reach.project).objects.find(reach, path))
+    if isinstance(found.data, Large):
+        return await run_in_threadpool(served, request, service, reach, found)
     return served(request, service, reach, found)
 
 

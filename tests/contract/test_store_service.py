@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,12 +19,12 @@ import pytest
 import zarr
 from aiohttp import ClientResponseError
 
-from store_schema import Store, make_pack, open_store
+from store_schema import BulkReader, Store, make_pack, open_store
 from store_schema.copying import copy_store
 from store_schema.errors import BackendError, ObjectMissingError, StoreError
 from store_schema.gc import collect_garbage
-from store_schema.location import open_location
-from store_schema.testing import StoreContract, example_entry, example_view
+from store_schema.location import Location, open_location
+from store_schema.testing import StoreContract, WrappedLocation, example_entry, example_view
 from store_schema.testing.base import KEY, OTHER, A, B
 
 STRIDE = 41
@@ -120,9 +120,9 @@ class TestServiceStore(StoreContract):
     def test_written_object_is_what_was_written(self, store: Store, url: str) -> None:
         """Records of runs are read as soon as they are written, and written once; a folder is no object."""
         store.location.put("runs/b/2", b"two")
-        store.location.create("runs/b/1", b"")
+        store.location.create("runs/b/1", b"1")
         assert self.raw_get(url, "runs/b/2") == store.location.get("runs/b/2") == b"two"
-        assert (store.location.size_bytes("runs/b/2"), store.location.size_bytes("runs/b/1")) == (3, 0)
+        assert (store.location.size_bytes("runs/b/2"), store.location.size_bytes("runs/b/1")) == (3, 1)
         assert store.location.paths("runs") == ["runs/b/1", "runs/b/2"]
         assert store.location.children("runs") == ["b"]
         assert store.location.size_bytes("runs/b") is None
@@ -171,3 +171,36 @@ def test_any_zarr_reader_reads_a_snapshot_with_the_key_in_a_header(project: Plac
     (project.folder / commit.folder / "memory/c/0/0/0/0").unlink()
     with pytest.raises(ClientResponseError, match="500"):
         group[f"{OTHER}/memory"][...]
+
+
+class Counting(WrappedLocation):
+    """Remembers what is read through the service."""
+
+    def __init__(self, inner: Location) -> None:
+        super().__init__(inner)
+        self.read: list[str] = []
+
+    def get(self, path: str) -> bytes:
+        self.read.append(path)
+        return super().get(path)
+
+
+def test_bulk_reader_reads_from_s3_itself_by_signed_addresses(
+    server: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the bucket's credentials; only commits come through the service."""
+    from services.operations import create_project, make_key  # noqa: PLC0415
+
+    name = f"p{uuid4().hex[:12]}"
+    create_project(server.service, name, s3_url)
+    monkeypatch.setenv("ENGRAM_API_KEY", make_key(server.service, name, label="contract", scope="write").text)
+    store = open_store(f"{server.url}/v1/projects/{name}")
+    view = store.put_view(example_view())
+    for seed, key in enumerate((KEY, OTHER)):
+        store.publish(view, key, example_entry(seed), input_sha256=A)
+    location = Counting(store.location)
+    snapshot = replace(store.snapshot(store.make_snapshot(view)), location=location)
+    values = BulkReader(snapshot, ("memory",), direct_bytes=0).stack("memory", (KEY, OTHER))
+    assert all(np.array_equal(values[seed], example_entry(seed).arrays["memory"]) for seed in (0, 1))
+    assert [path for path in location.read if path.startswith("data/")] == []
+    assert len([path for path in location.read if path.startswith("commits/")]) == 2

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, select
 
 from services.access import Principal, Reach
+from services.catalogue.index import note_commit
 from services.database.models import EntryRow, Project, RunRow, SnapshotEntry, ViewRow
 from services.service import Service
 from store_schema import EntryKey, Store
-from store_schema.commits import commit_path, read_record
+from store_schema.commits import commit_path, current_record, read_record
 from store_schema.records import sha256
-from store_schema.testing import digest_of, example_entry, example_view
+from store_schema.testing import WrappedLocation, digest_of, example_entry, example_view
 from store_schema.withdrawals import withdrawn
 
 MODELS = (ViewRow, EntryRow, SnapshotEntry, RunRow)
@@ -168,3 +171,34 @@ def grantee(project: str = PROJECT, *, views: Iterable[str] = (), snapshots: Ite
     """Reach of a key of another project, to which something was granted."""
     principal = Principal("1" * 12, "lymphoma", "read")
     return Reach(project, principal, own=False, views=frozenset(views), snapshots=frozenset(snapshots))
+
+
+# Stores that are not as they should be
+
+
+def path_of(store: Store, path: str) -> Path:
+    return Path(store.url) / path
+
+
+def spoil(store: Store, path: str) -> None:
+    """Alters one byte of an object."""
+    data = bytearray(path_of(store, path).read_bytes())
+    data[len(data) // 2] ^= 1
+    path_of(store, path).write_bytes(data)
+
+
+def note(service: Service, store: Store, view: str, key: EntryKey) -> None:
+    """Tells the catalogue of an entry's current record."""
+    record = current_record(store.location, view, key)
+    data = store.location.get(commit_path(view, key, record.number))
+    service.database.run(lambda session: note_commit(session, PROJECT, record, sha256(data)))
+
+
+def indexed_at(service: Service) -> datetime | None:
+    return service.database.read(lambda session: session.get(Project, PROJECT).indexed_at)
+
+
+def through(service: Service, store: Store, location: WrappedLocation) -> None:
+    """Has the service see its store through another location."""
+    objects = service.project_store(PROJECT).objects
+    objects.store = replace(store, location=location)

@@ -3,11 +3,14 @@
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -106,3 +109,18 @@ def running(service: Service) -> Iterator[Server]:
         server.should_exit = True
         thread.join(30)
         listening.close()
+
+
+@contextmanager
+def apart(service: Service) -> Iterator[str]:
+    """Address of the service as a process of its own, over the same database and data."""
+    command = [str(Path(sys.executable).with_name("feature-store")), "serve", "--port", "0", "--reconcile-s", "0"]
+    command += ["--data", str(service.settings.data)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    try:
+        line = next(line for line in process.stdout if "Serving at" in line)
+        yield line.split()[2]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

@@ -214,6 +214,28 @@ def test_sqlite_keeps_what_was_answered_and_checks_references(sqlite):
         sqlite.run(lambda session: session.execute(text("INSERT INTO views VALUES ('nobody', 'v', 'v', '{}')")))
 
 
+def test_what_a_writer_read_nobody_changes_before_it_writes(sqlite):
+    """Another process, which shares no turns; without the write lock from the start the first would have to begin again."""
+    other = Database(str(sqlite.url), patience_s=30)
+    add(sqlite, "counter")
+    calls, read = [], threading.Event()
+
+    def work(session):
+        calls.append(1)
+        row = session.get(Project, "counter")
+        read.set()
+        time.sleep(0.5)
+        row.store_url = str(int(row.store_url) + 1)
+
+    first = threading.Thread(target=sqlite.run, args=(work,))
+    first.start()
+    assert read.wait(30)
+    add_one(other)
+    first.join()
+    assert (len(calls), counter(sqlite)) == (1, 2)
+    other.close()
+
+
 def test_a_writer_behind_one_that_takes_too_long_is_refused_and_can_write_later(sqlite):
     writing, done = threading.Event(), threading.Event()
     writer = threading.Thread(target=sqlite.run, args=(lambda _: (writing.set(), done.wait(30)),))

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,31 @@ def test_replicas_that_start_at_once_migrate_once(database_url):
     said = sorted(replica.communicate(timeout=120)[0].strip() for replica in replicas)
     assert [replica.returncode for replica in replicas] == [0] * 4
     assert said == ["", "", "", " ".join(REVISIONS)]
+
+
+def test_a_migration_waits_for_one_that_is_under_way_and_finds_nothing_left(empty, database_url):
+    under_way, done, found = threading.Event(), threading.Event(), []
+    other = Database(database_url)
+
+    def first(session):
+        found.append(module._upgrade(session.connection(), ""))
+        under_way.set()
+        assert done.wait(30)
+
+    def second():
+        found.append(migrate(other))
+
+    threads = [threading.Thread(target=empty.run, args=(first,)), threading.Thread(target=second)]
+    threads[0].start()
+    assert under_way.wait(30)
+    threads[1].start()
+    time.sleep(0.5)
+    assert found == [REVISIONS]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert found == [REVISIONS, []]
+    other.close()
 
 
 def test_the_steps_are_numbered_without_gaps_and_have_one_head():

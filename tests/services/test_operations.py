@@ -12,7 +12,7 @@ from sqlalchemy import inspect, text, update
 from services import operations
 from services.access import Principal
 from services.audit import Act
-from services.database.models import ApiKey, Grant
+from services.database.models import ApiKey, Grant, Project
 from services.errors import Refusal
 from services.keys import SCOPES
 from store_schema import create_store, open_store
@@ -323,6 +323,37 @@ def test_the_same_granted_many_times_at_once_is_granted_once(world):
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(grant, range(4))) == [201, 409, 409, 409]
     assert len(operations.grants_of(world.service, "alpha")) == 1
+
+
+def test_a_grant_waits_for_one_that_is_under_way_and_sees_it(world):
+    writing, done = threading.Event(), threading.Event()
+
+    def first(session):
+        session.get(Project, "alpha", with_for_update=True)
+        row = {
+            "id": "0" * 32,
+            "project": "alpha",
+            "grantee": "beta",
+            "view": world.alpha.view,
+            "created_by": "operator",
+        }
+        session.add(Grant(**row, created_at=datetime.now(UTC)))
+        session.flush()
+        writing.set()
+        assert done.wait(30)
+
+    def second():
+        return refused(409, operations.make_grant, world.service, "alpha", "beta", view=world.alpha.view)
+
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(world.service.database.run, first)
+        assert writing.wait(30)
+        waiting = pool.submit(second)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        done.set()
+        running.result()
+        assert "0" * 32 in waiting.result()
 
 
 def test_a_grant_is_revoked_by_who_gave_it_once_and_a_second_time_is_fine(world):

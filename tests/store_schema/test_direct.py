@@ -19,6 +19,13 @@ from store_schema.testing import digest_of, example_entry, example_view
 KEYS = tuple(EntryKey(f"p{i:03d}", "CT", "skeleton") for i in range(BATCH + 6))
 
 
+class Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Readers close connections whose answers they do not want."""
+
+
 @pytest.fixture
 def bucket(service: Any) -> Iterator[SimpleNamespace]:
     """A server that gives a store's objects to everybody who names the signature, and remembers what it was asked."""
@@ -40,8 +47,7 @@ def bucket(service: Any) -> Iterator[SimpleNamespace]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    with Quiet(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         state.url = f"http://127.0.0.1:{server.server_port}"
         yield state
@@ -58,7 +64,8 @@ def snapshot(service: Any) -> Snapshot:
 
 
 def memories(snapshot: Snapshot, **options: Any) -> list[np.ndarray]:
-    return [entry.arrays["memory"] for entry in BulkReader(snapshot, ("memory", "mean_map"), **options).read()]
+    reader = BulkReader(snapshot, ("memory", "mean_map"), **({"direct_bytes": 0} | options))
+    return [entry.arrays["memory"] for entry in reader.read()]
 
 
 def is_right(values: list[np.ndarray]) -> bool:
@@ -108,7 +115,7 @@ def test_what_an_address_does_not_give_is_read_through_the_service(
     assert through_service(service, "data") == 2 * len(KEYS)
 
 
-def test_nothing_is_signed_that_the_cache_has(service: Any, bucket: Any, snapshot: Snapshot, tmp_path: Any) -> None:
+def test_what_the_cache_has_is_not_read_again(service: Any, bucket: Any, snapshot: Snapshot, tmp_path: Any) -> None:
     signed_by(service, lambda path: f"{bucket.url}/{path}?signature=planted")
     cache = DiskCache(tmp_path / "cache")
     assert is_right(memories(snapshot, cache=cache))
@@ -126,6 +133,14 @@ def test_bytes_of_the_bucket_are_checked(
     with pytest.raises(ObjectAlteredError, match=r"in the bucket of http") as caught:
         memories(snapshot)
     assert "planted" not in str(caught.value)
+
+
+def test_small_objects_come_through_the_service(service: Any, bucket: Any, snapshot: Snapshot) -> None:
+    """Signing them would take longer than giving them."""
+    signed_by(service, lambda path: f"{bucket.url}/{path}?signature=planted")
+    sizes = [one.size_bytes for path, one in snapshot.commit(KEYS[0]).objects.items() if path.startswith("memory/c")]
+    assert is_right(memories(snapshot, direct_bytes=sizes[0] + 100))
+    assert (bucket.asked, sum(asked.path.endswith("/sign") for asked in service.asked)) == ([], 0)
 
 
 def test_address_is_no_part_of_an_error(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,7 +272,7 @@ def test_refused_commit_is_the_writers_data_and_refused_question_the_callers(
     """Wrong use ends a run; one entry that is refused does not."""
     service.spoil(doubles.refused(422, "commit_refused"), times=2)
     with pytest.raises(StoreError) as caught:
-        location.create("commits/x", b"1")
+        location.put("commits/x", b"1")
     assert not isinstance(caught.value, UsageError)
     with pytest.raises(UsageError):
         location.make_snapshot("view", None)

@@ -259,6 +259,32 @@ def test_writer_overtaken_by_a_withdrawal_is_told_so(service: Any, remote: Store
     assert remote.location.paths(f"data/{view}/{KEYS[0]}") == []
 
 
+def test_what_is_withheld_after_a_withdrawal_is_nothing_wrong(
+    service: Any, doubles: Any, remote: Store, view: str
+) -> None:
+    """The service may keep back commits of the entry and snapshots that name it; its tombstone is shown."""
+    made = remote.make_snapshot(view)
+    withdraw(service.store, keys=[KEYS[0]], reason="test")
+    withheld = (f"commits/{view}/{KEYS[0]}/000000.json", f"snapshots/{made}")
+    service.only = lambda asked: any(name in asked.path for name in withheld)
+    service.spoil(doubles.refused(410, "withdrawn"), times=20)
+    report = remote.verify()
+    assert (report.findings, report.withdrawn) == ((), 1)
+    assert len([one for one in service.asked if service.only(one)]) >= 2
+
+
+def test_commit_refused_since_its_number_was_taken_meanwhile_loses_the_race(
+    service: Any, doubles: Any, remote: Store, view: str
+) -> None:
+    """As where a withdrawal took number and data: what holds the number says why."""
+    service.only = lambda asked: asked.method == "PUT" and "/commits/" in asked.path
+    service.spoil(doubles.refused(422, "commit_refused", "an object is gone."), times=2)
+    with pytest.raises(AlreadyExistsError):
+        remote.location.create(f"commits/{view}/{KEYS[0]}/000000.json", b"other")
+    with pytest.raises(StoreError, match="an object is gone"):
+        remote.location.create(f"commits/{view}/{KEYS[0]}/000001.json", b"other")
+
+
 def test_deleting_is_refused_with_where_it_is_done(service: Any, remote: Store, view: str, tmp_path: Path) -> None:
     before = service.store.location.paths("")
     with pytest.raises(StoreError, match=r"nothing is deleted through the service.*address of the bucket or folder"):
