@@ -72,7 +72,7 @@ class Service:
         held = self._stores.get(project)
         if held is not None:
             return held
-        row: Project = self.database.run(lambda session: known_project(session, project))
+        row: Project = self.database.read(lambda session: known_project(session, project))
         store = open_store(row.store_url)
         if store.store_id != row.store_id:
             raise SchemaError(

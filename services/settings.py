@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 class Settings(BaseModel):
     """Settings of one service process."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     data: Path = Path("feature-store")
     """Folder of the embedded database and of stores without an address of their own."""
@@ -42,7 +43,7 @@ class Settings(BaseModel):
     @property
     def database(self) -> str:
         """Address of the database."""
-        return self.database_url or f"sqlite:///{(self.data / 'service.db').absolute()}"
+        return self.database_url or f"sqlite:///{quote(str((self.data / 'service.db').absolute()))}"
 
     def store_url(self, project: str) -> str:
         """Where the store of a project lies by default."""

@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import make_url
 
+from services.database.engine import Database
+from services.database.migrate import migrate
 from services.settings import Settings
 
 
@@ -62,3 +64,17 @@ def test_settings_do_not_change():
     settings = Settings()
     with pytest.raises(ValidationError):
         settings.sign_s = 5
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "ä ö", "a#b", "a&b=c"])
+def test_a_folder_of_any_name_holds_its_own_database(tmp_path, name):
+    database = Database(Settings(data=tmp_path / name).database)
+    migrate(database)
+    database.close()
+    assert (tmp_path / name / "service.db").is_file()
+
+
+def test_a_refused_address_does_not_show_its_password():
+    with pytest.raises(ValidationError) as refused:
+        Settings(database_url="mysql://user:s3cret@host/name")
+    assert "s3cret" not in str(refused.value)
