@@ -9,7 +9,7 @@ from services.access import Reach
 from services.errors import unprocessable
 from services.objects import Objects
 from store_schema import Snapshot
-from store_schema.errors import InvalidKeyError, StoreError
+from store_schema.errors import InvalidKeyError, ObjectAlteredError, SchemaError, StoreError
 from store_schema.keys import MAX_VIEW_ID_LENGTH, EntryKey
 from store_schema.location import ObjectInfo
 from store_schema.location.base import check_path
@@ -138,7 +138,11 @@ class _Sees:
     def _attempts_of(self, view: str, key: EntryKey) -> frozenset[str]:
         at = (view, key)
         if at not in self._attempts:
-            self._attempts = {at: self._read_attempts(view, key)}
+            try:
+                self._attempts = {at: self._read_attempts(view, key)}
+            except (ObjectAlteredError, SchemaError):
+                # Whoever reads the damaged commit is told; the rest of the store is listed all the same.
+                self._attempts = {at: frozenset()}
         return self._attempts[at]
 
     def _read_attempts(self, view: str, key: EntryKey) -> frozenset[str]:

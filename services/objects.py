@@ -280,7 +280,8 @@ class Objects:
         digest = sha256(data)
         if pinned is not None and digest not in {row.commit_sha256 for row in pinned}:
             raise BackendError(f"{path} is not the commit that was pinned: `store-schema verify` tells more.")
-        if not isinstance(parse_numbered(data, path=path), TombstoneRecord) and key in self.withdrawn_of(view_id):
+        if not reach.own and key in self.withdrawn_of(view_id):
+            # The project itself keeps its records, as beside the bucket; whoever was granted them has no use for them any more.
             raise gone()
         return Found(data, digest, view_id, JSON)
 
@@ -336,7 +337,8 @@ class Objects:
         name = rest.removesuffix(SUFFIX)
         if name == rest:
             raise absent()
-        self.snapshot(reach, name)
+        if not (reach.own and SNAPSHOT_ID.fullmatch(name)):
+            self.snapshot(reach, name)
         return self._whole(f"snapshots/{name}{SUFFIX}", name)
 
     def _pack(self, reach: Reach, rest: str) -> Found:

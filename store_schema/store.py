@@ -377,7 +377,8 @@ def url(store: Store | str | os.PathLike[str], view: str, key: EntryKey | str, *
     """Address of the Zarr group of one entry, for `zarr.open_group(url, mode="r")`.
 
     It is the attempt of the current commit (or of commit `number`), and stays that attempt's for good. Readers of this address
-    check no digest: read through the store or a snapshot where that matters.
+    check no digest: read through the store or a snapshot where that matters. Through the service they send the key in a header
+    (SPEC.md, section 10).
 
     Raises
     ------

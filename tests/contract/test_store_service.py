@@ -7,7 +7,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -105,10 +104,6 @@ class TestServiceStore(StoreContract):
             self.raw_set(url, path, data[:i] + bytes([data[i] ^ (1 << (i % 8))]) + data[i + 1 :])
             yield
         self.raw_set(url, path, data)
-
-    def kinds_of(self, damage: str) -> AbstractSet[str]:
-        """The service tells an object that is too short as one that was altered."""
-        return {"altered", "truncated"} if damage in {"emptied", "truncated"} else super().kinds_of(damage)
 
     # What is another promise through the service
 

@@ -1,4 +1,4 @@
-"""Programs that measurements of the service need, from Debian's packages: wrk makes load, nginx serves the same files; knows no store.
+"""Programs that measurements of the service need, from Debian's packages: wrk and nginx; knows no store.
 
 python tests/servers/load.py install          # as root
 """

@@ -184,7 +184,8 @@ def token_tricks(world):
         "Bearer ' OR 1=1 --", f"Bearer engram_{their_id}_' OR '1'='1", f"Bearer engram_%_{my_secret}", f"Bearer {mine} {theirs}",
         f"Bearer {mine},{theirs}",
         f"Bearer {theirs}%00", f"Bearer engram_{their_id}_{their_secret[::-1]}", "Bearer " + "A" * 5000,
-        "Bearer eyJhbGciOiJub25lIn0.eyJwcm9qZWN0IjoidGhlaXJzIn0.", f"bearer\t{mine}", "Bearer ｅngram", f"Digest username={their_id}",
+        "Bearer eyJhbGciOiJub25lIn0.eyJwcm9qZWN0IjoidGhlaXJzIn0.", f"bearer\t{mine}", "Bearer ｅngram",
+        f"Digest username={their_id}",
     )  # fmt: skip
 
 
@@ -222,7 +223,8 @@ def test_ids_of_theirs_bring_nothing_in_ones_own_project(world):
         ("GET", f"{base}/entries?patient={MARK}*", None), ("GET", f"{base}/entries?patient=*", None),
         ("GET", f"{base}/snapshots/{world.snapshot}", None), ("GET", f"{base}/runs/{MARK}-run", None),
         ("GET", f"{base}/runs/{MARK}-run/start.json", None), ("GET", f"{base}/snapshots", None), ("GET", f"{base}/views", None),
-        ("GET", f"{base}/runs", None), ("GET", f"{base}/audit", None), ("GET", f"{base}/keys", None), ("GET", f"{base}/grants", None),
+        ("GET", f"{base}/runs", None), ("GET", f"{base}/audit", None), ("GET", f"{base}/keys", None),
+        ("GET", f"{base}/grants", None),
         ("GET", "/v1/projects", None), ("GET", "/metrics", None), ("GET", "/readyz", None), ("GET", "/openapi.json", None),
         ("POST", f"{base}/snapshots", {"view": world.view}),
         ("POST", f"{base}/snapshots", {"view": world.own_view, "base": world.snapshot}),

@@ -14,7 +14,7 @@ import zarr
 
 from services.database.migrate import migrate
 from services.objects import WITHDRAWN_S
-from services.operations import make_key
+from services.operations import make_grant, make_key
 from services.service import Service
 from services.settings import Settings
 from store_schema import EntryKey
@@ -103,12 +103,15 @@ def test_what_is_committed_and_cannot_be_read_is_a_failure_and_never_absent(worl
     for place in (path, zarr_path):
         answer = get(world, place)
         assert answer.status == 500
-        assert answer.json["error"]["code"] == ("object_missing" if damage == "gone" else "object_altered")
+        assert (
+            answer.json["error"]["code"]
+            == {"altered": "object_altered", "cut": "object_truncated", "gone": "object_missing"}[damage]
+        )
         assert str(folder) not in answer.body.decode()
 
 
 def test_a_withdrawn_entry_is_gone_from_every_route_within_moments(world):
-    """Also what was held in memory, and every snapshot that names it."""
+    """Also what was held in memory, and every snapshot that names it; the project keeps its records, as beside the bucket."""
     other = EntryKey("P2", "CT", "spine")
     world.store.publish(world.names["view"], other, example_entry(2), input_sha256=digest_of("2"))
     both, path = world.store.make_snapshot(world.names["view"]), f"{world.key}/memory/c/0/0/0/0"
@@ -116,10 +119,14 @@ def test_a_withdrawn_entry_is_gone_from_every_route_within_moments(world):
         f"data/{world.names['view']}/{world.key}/{world.names['attempt']}/memory/c/0/0/0/0", f"snapshots/{both}/zarr/{path}",
         f"snapshots/{both}.jsonl.zst", f"commits/{world.names['view']}/{world.key}/000000.json",
     ]  # fmt: skip
-    assert [get(world, place).status for place in places] == [200] * 4
+    make_grant(world.server.service, "owner", "guest", view=world.names["view"], snapshot=None, expires_days=None)
+    guest = world.keys["guest", "read"]
+    for key in (world.reader, guest):
+        assert [world.server.ask("GET", f"{world.base}/{place}", key=key).status for place in places] == [200] * 4
     withdraw(world.store, patients=["P1"], reason="consent taken back")
     time.sleep(WITHDRAWN_S + 0.2)
-    assert [get(world, place).status for place in places] == [410] * 4
+    assert [get(world, place).status for place in places] == [410, 410, 200, 200]
+    assert [world.server.ask("GET", f"{world.base}/{place}", key=guest).status for place in places] == [410] * 4
     assert get(world, places[0]).json["error"]["code"] == "withdrawn"
     later = world.store.make_snapshot(world.names["view"])
     assert get(world, f"snapshots/{later}/zarr/{other}/memory/c/0/0/0/0").status == 200
@@ -251,3 +258,14 @@ def test_health_needs_nothing_and_readiness_the_database(world):
     assert world.server.ask("GET", "/healthz").json == {"status": "ok"}
     ready = world.server.ask("GET", "/readyz")
     assert (ready.status, ready.json["database"]) == (200, "ok")
+
+
+def test_a_damaged_commit_hides_its_own_entry_from_a_listing_and_no_other(world):
+    other = EntryKey("P2", "CT", "spine")
+    kept = world.store.publish(world.names["view"], other, example_entry(2), input_sha256=digest_of("2")).commit
+    record = Path(
+        world.server.service.settings.data, "stores", "owner", f"commits/{world.names['view']}/{world.key}/000000.json"
+    )
+    record.write_bytes(record.read_bytes()[:-1])
+    lines = [json.loads(line) for line in get(world, "objects?prefix=data").body.splitlines()]
+    assert {line["path"].split("/")[5] for line in lines[:-1]} == {kept.attempt}

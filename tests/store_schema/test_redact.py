@@ -30,6 +30,13 @@ def test_secret_of_the_environment_is_taken_out_anywhere(form: str) -> None:
     assert text == "the server said ***!"
 
 
+def test_key_of_the_service_is_taken_out_but_for_its_id() -> None:
+    """Whoever's it is: a service may tell of another key than the one in the environment."""
+    key = "engram_0123456789ab_" + "k" * 43
+    assert redact(f"the key {key}!", {}) == "the key engram_0123456789ab_***!"
+    assert "kkkkk" not in redact(f"Authorization: Bearer {key}", {})
+
+
 @pytest.mark.parametrize(
     "text",
     [
