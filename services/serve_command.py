@@ -42,6 +42,14 @@ FIRST = "default"
     help="How clients reach the service, where a proxy stands before it: https://features.example.org",
 )  # fmt: skip
 @click.option(
+    "--processes", default=1, show_default=True, type=click.IntRange(1, 64), envvar="ENGRAM_SERVICE_PROCESSES",
+    help="That answer requests; one a core at most.",
+)  # fmt: skip
+@click.option(
+    "--cache-mib", type=click.IntRange(min=0), metavar="MIB", envvar="ENGRAM_SERVICE_CACHE_MIB",
+    help="Memory for objects that are read again and again, of all processes together.  [default: 512]",
+)  # fmt: skip
+@click.option(
     "--log-format", type=click.Choice(["json", "plain"]), default="json", show_default=True,
     envvar="ENGRAM_SERVICE_LOG_FORMAT", help="Of the log on stderr: for programs, or for people.",
 )  # fmt: skip
@@ -53,6 +61,8 @@ def serve(
     port: int,
     reconcile_s: float | None,
     public_url: str | None,
+    processes: int,
+    cache_mib: int | None,
     log_format: str,
 ) -> None:
     r"""Serve feature stores over HTTP, to whom keys and grants allow it.
@@ -72,12 +82,15 @@ def serve(
     from services.database.migrate import migrate  # noqa: PLC0415
     from services.server import run  # noqa: PLC0415
 
-    settings = settings_of(data=data, database_url=database_url, reconcile_s=reconcile_s, public_url=public_url)
+    settings = settings_of(
+        data=data, database_url=database_url, reconcile_s=reconcile_s, public_url=public_url,
+        cache_bytes=None if cache_mib is None else cache_mib * 2**20,
+    )  # fmt: skip
     with opened(settings, new=True) as service:
         migrate(service.database)
         if settings.database_url is None:
             _make_first(service)
-    run(settings, host=host, port=port, plain_logs=log_format == "plain")
+    run(settings, host=host, port=port, plain_logs=log_format == "plain", processes=processes)
 
 
 def _make_first(service: Service) -> None:

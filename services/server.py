@@ -5,16 +5,22 @@ SIGTERM and SIGINT let requests that are under way end, for at most `GRACE_S` se
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import tempfile
+from functools import partial
 from types import FrameType
 
 import click
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from services import logs
 from services.app import create_app
 from services.database.migrate import check_current
+from services.metrics import SHARED_COUNTS
 from services.service import Service
 from services.settings import Settings
 from store_schema.errors import UsageError
@@ -23,8 +29,13 @@ GRACE_S = 30
 BACKLOG = 1024
 
 
-def run(settings: Settings, *, host: str, port: int, plain_logs: bool) -> None:
+def run(settings: Settings, *, host: str, port: int, plain_logs: bool, processes: int = 1) -> None:
     """Serves until a signal comes.
+
+    Parameters
+    ----------
+    processes
+        That answer requests at the same address; the memory for objects is shared out among them.
 
     Raises
     ------
@@ -32,19 +43,32 @@ def run(settings: Settings, *, host: str, port: int, plain_logs: bool) -> None:
         If the address is taken or is not this machine's.
     """
     logs.configure(plain=plain_logs)
-    with _bound(host, port) as listening:
-        service = Service.open(settings)
-        check_current(service.database)
-        url = _url(host, listening.getsockname()[1])
+    each = settings.model_copy(update={"cache_bytes": settings.cache_bytes // processes})
+    with _bound(host, port) as listening, tempfile.TemporaryDirectory(prefix="engram-metrics-") as counts:
         config = uvicorn.Config(
-            create_app(service), http="httptools", loop="uvloop", ws="none", log_config=None, access_log=False, server_header=False,
-            timeout_graceful_shutdown=GRACE_S, backlog=BACKLOG, lifespan="on",
+            partial(_application, each, plain_logs=plain_logs), factory=True, workers=processes, http="httptools", loop="uvloop",
+            ws="none", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S, backlog=BACKLOG,
+            lifespan="on",
         )  # fmt: skip
+        url = _url(host, listening.getsockname()[1])
         click.echo(f"Serving at {url}  (Ctrl-C stops)")
         logs.log().info("listening", extra={"url": url})
+        if processes > 1:
+            # Read by prometheus_client when a process imports it: each adds to files of its own there.
+            os.environ[SHARED_COUNTS] = counts
+            Multiprocess(config, sockets=[listening]).run()
+            return
         server = uvicorn.Server(config)
         _end_well(server)
         server.run(sockets=[listening])
+
+
+def _application(settings: Settings, *, plain_logs: bool) -> FastAPI:
+    """The application of one process, over a database that is of this version."""
+    logs.configure(plain=plain_logs)
+    service = Service.open(settings)
+    check_current(service.database)
+    return create_app(service)
 
 
 def _end_well(server: uvicorn.Server) -> None:

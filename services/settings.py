@@ -22,7 +22,7 @@ class Settings(BaseModel):
     """Between two looks at the whole of each store; 0 never looks."""
     max_object_bytes: int = Field(default=512 * 2**20, ge=2**10)
     """Of one published object."""
-    cache_bytes: int = Field(default=256 * 2**20, ge=0)
+    cache_bytes: int = Field(default=512 * 2**20, ge=0)
     """Of checked objects that are held in memory."""
     sign_s: int = Field(default=300, ge=1, le=300)
     """How long a signed address is good for."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, TextIO
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,6 +27,15 @@ LOCK = int.from_bytes(b"engram")
 """Number of the advisory lock that one replica holds during a round."""
 STOP_S = 30.0
 """How long a stop waits for what cannot be interrupted: a listing, or a database that is away."""
+
+
+def _locked(file: TextIO) -> bool:
+    """Whether this process got the lock of a file, which ends when it is closed, or the process is."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Reindex(Protocol):
@@ -141,10 +152,11 @@ class Reconciler:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Whether no other replica is at it; SQLite serves one process."""
+        """Whether no other replica, or process over the same file, is at it."""
         engine = self._service.database.engine
         if engine.dialect.name != "postgresql":
-            yield True
+            with Path(f"{engine.url.database}.reconciling").open("w") as lock:
+                yield _locked(lock)
             return
         # Outside of any transaction: one that stays open for minutes would keep the server from cleaning up.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -200,8 +200,7 @@ def test_one_replica_looks_at_a_time(service: Service, settings: Settings) -> No
         thread.join()
         after = second.round().outcome
         other.close()
-    # SQLite serves one process alone.
-    assert outcome == ("elsewhere" if service.database.engine.dialect.name == "postgresql" else "done")
+    assert outcome == "elsewhere"
     assert (first.last.outcome, after) == ("done", "done")
 
 
