@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,27 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from store_schema import create_store
+
 FEATURE_STORE = Path(sys.executable).with_name("feature-store")
+
+
+def started(folder, *options):
+    """A service, its address, and the key of its first project."""
+    command = [str(FEATURE_STORE), "serve", "--port", "0", "--data", str(folder), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    key = process.stdout.readline().strip()
+    url = process.stdout.readline().split()[2]
+    wait_for(url)
+    return process, url, key
 
 
 @pytest.fixture
 def served(tmp_path):
-    command = [
-        str(FEATURE_STORE),
-        "serve",
-        "--port",
-        "0",
-        "--data",
-        str(tmp_path / "data"),
-        "--processes",
-        "2",
-        "--reconcile-s",
-        "1",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    line = next(line for line in process.stdout if "Serving at" in line)
-    url = line.split()[2]
-    wait_for(url)
+    process, url, _ = started(tmp_path / "data", "--processes", "2", "--reconcile-s", "1")
     yield process, url
     process.kill()
     process.communicate()
@@ -90,3 +88,44 @@ def test_they_count_together_outlive_one_and_end_well(served):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+def test_what_is_under_way_is_answered_before_the_end(tmp_path):
+    """SIGTERM in the middle of a large answer: the rest of it comes, nothing new is taken, and the end is a good one."""
+    store = create_store(tmp_path / "data" / "stores" / "default")
+    data = os.urandom(64 * 2**20)
+    store.put_run("run-1", "large.bin", data)
+    process, url, key = started(tmp_path / "data")
+    try:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            head = (
+                f"GET /v1/projects/default/runs/run-1/large.bin HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+            )
+            connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+            received = connection.recv(2**16)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(1)
+            assert process.poll() is None
+            with pytest.raises(OSError, match="refused"):
+                get(f"{url}/healthz")
+            parts = [received]
+            while part := connection.recv(2**20):
+                parts.append(part)
+        assert b"".join(parts).partition(b"\r\n\r\n")[2] == data
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_service_loads_neither_torch_nor_another_program():
+    code = "import sys, services.server, services.admin_commands; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "fastapi" in loaded
+    assert not {"torch", "dask", "distributed", "extractor", "trainer", "pandas", "sksurv"} & set(loaded)
+    lock = (Path(__file__).parents[2] / "requirements" / "service.txt").read_text()
+    names = {line.partition("==")[0] for line in lock.splitlines() if "==" in line and not line.startswith((" ", "#"))}
+    assert {"fastapi", "sqlalchemy", "alembic", "psycopg"} <= {name.partition("[")[0] for name in names}
+    assert not {"torch", "dask", "distributed", "sam2", "scikit-survival", "simpleitk"} & names
