@@ -7,14 +7,13 @@ zeros. What was withdrawn is gone (410).
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from services.access import Reach
 from services.errors import Refusal, forbidden, not_found
+from services.held import Held
 from services.ranges import Found, Large
 from store_schema import Snapshot, Store
 from store_schema.commits import COMMIT_NAME, commit_path, numbers_in, parse_numbered
@@ -47,54 +46,9 @@ JSON = "application/json"
 SNAPSHOTS_HELD, ENTRIES_HELD = 16, 20_000
 WITHDRAWN_S = 2.0
 """How long a view's list of withdrawn entries is taken for good."""
-MAX_CACHED = 16
-"""An object is held in memory if it takes at most one such part of the cache."""
 LARGE_BYTES = 2**20
 """Object of a pack above which parts of it are read as they are asked for."""
 _PACK = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(KINDS)})", re.ASCII)
-
-
-class Held[K, V]:
-    """A bounded memory of what was read, the longest unused dropped first; for many threads."""
-
-    def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
-        self._limit, self._weigh = limit, weigh
-        self._weight = 0
-        self._items: OrderedDict[K, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: K) -> V | None:
-        """What is held, if it is."""
-        with self._lock:
-            if key not in self._items:
-                return None
-            self._items.move_to_end(key)
-            return self._items[key]
-
-    def put(self, key: K, value: V) -> V:
-        """Holds it, and gives it back."""
-        weight = self._weigh(value)
-        with self._lock:
-            if key not in self._items and weight * MAX_CACHED <= max(self._limit, MAX_CACHED):
-                self._items[key] = value
-                self._weight += weight
-                while self._weight > self._limit:
-                    self._weight -= self._weigh(self._items.popitem(last=False)[1])
-        return value
-
-    def replace(self, key: K, value: V) -> V:
-        """Holds it instead of what was there."""
-        with self._lock:
-            before = self._items.pop(key, None)
-            if before is not None:
-                self._weight -= self._weigh(before)
-        return self.put(key, value)
-
-    def drop(self, unwanted: Callable[[K], bool]) -> None:
-        """Forgets what is under these keys."""
-        with self._lock:
-            for key in [key for key in self._items if unwanted(key)]:
-                self._weight -= self._weigh(self._items.pop(key))
 
 
 @dataclass(frozen=True)

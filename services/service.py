@@ -10,7 +10,8 @@ from services.access import Access, known_project
 from services.audit import Audit
 from services.database.engine import Database
 from services.database.models import Project
-from services.objects import Held, Objects
+from services.held import Held
+from services.objects import Objects
 from services.publishing import Publishing
 from services.settings import Settings
 from services.zarr_paths import ZarrPaths

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.access import Reach
-from services.objects import Held, Objects, absent
+from services.held import Held
+from services.objects import Objects, absent
 from services.ranges import Found
 from store_schema import Snapshot
 from store_schema.errors import InvalidKeyError, ObjectMissingError

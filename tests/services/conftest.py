@@ -1,10 +1,13 @@
 """Databases of both kinds, a service over each, and a small world of two projects."""
 
+import importlib.util
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +22,23 @@ from services.service import Service
 from services.settings import Settings
 from store_schema import EntryKey, Store
 from store_schema.testing import digest_of, example_entry, example_view
+
+
+@pytest.fixture(scope="session")
+def beside() -> Callable[[str], ModuleType]:
+    """Gives a module of this folder by its name; each is loaded once."""
+
+    def module(name: str) -> ModuleType:
+        known = f"engram_services_{name}"
+        if known not in sys.modules:
+            spec = importlib.util.spec_from_file_location(known, Path(__file__).with_name(f"{name}.py"))
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[known] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[known])
+        return sys.modules[known]
+
+    return module
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,9 +1,5 @@
 """Every route × every role × own and other project, from the OpenAPI description itself: a new route cannot be forgotten."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
 from services import operations
@@ -28,20 +24,12 @@ GRANTED = (
 """What reads for another project once the view or the snapshot is granted to it."""
 
 
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, beside):
     service = Service.open(Settings(data=tmp_path_factory.mktemp("data"), reconcile_s=0, key_cache_s=0))
     migrate(service.database)
-    with sibling("serving").running(service) as server:
-        yield sibling("route_world").World(server)
+    with beside("serving").running(service) as server:
+        yield beside("route_world").World(server)
 
 
 def needed(method, pattern):

@@ -3,11 +3,8 @@
 Everything planted in `theirs` carries a mark; what is asked with keys of `mine` must not bring a mark back, nor change `theirs`.
 """
 
-import importlib.util
 import json
-import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,22 +18,12 @@ from store_schema import Entry, EntryKey
 from store_schema.records import sha256
 from store_schema.testing import digest_of, example_entry, example_view
 
-
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
-running = sibling("serving").running
 MARK = "PLANTED"
 ATTEMPTS = []
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, beside):
     from services.database.migrate import migrate  # noqa: PLC0415
 
     service = Service.open(Settings(data=tmp_path_factory.mktemp("data"), reconcile_s=0))
@@ -47,7 +34,7 @@ def world(tmp_path_factory):
         (project, scope): operations.make_key(service, project, label=scope, scope=scope, expires_days=None).text
         for project, scope in product(("mine", "theirs"), ("read", "write", "admin"))
     }
-    with running(service) as server:
+    with beside("serving").running(service) as server:
         yield Planted(server, keys)
 
 

@@ -1,6 +1,5 @@
 """schemathesis on the OpenAPI description, all checks: requests that follow it and some that break it, none answered wrongly."""
 
-import importlib.util
 import json
 import os
 import re
@@ -32,20 +31,12 @@ def run(world, folder, *options):
     return done.returncode, done.stdout + done.stderr
 
 
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", HERE / f"{name}.py")
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, beside):
     service = Service.open(Settings(data=tmp_path_factory.mktemp("data"), reconcile_s=0))
     migrate(service.database)
-    with sibling("serving").running(service) as server:
-        yield sibling("route_world").World(server)
+    with beside("serving").running(service) as server:
+        yield beside("route_world").World(server)
 
 
 def test_requests_by_somebody_who_knows_no_name_are_all_answered_as_described(world, tmp_path):

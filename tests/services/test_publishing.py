@@ -1,10 +1,7 @@
 """What the service takes of a writer who has no credentials of the bucket: create-only, in order, and only what is what it says."""
 
-import importlib.util
 import json
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,14 +19,6 @@ from store_schema.withdraw import withdraw
 
 KEY = EntryKey("P7", "PET", "skeleton")
 CREATE = {"If-None-Match": "*"}
-
-
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
 
 
 class Drafts:
@@ -54,11 +43,11 @@ def drafts(tmp_path):
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path, beside):
     service = Service.open(Settings(data=tmp_path / "data", reconcile_s=0, max_object_bytes=2**20))
     migrate(service.database)
-    with sibling("serving").running(service) as server:
-        world = sibling("route_world").World(server)
+    with beside("serving").running(service) as server:
+        world = beside("route_world").World(server)
         world.store = service.store("owner")
         yield world
 
@@ -246,13 +235,13 @@ def test_names_that_no_store_has_are_refused(world, path):
     assert world.store.location.paths("") == before
 
 
-def test_a_body_too_large_is_refused_before_it_is_read_whole(world):
+def test_a_body_too_large_is_refused_before_it_is_read_whole(world, beside):
     path = f"data/{world.names['view']}/P7/PET/skeleton/{'ab' * 16}/memory/c/0/0/0/0"
     assert put(world, path, bytes(2**20 + 1)).status == 413
     # Without a length: refused as soon as it is too much.
     chunks = b"".join(b"10000\r\n" + bytes(0x10000) + b"\r\n" for _ in range(17)) + b"0\r\n\r\n"
     headers = CREATE | {"Transfer-Encoding": "chunked"}
-    send = sibling("serving").chunked
+    send = beside("serving").chunked
     assert send(world.server, f"/v1/projects/owner/{path}", world.keys["owner", "write"], headers, chunks) == 413
     assert not world.store.location.exists(path)
     assert put(world, path, b"").status == 422

@@ -1,8 +1,6 @@
 """What the service serves of a store, held against the store's own files: the same bytes, nothing uncommitted or withdrawn."""
 
-import importlib.util
 import json
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -24,20 +22,12 @@ from store_schema.testing import digest_of, example_entry
 from store_schema.withdraw import withdraw
 
 
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path, beside):
     service = Service.open(Settings(data=tmp_path / "data", reconcile_s=0))
     migrate(service.database)
-    with sibling("serving").running(service) as server:
-        world = sibling("route_world").World(server)
+    with beside("serving").running(service) as server:
+        world = beside("route_world").World(server)
         world.store, world.reader = service.store("owner"), world.keys["owner", "read"]
         world.base = "/v1/projects/owner"
         yield world
