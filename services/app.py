@@ -10,6 +10,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -30,7 +31,10 @@ from services.requests import request_id, service_of
 from services.routes import catalogue, health, objects, projects, snapshots
 from services.service import Service
 from store_schema.errors import EngramError
+from store_schema.redact import redact
 
+THREADS = 128
+"""Requests that may wait for a store or the database at once."""
 ABOUT = """One feature store shared across projects.
 
 Send a project's API key as `Authorization: Bearer engram_…`. `https://HOST/v1/projects/PROJECT` is the address of a store: give it
@@ -74,6 +78,8 @@ def _living(service: Service, metrics: Metrics) -> Callable[[FastAPI], Any]:
         flusher = threading.Thread(target=_flush, args=(service, metrics, stop), name="audit", daemon=True)
         reconciler = Reconciler(service)
         app.state.reconciler = reconciler
+        # Slow listings must not keep quick reads waiting for a thread.
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         flusher.start()
         reconciler.start()
         log().info("started", extra={"database": service.database.shown})
@@ -105,8 +111,7 @@ def _flush(service: Service, metrics: Metrics, stop: threading.Event) -> None:
 async def _engram_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngramError)
     refusal = refusal_of(error)
-    if refusal is not error:
-        refusal.message = service_of(request).told(refusal.message)
+    refusal.message = service_of(request).told(redact(refusal.message))
     if refusal.status >= 500:
         log().error(
             "refused", extra={"request_id": request_id(request), "code": refusal.code, "error": type(error).__name__}

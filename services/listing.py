@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from services.access import Reach
@@ -51,10 +51,13 @@ def _objects(objects: Objects, reach: Reach, prefix: str, kind: str) -> Iterator
     for one in objects.store.location.objects(prefix):
         if sees.path(one.path):
             yield one
+    # A folder that is not mounted lists nothing, and nothing must not be told as the whole.
+    objects.check_there()
 
 
 def _names(objects: Objects, reach: Reach, prefix: str) -> Iterator[Row]:
     location, sees = objects.store.location, _Sees(objects, reach)
+    objects.check_there()
     if reach.own and prefix.split("/", maxsplit=1)[0] != "data":
         names = location.children(prefix)
         return iter([{"name": name} for name in names if prefix or name in KINDS or name == "engram.json"])
@@ -74,7 +77,7 @@ class _Sees:
     def __init__(self, objects: Objects, reach: Reach) -> None:
         self._objects, self._reach = objects, reach
         self._pinned: list[Snapshot] = [] if reach.own else objects.granted_snapshots(reach)
-        self._attempts: dict[tuple[str, EntryKey], frozenset[str]] = {}
+        self._attempts: dict[tuple[str, EntryKey], Mapping[str, Collection[str]]] = {}
 
     def kind(self, name: str) -> bool:
         return self._reach.own or name != "runs"
@@ -133,20 +136,22 @@ class _Sees:
             key = EntryKey(*names[1:4])
         except InvalidKeyError:
             return False
-        return names[4] in self._attempts_of(names[0], key)
+        return "/".join(names[5:]) in self._attempts_of(names[0], key).get(names[4], ())
 
-    def _attempts_of(self, view: str, key: EntryKey) -> frozenset[str]:
+    def _attempts_of(self, view: str, key: EntryKey) -> Mapping[str, Collection[str]]:
         at = (view, key)
         if at not in self._attempts:
             try:
                 self._attempts = {at: self._read_attempts(view, key)}
             except (ObjectAlteredError, SchemaError):
                 # Whoever reads the damaged commit is told; the rest of the store is listed all the same.
-                self._attempts = {at: frozenset()}
+                self._attempts = {at: {}}
         return self._attempts[at]
 
-    def _read_attempts(self, view: str, key: EntryKey) -> frozenset[str]:
+    def _read_attempts(self, view: str, key: EntryKey) -> Mapping[str, Collection[str]]:
+        """Paths of the objects that commits list, by attempt."""
         if self._view(view):
-            return frozenset(self._objects.attempts(view, key))
-        pinned = [one for one in self._pinned if one.view_id == view and key in one]
-        return frozenset(one.commit(key).attempt for one in pinned)
+            commits = list(self._objects.attempts(view, key).values())
+        else:
+            commits = [one.commit(key) for one in self._pinned if one.view_id == view and key in one]
+        return {commit.attempt: commit.objects.keys() for commit in commits}

@@ -7,14 +7,17 @@ zeros. What was withdrawn is gone (410).
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from services.access import Reach
 from services.errors import Refusal, forbidden, not_found
-from services.held import Held
-from services.ranges import Found, Large
+from services.held import COMMITS_BYTES, Held, weight
+from services.pack_objects import PackObjects
+from services.ranges import Found
 from store_schema import Snapshot, Store
 from store_schema.commits import COMMIT_NAME, commit_path, numbers_in, parse_numbered
 from store_schema.errors import (
@@ -23,32 +26,25 @@ from store_schema.errors import (
     InvalidKeyError,
     NotCommittedError,
     ObjectMissingError,
+    SchemaError,
     StoreError,
+    StoreNotFoundError,
 )
 from store_schema.keys import EntryKey, check_id
 from store_schema.location.base import check_path
-from store_schema.packs import KINDS, PackRecord, record_path
 from store_schema.reader import read_object
-from store_schema.records import (
-    CommitRecord,
-    TombstoneRecord,
-    check_object,
-    check_view_id,
-    parse_record,
-    sha256,
-    unseal,
-)
+from store_schema.records import CommitRecord, StoreRecord, TombstoneRecord, check_view_id, parse_record, sha256
 from store_schema.snapshot import SNAPSHOT_ID, SUFFIX, SnapshotRow
+from store_schema.store import ROOT_RECORD
 from store_schema.views import view_path
 from store_schema.withdrawals import withdrawn
 
 JSON = "application/json"
-SNAPSHOTS_HELD, ENTRIES_HELD = 16, 20_000
+SNAPSHOTS_HELD = 64
 WITHDRAWN_S = 2.0
 """How long a view's list of withdrawn entries is taken for good."""
-LARGE_BYTES = 2**20
-"""Object of a pack above which parts of it are read as they are asked for."""
-_PACK = re.compile(rf"([0-9a-f]{{64}})-({'|'.join(KINDS)})", re.ASCII)
+SNAPSHOT_ID_LENGTH = 64
+_VIEW_ID = re.compile(r".+-[0-9a-f]{16}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,14 @@ class Objects:
     cache: Held[tuple[str, str], bytes]
     """Checked objects of all stores, by store id and path."""
     _snapshots: Held[str, Snapshot] = field(default_factory=lambda: Held(SNAPSHOTS_HELD))
-    _entries: Held[tuple[str, str], _Entry] = field(default_factory=lambda: Held(ENTRIES_HELD))
-    _packs: Held[str, PackRecord] = field(default_factory=lambda: Held(ENTRIES_HELD))
+    _entries: Held[tuple[str, str], _Entry] = field(default_factory=lambda: Held(COMMITS_BYTES, _weight))
     _withdrawn: dict[str, tuple[float, frozenset[EntryKey]]] = field(default_factory=dict)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def packs(self) -> PackObjects:
+        """Objects of the packs of snapshots."""
+        return PackObjects(self.store, self.cache)
 
     def find(self, reach: Reach, path: str) -> Found:
         """The object at a path of the store, if it is committed and this caller may read it.
@@ -128,7 +129,7 @@ class Objects:
         if snapshot is None or not reach.reads_snapshot(snapshot_id, snapshot.view_id):
             return None
         gone = self._withdrawn.get(snapshot.view_id)
-        if gone is None or time.monotonic() >= gone[0] or gone[1]:
+        if gone is None or time.monotonic() >= gone[0] or any(key in snapshot for key in gone[1]):
             return None
         return snapshot
 
@@ -150,7 +151,7 @@ class Objects:
         if not reach.reads_snapshot(snapshot_id, snapshot.view_id):
             raise not_yours()
         gone = self.withdrawn_of(snapshot.view_id)
-        if gone and not gone.isdisjoint(snapshot.keys):
+        if any(key in snapshot for key in gone):
             raise EntryWithdrawnError(
                 f"snapshot {snapshot_id[:16]}… names withdrawn entries and must not be used: make a new one."
             )
@@ -163,6 +164,7 @@ class Objects:
         try:
             return self._snapshots.put(snapshot_id, self.store.snapshot(snapshot_id))
         except NotCommittedError:
+            self.check_there()
             # To others an absent one is like one that was not granted.
             raise (absent() if reach.own else not_yours()) from None
 
@@ -179,12 +181,17 @@ class Objects:
     def withdrawn_of(self, view_id: str) -> frozenset[EntryKey]:
         """Withdrawn entries of a view, as of a moment ago."""
         until, keys = self._withdrawn.get(view_id, (0.0, frozenset()))
-        if time.monotonic() >= until:
-            now = frozenset(withdrawn(self.store.location, view_id))
-            if now != keys:
-                self._forget(view_id, now)
-            keys = now
-            self._withdrawn[view_id] = (time.monotonic() + WITHDRAWN_S, keys)
+        asked = time.monotonic()
+        if asked < until:
+            return keys
+        now = frozenset(withdrawn(self.store.location, view_id))
+        with self._guard:
+            # Lists only grow: who was slow to read an older one must not put it in the place of a newer one.
+            before = self._withdrawn.get(view_id, (0.0, frozenset()))[1]
+            keys = before | now
+            self._withdrawn[view_id] = (asked + WITHDRAWN_S, keys)
+        if keys != before:
+            self._forget(view_id, keys)
         return keys
 
     def _forget(self, view_id: str, keys: Collection[EntryKey]) -> None:
@@ -194,7 +201,7 @@ class Objects:
         prefixes = tuple(f"data/{view_id}/{key}/" for key in keys)
         mine = self.store.store_id
         self.cache.drop(lambda at: at[0] == mine and at[1].startswith((*prefixes, "packs/")))
-        self._packs.drop(lambda _: True)
+        self.packs.forget()
 
     # Kinds of objects
 
@@ -205,7 +212,8 @@ class Objects:
 
     def _view(self, reach: Reach, rest: str) -> Found:
         name = rest.removesuffix(".json")
-        if name == rest:
+        # A name or a beginning is no id: nothing is there under it, for anybody.
+        if name == rest or not _VIEW_ID.fullmatch(name):
             raise absent()
         self.check_view(reach, check_view_id(name))
         return self._whole(view_path(name), name, JSON)
@@ -222,7 +230,7 @@ class Objects:
             raise not_yours()
 
     def _commit(self, reach: Reach, rest: str) -> Found:
-        view_id, key, name = self._split(rest, parts=5)
+        view_id, key, name = split_entry(rest)
         numbers = list(numbers_in([name]))
         if not numbers or not COMMIT_NAME.fullmatch(name):
             raise absent()
@@ -234,16 +242,18 @@ class Objects:
         digest = sha256(data)
         if pinned is not None and digest not in {row.commit_sha256 for row in pinned}:
             raise BackendError(f"{path} is not the commit that was pinned: `store-schema verify` tells more.")
-        if not reach.own and key in self.withdrawn_of(view_id):
+        ended = isinstance(parse_numbered(data, path=path), TombstoneRecord)
+        if not reach.own and not ended and key in self.withdrawn_of(view_id):
             # The project itself keeps its records, as beside the bucket; whoever was granted them has no use for them any more.
             raise gone()
         return Found(data, digest, view_id, JSON)
 
     def _data(self, reach: Reach, rest: str) -> Found:
-        view_id, key, attempt_path = self._split(rest, parts=5)
+        view_id, key, attempt_path = split_entry(rest)
         attempt, _, path = attempt_path.partition("/")
-        commit = self.commit_of(view_id, key, attempt)
+        # First: whoever may not read the entry must not learn that it was withdrawn, or is damaged.
         pinned = self._pinned(reach, view_id, key)
+        commit = self.commit_of(view_id, key, attempt)
         if pinned is not None and (commit is None or commit.number not in {row.number for row in pinned}):
             raise not_yours()
         if commit is None or path not in commit.objects:
@@ -273,9 +283,9 @@ class Objects:
             raise gone()
         return known.commits.get(attempt)
 
-    def attempts(self, view_id: str, key: EntryKey) -> frozenset[str]:
-        """Attempts of an entry that commits name; none where it was withdrawn."""
-        return frozenset(self._read_entry(view_id, key).commits)
+    def attempts(self, view_id: str, key: EntryKey) -> Mapping[str, CommitRecord]:
+        """Commits of an entry by the attempt that they name; none where it was withdrawn."""
+        return self._read_entry(view_id, key).commits
 
     def _read_entry(self, view_id: str, key: EntryKey) -> _Entry:
         commits: dict[str, CommitRecord] = {}
@@ -285,6 +295,8 @@ class Objects:
             if isinstance(record, TombstoneRecord):
                 return _Entry({}, withdrawn=True)
             commits[record.attempt] = record
+        if not commits:
+            self.check_there()
         return _Entry(commits, withdrawn=False)
 
     def _snapshot_list(self, reach: Reach, rest: str) -> Found:
@@ -296,36 +308,12 @@ class Objects:
         return self._whole(f"snapshots/{name}{SUFFIX}", name)
 
     def _pack(self, reach: Reach, rest: str) -> Found:
-        folder, _, path = rest.partition("/")
-        match = _PACK.fullmatch(folder)
-        if match is None or not path:
+        self.snapshot(reach, rest[:SNAPSHOT_ID_LENGTH])
+        found = self.packs.find(rest)
+        if found is None:
+            self.check_there()
             raise absent()
-        snapshot_id, kind = match.groups()
-        self.snapshot(reach, snapshot_id)
-        if rest == record_path(snapshot_id, kind).removeprefix("packs/"):
-            return self._whole(f"packs/{rest}", snapshot_id, JSON)
-        record = self._packs.get(folder) or self._packs.put(folder, self._pack_record(snapshot_id, kind))
-        attempt, _, name = path.partition("/")
-        if attempt != record.attempt or name not in record.objects:
-            raise absent()
-        return self._pack_object(record, f"packs/{rest}", name)
-
-    def _pack_record(self, snapshot_id: str, kind: str) -> PackRecord:
-        path = record_path(snapshot_id, kind)
-        return parse_record(PackRecord, unseal(self._get(path), where=path), where=path)
-
-    def _pack_object(self, record: PackRecord, path: str, name: str) -> Found:
-        at, expected, location = (self.store.store_id, path), record.objects[name], self.store.location
-        held = self.cache.get(at)
-
-        def whole() -> bytes:
-            todo = "Delete the pack and make it again."
-            found = check_object(location.get(path), expected, where=path, listed_by="the pack's record", todo=todo)
-            return self.cache.put(at, found)
-
-        large = Large(expected.size_bytes, whole, lambda start, end: location.get_part(path, start=start, end=end))
-        data = held if held is not None else large if expected.size_bytes > LARGE_BYTES else whole()
-        return Found(data, expected.sha256, record.snapshot)
+        return found
 
     def _withdrawn_list(self, reach: Reach, rest: str) -> Found:
         view_id, _, name = rest.partition("/")
@@ -360,13 +348,6 @@ class Objects:
             raise not_yours()
         return [one.row(key) for one in snapshots]
 
-    def _split(self, rest: str, *, parts: int) -> tuple[str, EntryKey, str]:
-        """View, entry and what follows, of a path below `commits` or `data`."""
-        names = rest.split("/", parts - 1)
-        if len(names) != parts:
-            raise absent()
-        return check_view_id(names[0]), EntryKey(*names[1:4]), names[4]
-
     def _whole(self, path: str, target: str, media_type: str = "application/octet-stream") -> Found:
         data = self._get(path)
         return Found(data, sha256(data), target, media_type)
@@ -375,7 +356,37 @@ class Objects:
         try:
             return self.store.location.get(path)
         except ObjectMissingError:
+            self.check_there()
             raise absent() from None
+
+    def check_there(self) -> None:
+        """Passes where the store is still in its place: in an empty folder that should be mounted everything would be absent.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If it is not, or another one is there.
+        """
+        try:
+            there = parse_record(StoreRecord, self.store.location.get(ROOT_RECORD), where=ROOT_RECORD).store_id
+        except (ObjectMissingError, SchemaError):
+            there = None
+        if there != self.store.store_id:
+            raise StoreNotFoundError(
+                "the store of this project is not in its place: whoever runs the service must look."
+            )
+
+
+def split_entry(rest: str) -> tuple[str, EntryKey, str]:
+    """View, entry and what follows, of a path below `commits` or `data`."""
+    names = rest.split("/", 4)
+    if len(names) != 5:
+        raise absent()
+    return check_view_id(names[0]), EntryKey(*names[1:4]), names[4]
+
+
+def _weight(entry: _Entry) -> int:
+    return 500 + sum(weight(commit) for commit in entry.commits.values())
 
 
 def _found(data: bytes, commit: CommitRecord, path: str) -> Found:

@@ -9,13 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from services.access import Reach
 from services.errors import Refusal, conflict, forbidden, unprocessable
-from services.objects import Objects, absent, gone
+from services.objects import Objects, gone, split_entry
 from store_schema.arrays import ARRAYS
-from store_schema.commits import COMMIT_NAME, create_or_read, current_record, numbered, numbers_in, parse_numbered
+from store_schema.commits import (
+    COMMIT_NAME,
+    FRESH_S,
+    create_or_read,
+    current_record,
+    numbered,
+    numbers_in,
+    parse_numbered,
+)
 from store_schema.content import check_content
 from store_schema.errors import (
     InvalidKeyError,
@@ -25,11 +34,11 @@ from store_schema.errors import (
     SchemaError,
     StoreError,
 )
-from store_schema.keys import EntryKey, check_id
+from store_schema.keys import check_id
 from store_schema.location.base import check_path
 from store_schema.parallel import each
 from store_schema.reader import read_object
-from store_schema.records import CommitRecord, Record, TombstoneRecord, ViewSpec, check_view_id, parse_record
+from store_schema.records import CommitRecord, Record, TombstoneRecord, ViewSpec, parse_record
 from store_schema.views import view_path
 
 Kind = Literal["view", "object", "commit", "run"]
@@ -37,7 +46,7 @@ _ATTEMPT = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAMES = "|".join(ARRAYS)
 _OBJECT = re.compile(rf"zarr\.json|({_NAMES})/(zarr\.json|c(/[0-9]{{1,9}}){{0,8}})", re.ASCII)
 """What an attempt may hold: the metadata of the group and its arrays, and chunks."""
-MOST_OBJECTS = 10_000
+MOST_OBJECTS, MOST_BYTES = 10_000, 2**30
 """Of one commit."""
 
 
@@ -98,7 +107,7 @@ class Publishing:
         return Published(created, "view", view.view_id, view)
 
     def _object(self, rest: str, data: bytes) -> Published:
-        view_id, key, within = _split(rest)
+        view_id, key, within = split_entry(rest)
         attempt, _, name = within.partition("/")
         if not _ATTEMPT.fullmatch(attempt) or not _OBJECT.fullmatch(name):
             raise unprocessable(
@@ -110,29 +119,42 @@ class Publishing:
         return Published(self._create(f"data/{rest}", data), "object", view_id)
 
     def _commit(self, rest: str, data: bytes) -> Published:
-        view_id, _, name = _split(rest)
+        view_id, _, name = split_entry(rest)
         path = f"commits/{rest}"
         if not COMMIT_NAME.fullmatch(name):
             raise unprocessable(f"{name[:80]!a} is no commit: expected six digits and .json.")
         commit = _committed(data, path)
         view = self._check_view(view_id)
-        self._check_follows(commit, next(iter(numbers_in([name]))), data)
+        if not self._check_follows(commit, next(iter(numbers_in([name])))):
+            self._check_attempt(commit)
         self._check_objects(commit, view)
         return Published(self._create(path, data), "commit", view_id, commit)
 
-    def _check_follows(self, commit: CommitRecord, number: int, data: bytes) -> None:
-        """The commit is the next of its entry, or the very one that is there."""
+    def _check_follows(self, commit: CommitRecord, number: int) -> bool:
+        """Whether the number is taken; if not, the commit is the next of its entry."""
         current = current_record(self.objects.store.location, commit.view, commit.key)
         if isinstance(current, TombstoneRecord):
             raise gone()
         if current is not None and current.number >= number:
-            return  # the create decides: the same bytes are fine, others are refused with 412
+            return True  # the create decides: the same bytes are fine, others are refused with 412
         expected = numbered(commit, after=current)
         if (commit.number, commit.earlier_inputs) != (expected.number, expected.earlier_inputs):
             raise conflict(
                 f"commit {number} does not follow: the next number is {expected.number}, and it names the inputs of those before. "
                 "Read the current commit and try again.",
                 code="not_next",
+            )
+        return False
+
+    def _check_attempt(self, commit: CommitRecord) -> None:
+        """The attempt is this commit's own, and too young for `gc` to take it for a dead writer's."""
+        if commit.number and commit.attempt in self.objects.attempts(commit.view, commit.key):
+            raise unprocessable("another commit names this attempt: each writes its data under one of its own.")
+        modified = [one.modified for one in self.objects.store.location.objects(commit.folder)]
+        if modified and (datetime.now(UTC) - min(modified)).total_seconds() > FRESH_S:
+            raise conflict(
+                "the attempt is so old that `gc` may be erasing it: write the data again under a new one.",
+                code="stale_attempt",
             )
 
     def _check_objects(self, commit: CommitRecord, view: ViewSpec) -> None:
@@ -143,6 +165,8 @@ class Publishing:
                 f"the commit lists {len(commit.objects)} objects, {len(unknown)} of which no entry has: expected an entry's "
                 "arrays, memory among them."
             )
+        if sum(one.size_bytes for one in commit.objects.values()) > MOST_BYTES:
+            raise unprocessable(f"the commit lists more than {MOST_BYTES} bytes: no entry has as many.")
         location = self.objects.store.location
 
         def read(path: str) -> bytes:
@@ -161,22 +185,20 @@ class Publishing:
 
     def _check_view(self, view_id: str) -> ViewSpec:
         try:
-            return self.objects.store.view(view_id)
+            view = self.objects.store.view(view_id)
         except NotCommittedError:
             raise conflict(f"there is no view {view_id}: publish its specification first.", code="no_view") from None
+        if view.view_id != view_id:
+            raise unprocessable(f"'{view_id}' is no view's id, which is {view.view_id}: a path holds whole ids.")
+        return view
 
     def _create(self, path: str, data: bytes) -> bool:
+        # In an empty folder that should be mounted a commit would be acknowledged and lost.
+        self.objects.check_there()
         there = create_or_read(self.objects.store.location, path, data)
         if there not in {None, data}:
             raise Refusal(412, "exists", "other bytes have that name, which is written once.")
         return there is None
-
-
-def _split(rest: str) -> tuple[str, EntryKey, str]:
-    names = rest.split("/", 4)
-    if len(names) != 5:
-        raise absent()
-    return check_view_id(names[0]), EntryKey(*names[1:4]), names[4]
 
 
 def _committed(data: bytes, path: str) -> CommitRecord:

@@ -24,6 +24,8 @@ class Large:
     """Reads it and checks its digest."""
     part: Callable[[int, int], bytes]
     """Reads from a start to an end; no digest covers a part, the checksums in the object do."""
+    check: Callable[[], None]
+    """Raises where it is gone or of another size."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def answer(found: Found, headers: Mapping[str, str], *, head: bool) -> Response:
     start, end = part or (0, found.size_bytes)
     if part is not None:
         given["Content-Range"] = f"bytes {start}-{end - 1}/{found.size_bytes}"
+    if head and isinstance(found.data, Large):
+        found.data.check()
     response = Response(b"" if head else found.read(start, end), 206 if part else 200, given, found.media_type)
     response.headers["Content-Length"] = str(end - start)
     return response

@@ -19,6 +19,28 @@ from store_schema.keys import check_id
 BEARER = "bearer "
 
 
+MOST_JSON_BYTES, MOST_KEYS_BYTES = 2**20, 32 * 2**20
+"""Of a body of JSON; of the keys that a snapshot is to pin."""
+
+
+class BoundedRoute(APIRoute):
+    """A route that knows who asks before it reads a body, and reads no more than it may."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `fastapi.routing.APIRoute.get_route_handler`."""
+        handler = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            if request.method == "POST":
+                await reach_of(request)
+                pins = request.scope["path"].endswith("/snapshots")
+                # What `Request.body` gives from now on.
+                request._body = await body_of(request, MOST_KEYS_BYTES if pins else MOST_JSON_BYTES)  # noqa: SLF001
+            return await handler(request)
+
+        return bounded
+
+
 class DirectRoute(APIRoute):
     """A route whose function gets the request and nothing else: objects are read thousands of times a second."""
 
@@ -101,6 +123,26 @@ def _is_id(text: str) -> bool:
 
 Caller = Annotated[Principal, Depends(caller)]
 Reached = Annotated[Reach, Depends(reached)]
+
+
+async def body_of(request: Request, most_bytes: int) -> bytes:
+    """The whole body of a request.
+
+    Raises
+    ------
+    Refusal
+        413, as soon as it is known to be larger than allowed.
+    """
+    too_large = Refusal(413, "too_large", f"an object may have {most_bytes} bytes here.")
+    told = request.headers.get("content-length", "")
+    if told.isascii() and told.isdigit() and int(told) > most_bytes:
+        raise too_large
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > most_bytes:
+            raise too_large
+    return bytes(data)
 
 
 def target(request: Request, name: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.access import Reach
-from services.held import Held
+from services.held import COMMITS_BYTES, Held, weight
 from services.objects import Objects, absent
 from services.ranges import Found
 from store_schema import Snapshot
@@ -22,7 +22,7 @@ from store_schema.parallel import each
 from store_schema.records import CommitRecord, sha256
 
 MOST_ROWS = 5000
-COMMITS_HELD, GROUPS_BYTES = 20_000, 64 * 2**20
+GROUPS_BYTES = 64 * 2**20
 JSON = "application/json"
 
 
@@ -31,8 +31,8 @@ class ZarrPaths:
     """Names of the snapshots of one store."""
 
     objects: Objects
-    _commits: Held[tuple[str, str], CommitRecord] = field(default_factory=lambda: Held(COMMITS_HELD))
-    _groups: Held[tuple[str, str], bytes] = field(default_factory=lambda: Held(GROUPS_BYTES, len))
+    _commits: Held[tuple[str, str], CommitRecord] = field(default_factory=lambda: Held(COMMITS_BYTES, weight))
+    _groups: Held[tuple[str, str], bytes] = field(default_factory=lambda: Held(GROUPS_BYTES, len, parts=1))
 
     def find(self, snapshot: Snapshot, path: str) -> Found:
         """The object that a Zarr key means.

@@ -29,8 +29,8 @@ class Readiness(BaseModel):
 
 
 @router.get("/healthz", summary="Whether the process answers.")
-def healthz() -> Health:
-    """Asks nothing else: a probe of liveness must not restart the service since its database is away."""
+async def healthz() -> Health:
+    """Asks nobody and waits for no thread: a probe of liveness must not restart the service since its database is away."""
     return Health()
 
 

@@ -13,11 +13,11 @@ from starlette.responses import Response, StreamingResponse
 
 from services.access import Reach
 from services.audit import Act
-from services.errors import Refusal, unprocessable
+from services.errors import unprocessable
 from services.listing import listed
 from services.publishing import Published, missing_precondition
 from services.ranges import Found, Large, answer
-from services.requests import DirectRoute, Reached, reach_of, request_id, service_of, target
+from services.requests import DirectRoute, Reached, body_of, reach_of, request_id, service_of, target
 from services.routes.documented import BYTES, LINES, PROJECT, REFUSALS, WRITTEN
 from services.service import Service
 from store_schema.records import CommitRecord, ViewSpec, sha256
@@ -27,6 +27,8 @@ direct = APIRouter(
     prefix="/v1/projects/{project}", tags=["store"], responses=REFUSALS, route_class=DirectRoute, include_in_schema=True
 )
 """Objects; their names are below those of the other routes, so they come first."""
+MOST_RECORD_BYTES = 16 * 2**20
+"""Of a commit or a view's specification."""
 
 
 async def _read(request: Request) -> Response:
@@ -49,33 +51,16 @@ def served(request: Request, service: Service, reach: Reach, found: Found) -> Re
     return response
 
 
-async def body_of(request: Request, most_bytes: int) -> bytes:
-    """The whole body of a request.
-
-    Raises
-    ------
-    Refusal
-        413, as soon as it is known to be larger than allowed.
-    """
-    too_large = Refusal(413, "too_large", f"an object may have {most_bytes} bytes here.")
-    told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told) > most_bytes:
-        raise too_large
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > most_bytes:
-            raise too_large
-    return bytes(data)
-
-
 async def _write(request: Request) -> Response:
     reach, service, path = await reach_of(request), service_of(request), _below(request)
     reach.needs("write", "publishing")
     refusal = missing_precondition(request.headers)
     if refusal is not None:
         raise refusal
-    data = await body_of(request, service.settings.max_object_bytes)
+    most = service.settings.max_object_bytes
+    if path.startswith(("commits/", "views/")):
+        most = min(most, MOST_RECORD_BYTES)
+    data = await body_of(request, most)
     if not data:
         raise unprocessable("the body is empty: an object has at least one byte.")
     published = await run_in_threadpool(lambda: service.project_store(reach.project).publishing.put(reach, path, data))
@@ -99,8 +84,8 @@ def _note(service: Service, reach: Reach, published: Published, data: bytes, ask
             index.note_commit(session, reach.project, record, sha256(data))
         elif isinstance(record, ViewSpec):
             index.note_view(session, reach.project, record)
-        if published.created:
-            service.audit.write(act, request_id=asked, session=session)
+        # Also where the bytes were there: the answer to the first try may have been lost before its row was written.
+        service.audit.write(act, request_id=asked, session=session)
 
     service.database.run(work)
     if published.kind == "run":

@@ -12,10 +12,10 @@ from services import operations
 from services.access import Reach
 from services.database.models import ApiKey, AuditRow, Grant
 from services.keys import Scope
-from services.requests import Caller, Reached, request_id, service_of, target
+from services.requests import BoundedRoute, Caller, Reached, request_id, service_of, target
 from services.routes.documented import ID_PATTERN, REFUSALS, Moment, refusals
 
-router = APIRouter(prefix="/v1/projects", tags=["projects"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/projects", tags=["projects"], responses=REFUSALS, route_class=BoundedRoute)
 Cursor = Annotated[str | None, Query(max_length=500, description="`next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Days = Annotated[float | None, Field(default=None, gt=0, le=3650, description="Days from now; null never.")]

@@ -14,7 +14,7 @@ from services.access import Reach
 from services.audit import Act
 from services.errors import Refusal, unprocessable
 from services.ranges import Found
-from services.requests import DirectRoute, Reached, reach_of, request_id, service_of, target
+from services.requests import BoundedRoute, DirectRoute, Reached, reach_of, request_id, service_of, target
 from services.routes.documented import BYTES, ID_PATTERN, PROJECT, REFUSALS, SnapshotId, refusals
 from services.routes.objects import served
 from services.service import Service
@@ -23,7 +23,9 @@ from store_schema.errors import InvalidKeyError, UsageError
 from store_schema.keys import EntryKey
 from store_schema.packs import Kind, make_pack
 
-router = APIRouter(prefix="/v1/projects/{project}/snapshots", tags=["snapshots"], responses=REFUSALS)
+router = APIRouter(
+    prefix="/v1/projects/{project}/snapshots", tags=["snapshots"], responses=REFUSALS, route_class=BoundedRoute
+)
 direct = APIRouter(
     prefix="/v1/projects/{project}/snapshots", tags=["snapshots"], responses=REFUSALS, route_class=DirectRoute
 )
@@ -108,6 +110,8 @@ def make(request: Request, reach: Reached, body: PinRequest) -> Pinned:
 def _made(make_snapshot: Any, body: PinRequest) -> str:
     try:
         keys = None if body.keys is None else {EntryKey(*names): number for *names, number in body.keys}
+        if keys is not None and body.keys is not None and len(keys) != len(body.keys):
+            raise unprocessable("a key stands twice among those to pin: give each once.")
         made: str = make_snapshot(body.view, keys, where=body.where, base=body.base)
     except (InvalidKeyError, UsageError) as error:
         raise unprocessable(str(error)) from None

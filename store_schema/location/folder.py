@@ -50,7 +50,16 @@ class FolderLocation(Location):
 
     def get_part(self, path: str, *, start: int = 0, end: int | None = None) -> bytes:
         """See `Location.get_part`."""
-        return self.get(path)[start:end]
+        try:
+            with self._place(path).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                begin, stop, _ = slice(start, end).indices(size)
+                file.seek(begin)
+                return file.read(max(0, stop - begin))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectMissingError(f"{self.root / path} is not there.") from error
+        except OSError as error:
+            raise BackendError(_told("read", self.root / path, error)) from error
 
     def put(self, path: str, data: bytes) -> None:
         """See `Location.put`."""

@@ -1,7 +1,9 @@
 """What the service takes of a writer who has no credentials of the bucket: create-only, in order, and only what is what it says."""
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,8 @@ from services.objects import WITHDRAWN_S
 from services.service import Service
 from services.settings import Settings
 from store_schema import EntryKey, ViewSpec, create_store
-from store_schema.commits import commit_path
+from store_schema.arrays import content_sha256
+from store_schema.commits import FRESH_S, commit_path
 from store_schema.records import ObjectRecord, TombstoneRecord, sha256
 from store_schema.testing import digest_of, example_entry, example_view
 from store_schema.views import view_path
@@ -101,7 +104,7 @@ def test_without_if_none_match_nothing_is_written(world, drafts):
     assert not world.store.location.exists(path)
 
 
-def broken(objects, commit):
+def broken(objects, commit, arrays):
     """Commits that are not what they say, by what is wrong with them."""
     change = commit.model_copy
     path = "memory/c/0/0/0/0"
@@ -119,6 +122,13 @@ def broken(objects, commit):
     yield "an object too many", change(update={"objects": commit.objects | {"memory/c/9/9/9/9": commit.objects[path]}})
     yield "another content", change(update={"content_sha256": "0" * 64})
     yield "other attributes", change(update={"attributes": {"kept_slices_z": [1]}})
+    array = {n: m for n, m in commit.arrays.items() if n != "mask"}
+    yield (
+        "an array whose objects no digest covers",
+        change(
+            update={"arrays": array, "content_sha256": content_sha256({n: a for n, a in arrays.items() if n != "mask"})}
+        ),
+    )
     yield "no memory", change(update={"arrays": {n: m for n, m in commit.arrays.items() if n != "memory"}})
     yield "a path that climbs", change(update={"objects": commit.objects | {"../x": commit.objects[path]}})
     yield "another attempt", change(update={"attempt": "0" * 32})
@@ -129,7 +139,8 @@ def broken(objects, commit):
 def test_a_commit_that_is_not_what_it_says_is_refused_and_stays_invisible(world, drafts):
     objects, commit = drafts.entry(7)
     put_all(world, objects)
-    for what, wrong in broken(objects, commit):
+    arrays = drafts.store.read(commit.view, KEY).arrays
+    for what, wrong in broken(objects, commit, arrays):
         answer = put_commit(world, wrong)
         assert answer.status == 422, (what, answer.status, answer.body)
         assert world.store.current(commit.view, KEY) is None, what
@@ -263,3 +274,38 @@ def test_publishing_tells_the_catalogue_and_the_audit(world, drafts):
     published = {(row["target"], row["key_id"]) for row in rows if row["action"] == "publish"}
     writer = world.keys["owner", "write"].split("_")[1]
     assert published == {(commit.view, writer), ("run run-9", writer)}
+
+
+def test_a_path_names_a_view_by_its_whole_id(world, drafts):
+    """A name or a beginning would make entries that no reader of the view finds."""
+    objects, commit = drafts.entry(7)
+    for name in ("example", commit.view[:-3]):
+        path, data = next(iter(objects.items()))
+        assert put(world, path.replace(commit.view, name), data).status == 422
+        wrong = commit.model_copy(update={"view": name})
+        assert put_commit(world, wrong).status == 422
+    assert world.store.verify().ok
+
+
+def test_an_attempt_is_one_commits_own(world, drafts):
+    first, second = drafts.entry(7), drafts.entry(8)
+    put_all(world, first[0])
+    assert put_commit(world, first[1]).status == 201
+    again = second[1].model_copy(
+        update={
+            name: getattr(first[1], name) for name in ("attempt", "objects", "arrays", "attributes", "content_sha256")
+        }
+    )
+    assert put_commit(world, again).status == 422
+    assert put_commit(world, first[1]).status == 200
+
+
+def test_an_attempt_that_gc_may_be_erasing_is_not_committed(world, drafts):
+    objects, commit = drafts.entry(7)
+    put_all(world, objects)
+    root = Path(world.server.service.settings.data, "stores", "owner")
+    old = time.time() - FRESH_S - 60
+    for path in objects:
+        os.utime(root / path, (old, old))
+    answer = put_commit(world, commit)
+    assert (answer.status, answer.json["error"]["code"]) == (409, "stale_attempt")

@@ -1,5 +1,6 @@
 """What the service serves of a store, held against the store's own files: the same bytes, nothing uncommitted or withdrawn."""
 
+import http.client
 import json
 import time
 import uuid
@@ -10,15 +11,16 @@ import pytest
 import xarray as xr
 import zarr
 
+from services import objects, pack_objects
 from services.database.migrate import migrate
 from services.objects import WITHDRAWN_S
 from services.operations import make_grant, make_key
 from services.service import Service
 from services.settings import Settings
-from store_schema import EntryKey
+from store_schema import EntryKey, open_store
 from store_schema.packs import make_pack
 from store_schema.records import sha256
-from store_schema.testing import digest_of, example_entry
+from store_schema.testing import digest_of, example_entry, example_view
 from store_schema.withdraw import withdraw
 
 
@@ -259,3 +261,130 @@ def test_a_damaged_commit_hides_its_own_entry_from_a_listing_and_no_other(world)
     record.write_bytes(record.read_bytes()[:-1])
     lines = [json.loads(line) for line in get(world, "objects?prefix=data").body.splitlines()]
     assert {line["path"].split("/")[5] for line in lines[:-1]} == {kept.attempt}
+
+
+def test_a_store_that_is_not_in_its_place_is_a_failure_and_never_an_empty_one(world):
+    """As where a disk is not mounted: a reader would take absent chunks for zeros, and a commit would be lost."""
+    folder = Path(world.server.service.settings.data, "stores", "owner")
+    data = f"data/{world.names['view']}/{world.key}/{world.names['attempt']}/mean_map/c/0/0"
+    folder.rename(folder.with_name("elsewhere"))
+    folder.mkdir()
+    for path in (
+        data,
+        f"commits/{world.names['view']}/{world.key}/000000.json",
+        f"views/{world.names['view']}.json",
+        "engram.json",
+    ):
+        assert get(world, path).status == 503, path
+    assert get(world, f"snapshots/{'1' * 64}/zarr/zarr.json").status == 503
+    for query in ("prefix=commits", "prefix=data", "prefix=views&delimiter=true"):
+        answer = get(world, f"objects?{query}") if "delimiter" in query else None
+        assert answer is None or answer.status == 503
+    with pytest.raises(http.client.HTTPException):
+        get(world, "objects?prefix=commits")  # cut before its last line
+    headers = {"If-None-Match": "*"}
+    path = f"{world.base}/runs/run-2/start.json"
+    assert world.server.ask("PUT", path, key=world.keys["owner", "write"], headers=headers, body=b"{}").status == 503
+    assert not list(folder.rglob("*"))
+
+
+def test_a_pack_that_was_made_again_is_served(world):
+    snapshot = world.store.snapshot(world.names["snapshot"])
+    for _ in range(2):
+        pack = make_pack(snapshot, "mean_map")
+        answer = get(world, f"{pack.folder}/zarr.json")
+        assert answer.status == 200
+        for path in world.store.location.paths(f"packs/{snapshot.id}-mean_map"):
+            world.store.location.delete(path)
+
+
+def test_a_large_object_of_a_pack_is_read_in_parts_and_told_missing(world, monkeypatch):
+    monkeypatch.setattr(pack_objects, "LARGE_BYTES", 10)
+    pack = make_pack(world.store.snapshot(world.names["snapshot"]), "memory")
+    path = f"{pack.folder}/memory/c/0/0/0/0/0"
+    data = world.store.location.get(path)
+    part = get(world, path, headers={"Range": "bytes=3-9"})
+    assert (part.status, part.body, part.headers["content-range"]) == (206, data[3:10], f"bytes 3-9/{len(data)}")
+    assert get(world, path).body == data
+    world.store.location.delete(path)
+    world.server.service._cache.drop(lambda _: True)
+    for method in ("GET", "HEAD"):
+        assert world.server.ask(method, f"{world.base}/{path}", key=world.reader).status == 500
+
+
+def test_whoever_may_not_read_a_view_learns_nothing_of_its_entries(world):
+    """Neither that one was withdrawn, nor that one is damaged."""
+    other = world.store.put_view(example_view(name="other"))
+    make_grant(world.server.service, "owner", "guest", view=other, snapshot=None, expires_days=None)
+    record = Path(
+        world.server.service.settings.data, "stores", "owner", f"commits/{world.names['view']}/{world.key}/000000.json"
+    )
+    damaged = EntryKey("P3", "CT", "spine")
+    world.store.publish(world.names["view"], damaged, example_entry(3), input_sha256=digest_of("3"))
+    broken = record.parents[3] / "P3/CT/spine/000000.json"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    withdraw(world.store, patients=["P1"], reason="consent taken back")
+    answers = set()
+    for patient in ("P1", "P3", "P9"):
+        for kind in ("data", "commits"):
+            rest = f"{'0' * 32}/zarr.json" if kind == "data" else "000000.json"
+            path = f"{world.base}/{kind}/{world.names['view']}/{patient}/CT/spine/{rest}"
+            answer = world.server.ask("GET", path, key=world.keys["guest", "read"])
+            answers.add((answer.status, answer.json["error"]["message"]))
+    assert len(answers) == 1
+    assert answers.pop()[0] == 403
+
+
+def test_the_end_of_a_series_is_told_to_whoever_was_granted_the_view(world):
+    make_grant(world.server.service, "owner", "guest", view=world.names["view"], snapshot=None, expires_days=None)
+    withdraw(world.store, patients=["P1"], reason="consent taken back")
+    time.sleep(WITHDRAWN_S + 0.1)
+    series = f"{world.base}/commits/{world.names['view']}/{world.key}"
+    statuses = [
+        world.server.ask("GET", f"{series}/{n:06d}.json", key=world.keys["guest", "read"]).status for n in (0, 1)
+    ]
+    assert statuses == [410, 200]
+
+
+def test_a_list_of_withdrawn_entries_never_goes_back(world, monkeypatch):
+    """A reader that was slow to read an older list comes after one that read a newer one."""
+    found = world.server.service.project_store("owner").objects
+    lists = iter([{EntryKey("P1", "CT", "spine"): ()}, {}])
+    monkeypatch.setattr(objects, "withdrawn", lambda *_: next(lists))
+    monkeypatch.setattr(objects, "WITHDRAWN_S", -1)
+    assert len(found.withdrawn_of("view")) == 1
+    assert len(found.withdrawn_of("view")) == 1
+
+
+def test_a_key_that_stands_twice_is_not_pinned(world):
+    body = {"view": world.names["view"], "keys": [["P1", "CT", "spine", 0], ["P1", "CT", "spine", None]]}
+    answer = world.server.ask("POST", f"{world.base}/snapshots", key=world.reader, body=body)
+    assert (answer.status, answer.json["error"]["code"]) == (422, "invalid")
+
+
+def test_a_body_is_read_only_of_whom_is_known_and_only_so_far(world):
+    large = {"view": "x", "where": ["patient=" + "a" * 3_000_000]}
+    for key, status in ((None, 401), (world.keys["stranger", "admin"], 403), (world.reader, 413)):
+        path = f"{world.base}/snapshots/{world.names['snapshot']}/sign"
+        assert world.server.ask("POST", path, key=key, body=large).status == status
+
+
+def test_a_reader_of_a_granted_view_finds_it_by_its_name(world, monkeypatch):
+    make_grant(world.server.service, "owner", "guest", view=world.names["view"], snapshot=None, expires_days=None)
+    monkeypatch.setenv("ENGRAM_API_KEY", world.keys["guest", "read"])
+    store = open_store(f"{world.server.url}{world.base}")
+    assert store.resolve_view("example") == world.names["view"]
+    assert store.keys(world.names["view"]) == [world.key]
+
+
+def test_no_answer_tells_where_the_store_lies(world):
+    folder = str(world.server.service.settings.data)
+    asked = [
+        ("POST", f"snapshots/{world.names['snapshot']}/sign", {"paths": [world.names["path"]]}),
+        ("POST", "snapshots", {"view": "nothing"}), ("GET", f"commits/{world.names['view']}/P9/CT/spine/000000.json", None),
+        ("POST", "snapshots", {"view": world.names["view"], "keys": [["P9", "CT", "spine", None]]}),
+    ]  # fmt: skip
+    for method, path, body in asked:
+        answer = world.server.ask(method, f"{world.base}/{path}", key=world.reader, body=body)
+        assert answer.status >= 400
+        assert folder not in answer.body.decode(), path
