@@ -27,11 +27,10 @@ from store_schema.errors import (
     NotCommittedError,
     ObjectMissingError,
     SchemaError,
-    StoreError,
     StoreNotFoundError,
 )
 from store_schema.keys import EntryKey, check_id
-from store_schema.location.base import check_path
+from store_schema.location.base import is_path
 from store_schema.reader import read_object
 from store_schema.records import CommitRecord, StoreRecord, TombstoneRecord, check_view_id, parse_record, sha256
 from store_schema.snapshot import SNAPSHOT_ID, SUFFIX, SnapshotRow
@@ -89,12 +88,8 @@ class Objects:
             "engram.json": self._root, "views": self._view, "commits": self._commit, "data": self._data,
             "snapshots": self._snapshot_list, "packs": self._pack, "withdrawn": self._withdrawn_list, "runs": self._run,
         }  # fmt: skip
-        if kind not in finders:
+        if kind not in finders or not is_path(path):
             raise absent()
-        try:
-            check_path(path)
-        except StoreError:
-            raise absent() from None
         try:
             return finders[kind](reach, rest)
         except (InvalidKeyError, NotCommittedError):
@@ -206,9 +201,7 @@ class Objects:
     # Kinds of objects
 
     def _root(self, reach: Reach, rest: str) -> Found:
-        if rest:
-            raise absent()
-        return self._whole("engram.json", "store", JSON)
+        return self._whole("engram.json" if not rest else f"engram.json/{rest}", "store", JSON)
 
     def _view(self, reach: Reach, rest: str) -> Found:
         name = rest.removesuffix(".json")
@@ -318,9 +311,7 @@ class Objects:
     def _withdrawn_list(self, reach: Reach, rest: str) -> Found:
         view_id, _, name = rest.partition("/")
         # Whoever reads single snapshots learns of no other patient: these snapshots are refused as a whole.
-        if not reach.reads_view(check_view_id(view_id)):
-            raise absent()
-        if not COMMIT_NAME.fullmatch(name):
+        if not reach.reads_view(check_view_id(view_id)) or not COMMIT_NAME.fullmatch(name):
             raise absent()
         return self._whole(f"withdrawn/{view_id}/{name}", view_id, JSON)
 

@@ -31,6 +31,15 @@ type Pin = tuple[str, str, str, int | None]
 """Patient, modality, ROI and number of a commit; None stands for the current one."""
 
 
+def is_path(path: str) -> bool:
+    """Whether a path stays inside a store."""
+    try:
+        check_path(path)
+    except StoreError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """One object as a listing tells it."""
