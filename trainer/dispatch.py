@@ -25,6 +25,8 @@ PAUSE_S, LOOK_S = 0.02, 2.0
 """Between two looks at results, and at whether there are workers."""
 LONE_S = 20.0
 """How long local processes may all be gone: one that died has an heir after a few seconds."""
+GIVEN_UP = ("cancelled", "lost")
+"""States of a task that nobody does any more and that has not failed."""
 MOST_BARREN = 3
 """Sets of local processes that may end one after the other without a result."""
 
@@ -124,7 +126,9 @@ def _round(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
         }
         for future in _answered(client, list(futures), LONE_S if workers.scheduler is None else workers.alone_s):
             task = futures.pop(future)
-            yield Outcome(task, _failure(future))
+            if workers.scheduler is not None or future.status not in GIVEN_UP:
+                # A local process that is told to end gives up the task in its hands: the next set of processes does it.
+                yield Outcome(task, _failure(future))
             future.release()
 
 
@@ -162,7 +166,7 @@ def _on_worker(description: str, expected: dict[str, str]) -> str:
 def _failure(future: Any) -> str | None:
     if future.status == "finished":
         return None
-    if future.status in ("cancelled", "lost"):
+    if future.status in GIVEN_UP:
         return "the scheduler was lost: run the same command again, what is done is kept"
     return _reason(future.exception(), future.traceback())
 

@@ -199,8 +199,11 @@ def test_logs_metrics_and_audit_name_no_patient_and_no_secret(world, caplog):
         world.server.ask("GET", f"{world.base}/{path}", key=f"{key}x")
     from services.logs import JsonLines  # noqa: PLC0415
 
-    lines = [JsonLines().format(record) for record in caplog.records if record.name == "engram.service"]
-    assert len(lines) >= 15
+    until = time.monotonic() + 20
+    # A line is written once its answer has gone out.
+    while len(lines := [JsonLines().format(one) for one in caplog.records if one.name == "engram.service"]) < 15:
+        assert time.monotonic() < until
+        time.sleep(0.05)
     told = "\n".join(lines) + world.server.ask("GET", "/metrics").body.decode()
     world.server.service.audit.flush()
     told += world.server.ask("GET", f"{world.base}/audit?limit=1000", key=world.keys["owner", "admin"]).body.decode()
