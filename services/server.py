@@ -21,6 +21,7 @@ from services import logs
 from services.app import create_app
 from services.database.migrate import check_current
 from services.metrics import SHARED_COUNTS
+from services.protocol import Protocol
 from services.service import Service
 from services.settings import Settings
 from store_schema.errors import UsageError
@@ -46,7 +47,7 @@ def run(settings: Settings, *, host: str, port: int, plain_logs: bool, processes
     each = settings.model_copy(update={"cache_bytes": settings.cache_bytes // processes})
     with _bound(host, port) as listening, tempfile.TemporaryDirectory(prefix="engram-metrics-") as counts:
         config = uvicorn.Config(
-            partial(_application, each, plain_logs=plain_logs), factory=True, workers=processes, http="httptools", loop="uvloop",
+            partial(_application, each, plain_logs=plain_logs), factory=True, workers=processes, http=Protocol, loop="uvloop",
             ws="none", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S, backlog=BACKLOG,
             lifespan="on",
         )  # fmt: skip

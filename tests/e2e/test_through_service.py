@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from services.settings import Settings
 from store_schema import BulkReader, EntryKey, create_store, open_store
 from store_schema.copying import copy_store
 from store_schema.errors import BackendError
+from store_schema.published import PublishedRun
 from store_schema.testing import content_digests, digest_of, example_entry, example_view
 
 EXTRACT = "model: mini\nweights: random:0\npet_units: suv\nstride: 16\nderive: [spine_dilated]\nlayouts: [paper]\n"
@@ -130,11 +132,25 @@ def test_cross_validation_through_the_service_gives_the_same_results(
     for name, store in (("remote", world.url), ("plain", str(world.folder / "bucket"))):
         out = world.folder / name
         options = ["--clinical", cohort.clinical, "--config", cohort.config, "--out", str(out), "--workers", "2"]
+        options += ["--publish"] if name == "remote" else []
         assert "4 of 4 done" in call(world, "trainer", "cv", "--store", store, *options)
         results.append(risks(out))
     assert results[0] == results[1]
     assert len(results[0]) == 4
     assert holds_key(world) == []
+    (run,) = listed(world, "runs?kind=trainer")["items"]
+    record = PublishedRun.parse(open_store(world.url).read_run(run["id"], "trainer.json"), where="trainer.json")
+    found = json.loads((world.folder / "remote" / "results.json").read_text())
+    assert {model.name: model.mean for model in record.models} == {row["model"]: row["mean"] for row in found["rows"]}
+    detail = listed(world, f"runs/{run['id']}")
+    assert detail["kind"] == "trainer"
+
+
+def listed(world: SimpleNamespace, path: str) -> Any:
+    """What the service's catalogue answers."""
+    request = urllib.request.Request(f"{world.url}/{path}", headers={"Authorization": f"Bearer {world.key}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
 
 
 def test_what_was_granted_is_read_by_another_project_and_nothing_else(

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -41,16 +42,32 @@ def beside() -> Callable[[str], ModuleType]:
     return module
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Address of an empty database."""
+KINDS = ("sqlite", "postgresql")
+
+
+def _empty_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """Address of an empty database of the kind that the fixture's parameter names."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'service.db'}"
+        yield f"sqlite:///{folder / 'service.db'}"
         return
     server: Any = request.getfixturevalue("postgres")
     name = f"engram_{uuid4().hex}"
     yield server.make_database(name)
     server.drop_database(name)
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Address of an empty database."""
+    yield from _empty_database(request, tmp_path)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def module_settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a service that the tests of one file share, over each kind of database."""
+    folder = tmp_path_factory.mktemp("service")
+    for url in _empty_database(request, folder):
+        yield Settings(data=folder / "data", database_url=url, reconcile_s=0, key_cache_s=0)
 
 
 @pytest.fixture
@@ -147,3 +164,33 @@ def plant(service: Service, project: str) -> Planted:
 def world(service: Service) -> World:
     """Two planted projects, alpha and beta."""
     return World(service, plant(service, "alpha"), plant(service, "beta"))
+
+
+# Pages
+
+
+@pytest.fixture(scope="session")
+def parsed(beside: Callable[[str], ModuleType]) -> Any:
+    """Gives the elements of a page from its HTML."""
+    return beside("page_world").parsed
+
+
+@pytest.fixture(scope="session")
+def open_site(beside: Callable[[str], ModuleType]) -> Callable[..., AbstractContextManager[Any]]:
+    """Opens a site of pages over settings, until a block ends."""
+    world, runs = beside("page_world"), beside("page_runs")
+    return lambda settings: world.opened(settings, runs)
+
+
+@pytest.fixture(scope="module")
+def site(open_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A site that the tests of one file share and do not change."""
+    with open_site(Settings(data=tmp_path_factory.mktemp("site"), reconcile_s=0, key_cache_s=0)) as found:
+        yield found
+
+
+@pytest.fixture
+def own_site(open_site: Any, tmp_path: Path) -> Iterator[Any]:
+    """A site that a test may change."""
+    with open_site(Settings(data=tmp_path, reconcile_s=0, key_cache_s=0)) as found:
+        yield found

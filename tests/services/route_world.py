@@ -37,6 +37,12 @@ class World:
         }  # fmt: skip
         reindex(service, "owner")
 
+    def next_commit(self):
+        """A commit of the entry that there is, whose number is not the next."""
+        commit = self.server.service.store("owner").commit(self.names["view"], self.key)
+        inputs = tuple(digest_of(str(number)) for number in range(7))
+        return commit.model_copy(update={"number": 7, "earlier_inputs": inputs, "attempt": "c" * 32}).to_bytes()
+
     def routes(self):
         """Method and pattern of every route of the API."""
         paths = self.server.ask("GET", "/openapi.json").json["paths"]

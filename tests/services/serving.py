@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from services.app import create_app
+from services.protocol import Protocol
 from services.service import Service
 
 
@@ -78,6 +79,19 @@ class Server:
             connection.close()
 
 
+def raw(server: Server, data: bytes) -> Answer:
+    """What comes back for bytes that need be no request."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(data)
+        received = b""
+        while part := connection.recv(2**16):
+            received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return Answer(int(status.split()[1]), headers, body)
+
+
 def chunked(server: Server, path: str, key: str, headers: dict[str, str], body: bytes) -> int:
     """Status of a PUT whose body comes in chunks, with no length told before."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
@@ -92,10 +106,12 @@ def chunked(server: Server, path: str, key: str, headers: dict[str, str], body: 
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Server]:
-    """The service on a free port until the block ends."""
+def running(service: Service, **settings: Any) -> Iterator[Server]:
+    """The service on a free port until the block ends; further settings are uvicorn's."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(service), log_config=None, access_log=False, ws="none", lifespan="on")
+    config = uvicorn.Config(
+        create_app(service), http=Protocol, log_config=None, access_log=False, ws="none", lifespan="on", **settings
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -5,7 +5,6 @@ import pytest
 from services import operations
 from services.database.migrate import migrate
 from services.service import Service
-from services.settings import Settings
 
 SCOPES = ("read", "write", "admin")
 OPEN = {"/healthz", "/readyz", "/metrics"}
@@ -25,8 +24,8 @@ GRANTED = (
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, beside):
-    service = Service.open(Settings(data=tmp_path_factory.mktemp("data"), reconcile_s=0, key_cache_s=0))
+def world(module_settings, beside):
+    service = Service.open(module_settings)
     migrate(service.database)
     with beside("serving").running(service) as server:
         yield beside("route_world").World(server)
@@ -108,18 +107,42 @@ def test_a_grant_opens_reading_of_what_was_granted_and_nothing_else(world, kind,
     assert world.ask("get", "/v1/projects/{project}", world.keys["guest", scope]).status == 403
 
 
-def test_every_refusal_has_the_one_shape(world):
+def test_every_refusal_has_the_one_shape(world, beside, monkeypatch):
+    """Each status that the service answers with, and what is no HTTP at all."""
+    owner, view = "/v1/projects/owner", world.names["view"]
+    commit = f"{owner}/commits/{view}/P1/CT/spine"
+    create = {"If-None-Match": "*"}
+    admin = world.keys["owner", "admin"]
     asked = [
-        ("GET", "/nowhere", {}), ("DELETE", "/healthz", {}), ("GET", "/v1/projects/owner/entries?limit=0", {}),
-        ("GET", "/v1/projects/owner/views/none.json", {}), ("PUT", "/v1/projects/owner/runs/a/b", {}),
-        ("GET", f"/v1/projects/owner/views/{world.names['view']}.json", {"Range": "bytes=999999-"}),
-        ("POST", "/v1/projects/owner/keys", {}),
+        (401, "GET", f"{owner}/views", None, {}, None), (403, "GET", "/v1/projects/nowhere", admin, {}, None),
+        (404, "GET", "/nowhere", admin, {}, None), (404, "GET", f"{owner}/views/none.json", admin, {}, None),
+        (405, "DELETE", "/healthz", admin, {}, None), (409, "PUT", f"{commit}/000007.json", admin, create, "next"),
+        (412, "PUT", f"{owner}/runs/run-1/start.json", admin, create, b"other"),
+        (413, "POST", f"{owner}/keys", admin, {}, b" " * (2**20 + 1)),
+        (416, "GET", f"{owner}/views/{view}.json", admin, {"Range": "bytes=999999-"}, None),
+        (422, "GET", f"{owner}/entries?limit=0", admin, {}, None), (422, "POST", f"{owner}/keys", admin, {}, b"{"),
+        (428, "PUT", f"{owner}/runs/a/b", admin, {}, b"x"),
+        (501, "POST", f"{owner}/snapshots/{world.names['snapshot']}/sign", admin, {}, {"paths": [world.names["path"]]}),
     ]  # fmt: skip
-    statuses = set()
-    for method, path, headers in asked:
-        answer = world.server.ask(method, path, key=world.keys["owner", "admin"], headers=headers)
-        error = answer.json["error"]
-        assert set(error) == {"status", "code", "message", "request_id"}
-        assert (error["status"], error["request_id"]) == (answer.status, answer.headers["x-request-id"])
-        statuses.add(answer.status)
-    assert statuses == {404, 405, 422, 428, 416}
+    for status, method, path, key, headers, body in asked:
+        data = world.next_commit() if body == "next" else body
+        answer = world.server.ask(method, path, key=key, headers=headers, body=data)
+        assert answer.status == status, (method, path, answer.status, answer.body)
+        check_shape(answer)
+    for data in (
+        b"NONSENSE\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nno colon here\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    ):
+        answer = beside("serving").raw(world.server, data)
+        assert answer.status == 400
+        check_shape(answer)
+
+
+def check_shape(answer):
+    error = answer.json["error"]
+    assert set(answer.json) == {"error"}
+    assert set(error) == {"status", "code", "message", "request_id"}
+    assert (error["status"], error["request_id"]) == (answer.status, answer.headers["x-request-id"])
+    assert error["code"].replace("_", "").isalpha()
+    assert error["message"]

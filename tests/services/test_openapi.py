@@ -11,7 +11,6 @@ import pytest
 
 from services.database.migrate import migrate
 from services.service import Service
-from services.settings import Settings
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "schemathesis.toml"
@@ -32,8 +31,8 @@ def run(world, folder, *options):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, beside):
-    service = Service.open(Settings(data=tmp_path_factory.mktemp("data"), reconcile_s=0))
+def world(module_settings, beside):
+    service = Service.open(module_settings)
     migrate(service.database)
     with beside("serving").running(service) as server:
         yield beside("route_world").World(server)

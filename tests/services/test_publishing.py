@@ -11,7 +11,6 @@ from services.database.migrate import migrate
 from services.database.models import EntryRow, ViewRow
 from services.objects import WITHDRAWN_S
 from services.service import Service
-from services.settings import Settings
 from store_schema import EntryKey, ViewSpec, create_store
 from store_schema.arrays import content_sha256
 from store_schema.commits import FRESH_S, commit_path
@@ -46,8 +45,8 @@ def drafts(tmp_path):
 
 
 @pytest.fixture
-def world(tmp_path, beside):
-    service = Service.open(Settings(data=tmp_path / "data", reconcile_s=0, max_object_bytes=2**20))
+def world(settings, beside):
+    service = Service.open(settings.model_copy(update={"max_object_bytes": 2**20}))
     migrate(service.database)
     with beside("serving").running(service) as server:
         world = beside("route_world").World(server)

@@ -12,11 +12,8 @@ import xarray as xr
 import zarr
 
 from services import objects, pack_objects
-from services.database.migrate import migrate
 from services.objects import WITHDRAWN_S
 from services.operations import make_grant, make_key
-from services.service import Service
-from services.settings import Settings
 from store_schema import EntryKey, open_store
 from store_schema.packs import make_pack
 from store_schema.records import sha256
@@ -25,9 +22,7 @@ from store_schema.withdraw import withdraw
 
 
 @pytest.fixture
-def world(tmp_path, beside):
-    service = Service.open(Settings(data=tmp_path / "data", reconcile_s=0))
-    migrate(service.database)
+def world(service, beside):
     with beside("serving").running(service) as server:
         world = beside("route_world").World(server)
         world.store, world.reader = service.store("owner"), world.keys["owner", "read"]
