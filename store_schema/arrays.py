@@ -24,6 +24,7 @@ from zarr.storage import MemoryStore
 from store_schema.errors import ObjectAlteredError, ObjectMissingError, StoreError
 from store_schema.records import Json, Layout
 
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 1
 """Noise-like floats hardly compress; a higher level costs time and gains nothing."""
 MASK_CHUNK_ZYX = (16, 128, 128)
@@ -226,11 +227,34 @@ class _Plain:
         return "/".join(["c", *["0"] * len(self.shape)])
 
     def decode(self, data: bytes, *, where: str) -> np.ndarray:
+        told, expected = unpacked_bytes(data), math.prod(self.shape) * self.dtype.itemsize
+        if told != expected:
+            # Before it is unpacked: a small object may unpack to far more than memory holds.
+            raise ObjectAlteredError(f"{where} does not decode as its metadata says: it unpacks to {told} bytes, not {expected}")
         try:
             values = np.frombuffer(Zstd().decode(data), dtype=self.dtype)
             return values.reshape(self.shape).astype(self.dtype.newbyteorder("="))
         except (ValueError, RuntimeError) as error:
             raise ObjectAlteredError(f"{where} does not decode as its metadata says: {error}") from error
+
+
+def unpacked_bytes(frame: bytes) -> int | None:
+    """Bytes that a zstd frame says it unpacks to; None where it does not say so, or is none.
+
+    References
+    ----------
+    RFC 8878, section 3.1.1.1.
+    """
+    if len(frame) < 5 or frame[:4] != ZSTD_MAGIC:
+        return None
+    descriptor = frame[4]
+    single = bool(descriptor & 0x20)
+    width = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    field = frame[start : start + width]
+    if not width or len(field) < width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
 def _plain(metadata: Json, name: str) -> _Plain | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from services.requests import service_of
@@ -16,7 +16,7 @@ router = APIRouter(tags=["operation"])
 class Health(BaseModel):
     """The process answers."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field(default="ok", examples=["ok"])
 
 
 class Readiness(BaseModel):
@@ -24,7 +24,7 @@ class Readiness(BaseModel):
 
     ready: bool
     database: Literal["ok", "away"]
-    reconciled_at: str | None
+    reconciled_at: str | None = Field(examples=["2026-11-25T12:00:00+00:00"])
     """When the catalogue last agreed with every store; null before the first time."""
 
 

@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from services import operations
 from services.access import Reach
 from services.database.models import ApiKey, AuditRow, Grant
 from services.keys import Scope
+from services.operations import KEY_ID
 from services.requests import BoundedRoute, Caller, Reached, request_id, service_of, target
 from services.routes.documented import ID_PATTERN, REFUSALS, Moment, refusals
 
@@ -19,6 +21,17 @@ router = APIRouter(prefix="/v1/projects", tags=["projects"], responses=REFUSALS,
 Cursor = Annotated[str | None, Query(max_length=500, description="`next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Days = Annotated[float | None, Field(default=None, gt=0, le=3650, description="Days from now; null never.")]
+
+
+_AUDIT: JsonDict = {
+    "at": "2026-11-25T12:00:00Z", "until": "2026-11-25T12:00:02Z", "key_id": "a1b2c3d4e5f6", "key_project": "lymphoma",
+    "action": "read", "target": "medsam2-0123456789abcdef", "outcome": "allowed", "requests": 908, "size_bytes": 450_000_000,
+    "request_id": "9f2c6a0b",
+}  # fmt: skip
+_GRANT: JsonDict = {
+    "id": "0" * 32, "project": "myeloma", "grantee": "lymphoma", "view": "medsam2-0123456789abcdef", "snapshot": None,
+    "created_at": "2026-11-25T12:00:00Z", "created_by": "operator", "expires_at": None, "revoked_at": None,
+}  # fmt: skip
 
 
 class _Body(BaseModel):
@@ -66,7 +79,7 @@ class KeyRequest(_Body):
 class GrantOut(BaseModel):
     """What one project lets another read."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [_GRANT]})
 
     id: str
     project: str = Field(description="Whose data it is.")
@@ -98,7 +111,7 @@ class SnapshotGrant(_Body):
 class AuditOut(BaseModel):
     """Who did what, when."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [_AUDIT]})
 
     at: datetime
     until: datetime
@@ -166,7 +179,7 @@ def make_key(request: Request, reach: Reached, body: KeyRequest, response: Respo
 def revoke_key(request: Request, reach: Reached, key_id: str) -> Response:
     """For good; a second time is fine. Other replicas take it for good a few seconds longer."""
     reach.needs("admin", "revoking keys")
-    target(request, f"key {key_id[:12]}")
+    target(request, f"key {key_id}" if KEY_ID.fullmatch(key_id) else "key")
     operations.revoke_key(
         service_of(request), reach.project, key_id, by=reach.principal, request_id=request_id(request)
     )
@@ -202,7 +215,7 @@ def make_grant(request: Request, reach: Reached, body: ViewGrant | SnapshotGrant
 def revoke_grant(request: Request, reach: Reached, grant_id: str) -> Response:
     """For good; a second time is fine."""
     reach.needs("admin", "revoking grants")
-    target(request, f"grant {grant_id[:32]}")
+    target(request, "grant")
     operations.revoke_grant(
         service_of(request), reach.project, grant_id, by=reach.principal, request_id=request_id(request)
     )

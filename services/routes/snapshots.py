@@ -22,6 +22,7 @@ from store_schema import Snapshot
 from store_schema.errors import InvalidKeyError, UsageError
 from store_schema.keys import EntryKey
 from store_schema.packs import Kind, make_pack
+from store_schema.snapshot import SNAPSHOT_ID
 
 router = APIRouter(
     prefix="/v1/projects/{project}/snapshots", tags=["snapshots"], responses=REFUSALS, route_class=BoundedRoute
@@ -76,22 +77,22 @@ class SignRequest(_Body):
 class Signed(BaseModel):
     """Addresses that need no credentials, for a short while."""
 
-    urls: dict[str, str]
-    expires_at: datetime
+    urls: dict[str, str] = Field(examples=[{"MM_001/PET/skeleton/memory/c/0/0/0/0": "https://bucket.example.org/…"}])
+    expires_at: datetime = Field(examples=["2026-11-25T12:05:00Z"])
 
 
 class PackRequest(_Body):
     """Which pack of the snapshot is to be made."""
 
-    kind: Literal["mean_map", "memory"]
+    kind: Literal["mean_map", "memory"] = Field(examples=["mean_map"])
 
 
 class Packed(BaseModel):
     """The pack that was made, or was there."""
 
-    kind: str
-    attempt: str
-    rows: int
+    kind: str = Field(examples=["mean_map"])
+    attempt: str = Field(examples=["0" * 32])
+    rows: int = Field(examples=[908])
 
 
 @router.post("", status_code=201, responses=refusals(409), summary="Make a snapshot on the server.")
@@ -100,11 +101,17 @@ def make(request: Request, reach: Reached, body: PinRequest) -> Pinned:
     reach.needs("read", "making a snapshot")
     service = service_of(request)
     store = service.store(reach.project)
-    target(request, body.view)
+    # What was sent may be anything, a patient's id among it: the view is named once it is known to be one.
+    target(request, "new snapshot")
     snapshot_id = _made(store.make_snapshot, body)
     snapshot = store.snapshot(snapshot_id)
     _note(service, reach, snapshot, request_id(request))
     return Pinned(id=snapshot_id, view=snapshot.view_id, rows=len(snapshot))
+
+
+def shown(snapshot_id: str) -> str:
+    """How the audit calls a snapshot; what is no id may be anything, a patient's among it."""
+    return f"snapshot {snapshot_id}" if SNAPSHOT_ID.fullmatch(snapshot_id) else "snapshot"
 
 
 def _made(make_snapshot: Any, body: PinRequest) -> str:
@@ -132,7 +139,7 @@ def _note(service: Service, reach: Reach, snapshot: Snapshot, asked: str) -> Non
 
 async def _zarr(request: Request) -> Response:
     reach, service, snapshot_id = await reach_of(request), service_of(request), request.path_params["snapshot"]
-    target(request, f"snapshot {snapshot_id[:64]}")
+    target(request, shown(snapshot_id))
     path = request.scope["path"].removeprefix(f"/v1/projects/{reach.project}/snapshots/{snapshot_id}/zarr/")
     stores = service.held_store(reach.project)
     found = None if stores is None else stores.zarr.held(reach, snapshot_id, path)
@@ -172,7 +179,7 @@ def sign(request: Request, reach: Reached, snapshot: SnapshotId, body: SignReque
     """Addresses of committed objects in the bucket, for GET alone; they need no credentials and expire within five minutes."""
     service = service_of(request)
     stores = service.project_store(reach.project)
-    target(request, f"snapshot {snapshot[:64]}")
+    target(request, shown(snapshot))
     found = stores.objects.snapshot(reach, snapshot)
     places = []
     for path in body.paths:
@@ -196,7 +203,7 @@ def pack(request: Request, reach: Reached, snapshot: SnapshotId, body: PackReque
     """One array of all entries, which readers fetch in few requests; what is there already is answered at once."""
     reach.needs("write", "making a pack")
     service = service_of(request)
-    target(request, f"snapshot {snapshot[:64]}")
+    target(request, shown(snapshot))
     found = service.project_store(reach.project).objects.snapshot(reach, snapshot)
     kind: Kind = body.kind
     made = make_pack(found, kind)

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from store_schema import create_store, open_store
 from store_schema.cli import main
 from store_schema.copying import copy_store
+from store_schema.doctor import examine
 from store_schema.errors import AlreadyExistsError, BackendError, ObjectMissingError, UsageError
 from store_schema.gc import collect_garbage
 from store_schema.location import Location, open_location
@@ -283,3 +284,17 @@ def test_reader_without_the_right_to_write_is_shown_what_gc_would_remove(
         collect_garbage(theirs, dry_run=False)
     shown = CliRunner().invoke(main, ["gc", f"s3://{bucket}/store"])
     assert (shown.exit_code, "ages are by this machine's clock" in shown.stderr) == (0, True)
+
+
+def test_init_and_doctor_prove_the_server_and_leave_nothing(s3_url: str) -> None:
+    """Second create refused, one winner of a race, absent key, ranges, suffix ranges, listing, clock, delete: on the real server."""
+    checks = examine(open_location(s3_url))
+    assert {check.name for check in checks} >= {
+        "second create refused", "one winner of a race", "absent object", "ranges", "suffix ranges", "listing", "delete", "clock",
+    }  # fmt: skip
+    assert [check for check in checks if check.verdict != "ok"] == []
+    assert open_location(s3_url).paths("") == []
+    for command in ("init", "doctor"):
+        done = CliRunner().invoke(main, [command, s3_url])
+        assert done.exit_code == 0, done.output
+    assert open_location(s3_url).paths("") == ["engram.json"]

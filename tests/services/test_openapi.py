@@ -53,6 +53,20 @@ def test_requests_for_what_is_there_are_all_answered_as_described(world, tmp_pat
     assert int(re.search(r"(\d+) generated", told)[1]) > 500
 
 
+def test_every_body_and_answer_is_described_with_examples(world):
+    """Of each model of JSON: its own, or of a field, or of what it lists."""
+    models = world.server.ask("GET", "/openapi.json").json["components"]["schemas"]
+
+    def shown(schema, seen):
+        text = json.dumps(schema)
+        names = set(re.findall(r"#/components/schemas/(\w+)", text)) - seen
+        return '"example' in text or any(shown(models[name], seen | names) for name in names)
+
+    told = {name: shown(schema, {name}) for name, schema in models.items() if schema.get("type") == "object"}
+    assert len(told) > 20
+    assert [name for name, has in told.items() if not has] == []
+
+
 def test_every_operation_is_described_with_examples_and_the_one_error(world):
     schema = world.server.ask("GET", "/openapi.json").json
     assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"

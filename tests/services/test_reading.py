@@ -194,6 +194,19 @@ def test_logs_metrics_and_audit_name_no_patient_and_no_secret(world, caplog):
         world.server.ask("GET", f"{world.base}/{path}", key=f"{key}x")
     from services.logs import JsonLines  # noqa: PLC0415
 
+    for path in (
+        "snapshots/P1/zarr/zarr.json",
+        "snapshots/P1/sign",
+        "keys/P1",
+        "grants/P1",
+        "runs/P1",
+        "views/P1/coverage",
+        "snapshots/P1",
+    ):
+        for method in ("GET", "POST", "DELETE"):
+            world.server.ask(method, f"{world.base}/{path}", key=world.keys["stranger", "read"], body={"view": "P1"})
+            world.server.ask(method, f"{world.base}/{path}", key=world.keys["owner", "admin"], body={"paths": ["P1"]})
+    world.server.ask("POST", f"{world.base}/snapshots", key=key, body={"view": "P1"})
     until = time.monotonic() + 20
     # A line is written once its answer has gone out.
     while len(lines := [JsonLines().format(one) for one in caplog.records if one.name == "engram.service"]) < 15:

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from numcodecs import Zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from store_schema import Entry, EntryKey, Store, create_store, url
-from store_schema.arrays import ARRAYS, MASK_CHUNK_ZYX, content_sha256, decode, stage
+from store_schema.arrays import ARRAYS, MASK_CHUNK_ZYX, content_sha256, decode, stage, unpacked_bytes
 from store_schema.errors import ObjectAlteredError, ObjectMissingError, StoreError
 from store_schema.testing import digest_of, example_entry, example_view
 
@@ -172,3 +174,28 @@ def test_staged_objects_are_those_that_zarr_writes(shape: tuple[int, ...]) -> No
             config={"write_empty_chunks": True},
         )[...] = values
     assert dict(stage(entry).objects) == {path: buffer.to_bytes() for path, buffer in held.items()}
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_791, 65_792, 1_000_000])
+def test_a_frame_tells_what_it_unpacks_to(size: int) -> None:
+    values = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8).tobytes()
+    assert unpacked_bytes(bytes(Zstd(level=3).encode(values))) == size
+
+
+def test_what_is_no_frame_tells_nothing() -> None:
+    for data in (b"", b"\x28\xb5\x2f\xfd", b"nothing of the kind", b"\x28\xb5\x2f\xfd\xe0\x01"):
+        assert unpacked_bytes(data) is None
+
+
+def test_an_object_that_unpacks_to_more_than_its_array_is_refused_before_it_is_unpacked() -> None:
+    staged = stage(example_entry(0))
+    path = next(path for path in staged.objects if path.startswith("memory/c"))
+    tracemalloc.start()
+    try:
+        bomb = {path: bytes(Zstd(level=19).encode(bytes(100_000_000)))}
+        tracemalloc.reset_peak()
+        with pytest.raises(ObjectAlteredError, match="it unpacks to 100000000 bytes, not 192"):
+            decode(staged.metadata["memory"], "memory", bomb.__getitem__, bomb, where="here")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()

@@ -264,3 +264,38 @@ def test_credentials_in_an_address_are_not_repeated() -> None:
     with pytest.raises(UsageError) as caught:
         open_location("s3x://key:secret@bucket/path")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("write", ["put", "create"])
+def test_an_object_is_synced_then_named_and_its_folders_are_synced_into_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """What was acknowledged outlives a power cut: no file gets its name before its bytes are on disk, no name is left unsynced."""
+    done: list[tuple[str, str]] = []
+    sync, link, replace = os.fsync, os.link, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def linked(source: os.PathLike[str], target: os.PathLike[str]) -> None:
+        done.append(("name", os.fspath(target)))
+        link(source, target)
+
+    def replaced(self: Path, target: Path) -> Path:
+        done.append(("name", os.fspath(target)))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    monkeypatch.setattr(Path, "replace", replaced)
+    root = tmp_path / "store"
+    place = root / "a" / "b" / "object"
+    getattr(FolderLocation(root), write)("a/b/object", b"bytes")
+    named = done.index(("name", str(place)))
+    kind, temporary = done[named - 1]
+    assert kind == "sync"
+    assert not Path(temporary).is_dir()
+    before, after = ({path for kind, path in part if kind == "sync"} for part in (done[:named], done[named + 1 :]))
+    assert str(place.parent) in after
+    assert before >= {str(tmp_path), str(root), str(root / "a")}
