@@ -1,11 +1,11 @@
-"""What acts of operators and admins share: their audit row, revoking, times that end; knows no act itself."""
+"""What acts of operators and admins share: their audit row, revoking, what is listed, times that end; knows no act itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, Select
 from sqlalchemy.orm import Session
 
 from services.access import Principal, known_project
@@ -44,12 +44,17 @@ def revoke[Row: (ApiKey, Grant)](service: Service, kind: type[Row], row_id: str,
             record(service, session, act, request_id)
         return row
 
-    row = service.database.run(work)
+    return changing_access(service, work)
+
+
+def changing_access[T](service: Service, work: Callable[[Session], T]) -> T:
+    """What a transaction gives that makes or ends a key or a grant: this process goes by it at once."""
+    found = service.database.run(work)
     service.access.forget()
-    return row
+    return found
 
 
-def rows_of(session: Session, project: str, query: Any) -> list[Any]:
+def rows_of[Row](service: Service, project: str, query: Select[Row]) -> list[Row]:
     """What a query gives of a project.
 
     Raises
@@ -57,8 +62,12 @@ def rows_of(session: Session, project: str, query: Any) -> list[Any]:
     Refusal
         404, if there is no such project.
     """
-    known_project(session, project)
-    return list(session.scalars(query))
+
+    def look(session: Session) -> list[Row]:
+        known_project(session, project)
+        return list(session.scalars(query))
+
+    return service.database.read(look)
 
 
 def is_live(kind: type[Grant]) -> ColumnElement[bool]:

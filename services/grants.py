@@ -10,13 +10,13 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from services.access import Principal, Reach
-from services.acts import OPERATOR, end_after, is_live, now, record, revoke, rows_of
+from services.acts import OPERATOR, changing_access, end_after, is_live, now, record, revoke, rows_of
 from services.audit import Act
 from services.database.models import Grant, Project
 from services.errors import Refusal, conflict, not_found, unprocessable
 from services.service import Service
 from store_schema.errors import EntryWithdrawnError, InvalidKeyError, NotCommittedError
-from store_schema.keys import ID_PATTERN, MAX_ID_LENGTH
+from store_schema.keys import check_id
 from store_schema.records import check_view_id
 from store_schema.snapshot import SNAPSHOT_ID
 from store_schema.views import read_view
@@ -94,9 +94,7 @@ def make_grant(
         record(service, session, Act("grant", f"grant {row.id}", project, by), request_id)
         return row
 
-    row = service.database.run(work)
-    service.access.forget()
-    return row
+    return changing_access(service, work)
 
 
 def grants_of(service: Service, project: str) -> list[Grant]:
@@ -108,8 +106,7 @@ def grants_of(service: Service, project: str) -> list[Grant]:
         404, if there is no such project.
     """
     meant = or_(Grant.project == project, Grant.grantee == project)
-    query = select(Grant).where(meant).order_by(Grant.created_at, Grant.id)
-    return service.database.read(lambda session: rows_of(session, project, query))
+    return rows_of(service, project, select(Grant).where(meant).order_by(Grant.created_at, Grant.id))
 
 
 def revoke_grant(
@@ -129,8 +126,10 @@ def revoke_grant(
 
 
 def _check_grantee(project: str, grantee: str) -> None:
-    if not _is_id(grantee):
-        raise unprocessable("the grantee is no project's id: name the project that is to read.")
+    try:
+        check_id("project", grantee)
+    except InvalidKeyError:
+        raise unprocessable("the grantee is no project's id: name the project that is to read.") from None
     if grantee == project:
         raise unprocessable(f"'{project}' reads all of its own: name another project as the grantee.")
 
@@ -170,7 +169,3 @@ def _refuse_granted(session: Session, project: str, grantee: str, view: str | No
     if held is not None:
         until = "for good" if held.expires_at is None else f"until {held.expires_at:%Y-%m-%d %H:%M} UTC"
         raise conflict(f"grant {held.id} allows '{grantee}' the same {until}: revoke that one first.")
-
-
-def _is_id(project: str) -> bool:
-    return len(project) <= MAX_ID_LENGTH and ID_PATTERN.fullmatch(project) is not None

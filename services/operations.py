@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from services.access import Principal, known_project
-from services.acts import OPERATOR, end_after, now, record, revoke, rows_of
+from services.acts import OPERATOR, changing_access, end_after, now, record, revoke, rows_of
 from services.audit import Act
 from services.database.models import ApiKey, AuditRow, Project
 from services.errors import conflict, not_found, unprocessable
@@ -172,9 +172,7 @@ def make_key(
         record(service, session, Act("key", f"key {row.id}", project, by), request_id)
         return row
 
-    row = service.database.run(work)
-    service.access.forget()
-    return KeyMade(row, drawn.text)
+    return KeyMade(changing_access(service, work), drawn.text)
 
 
 def keys_of(service: Service, project: str) -> list[ApiKey]:
@@ -186,7 +184,7 @@ def keys_of(service: Service, project: str) -> list[ApiKey]:
         404, if there is no such project.
     """
     query = select(ApiKey).where(ApiKey.project == project).order_by(ApiKey.created_at, ApiKey.id)
-    return service.database.read(lambda session: rows_of(session, project, query))
+    return rows_of(service, project, query)
 
 
 def revoke_key(
@@ -234,8 +232,7 @@ def audit_of(
         raise unprocessable(f"limit is {limit}: expected 1 to {MAX_PAGE}.")
     if since is not None:
         query = query.where(AuditRow.until >= _in_utc(since))
-    query = query.order_by(AuditRow.id.desc()).limit(limit + 1)
-    rows = service.database.read(lambda session: rows_of(session, project, query))
+    rows = rows_of(service, project, query.order_by(AuditRow.id.desc()).limit(limit + 1))
     return AuditPage(rows[:limit], str(rows[limit - 1].id) if len(rows) > limit else None)
 
 

@@ -23,26 +23,11 @@ from trainer.patient_free import LEFT_OUT
 from trainer.report.drawing import Drawn
 from trainer.report.page import render
 from trainer.report.reading import FinishedRun
+from trainer.result_tables import ROW_FACTS
 from trainer.results import ContrastResult, RiskGroups, Row
 from trainer.row_measures import Measures
 from trainer.run_folder import MEASURES, REPORT, RESULTS, RUN
 from trainer.summary import quartiles_of
-
-ROW_FACTS = (
-    "kind",
-    "mean",
-    "se",
-    "t",
-    "df",
-    "p_one_sided",
-    "p_two_sided",
-    "corrected_p_one_sided",
-    "permutation_p",
-    "pooled_c",
-    "tried",
-    "tuned",
-)
-"""Figures of a row that are published as its results have them."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +112,18 @@ def summary_of(
 
 
 def _model(run: FinishedRun, row: Row) -> PublishedModel:
-    views = _views(run, row)
+    """The figures that `summary.csv` has, with c of each fold."""
     facts: dict[str, Any] = {name: getattr(row, name) for name in ROW_FACTS}
-    scores = tuple(score.c for score in row.scores)
-    untrained = any(view in run.untrained for view in views)
-    return PublishedModel(name=row.label, folds=len(scores), scores=scores, views=views, untrained=untrained, **facts)
+    views, scores = _views(run, row), tuple(score.c for score in row.scores)
+    return PublishedModel(
+        name=row.label,
+        kind=row.kind,
+        folds=len(scores),
+        scores=scores,
+        views=views,
+        untrained=any(view in run.untrained for view in views),
+        **facts,
+    )
 
 
 def _views(run: FinishedRun, row: Row) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from sqlalchemy import func, not_, select
 from sqlalchemy.orm import Session
 
 from services.access import Reach
-from services.catalogue.cursors import cursor, read_cursor
+from services.catalogue.cursors import cursor, page_of, read_cursor
 from services.catalogue.globs import Globs
-from services.catalogue.queries import check_view
+from services.catalogue.queries import check_view, dialect_of
 from services.database.models import EntryRow, ViewRow
 from services.errors import not_found
 
@@ -67,12 +67,11 @@ def coverage(
     if not columns and session.get(ViewRow, (reach.project, view_id)) is None:
         raise not_found(f"there is no view {view_id}.")
     names = _patients(session, reach.project, view_id, patient, after=after, most=limit + 1)
-    shown = names[:limit]
-    following = cursor("patient", shown[-1]) if len(names) > limit else None
-    cells = _cells(session, reach.project, view_id, shown)
+    page = page_of(names, limit, lambda name: cursor("patient", name), lambda name: name)
+    cells = _cells(session, reach.project, view_id, page.items)
     places = [(column.modality, column.roi) for column in columns]
-    items = [PatientCells(name, [cells[name].get(place) for place in places]) for name in shown]
-    return Coverage(view_id, _count(session, reach.project, view_id), columns, items, following)
+    items = [PatientCells(name, [cells[name].get(place) for place in places]) for name in page.items]
+    return Coverage(view_id, _count(session, reach.project, view_id), columns, items, page.next)
 
 
 def _of(project: str, view_id: str) -> tuple[Any, ...]:
@@ -100,7 +99,7 @@ def _patients(
 ) -> list[str]:
     chosen = select(EntryRow.patient).distinct().where(*_of(project, view_id))
     if wanted is not None:
-        chosen = chosen.where(wanted.condition(EntryRow.patient, str(session.get_bind().dialect.name)))
+        chosen = chosen.where(wanted.condition(EntryRow.patient, dialect_of(session)))
     if after is not None:
         chosen = chosen.where(EntryRow.patient > read_cursor(after, {"patient": 1})[1][0])
     return list(session.scalars(chosen.order_by(EntryRow.patient).limit(most)))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services.catalogue.notes import UNKNOWN_SHA256, Row, ended_row, entry_row, put_entries, remove
+from services.catalogue.notes import UNKNOWN_SHA256, Row, ended_row, entry_key, entry_row, put_entries, remove
 from services.catalogue.place import Place
 from services.catalogue.tally import Problem, Tally, tried
 from services.database.models import EntryRow
@@ -122,10 +123,10 @@ class _ViewIndexer:
         found = self._read({key: number for key, number in listed.items() if self._is_new(key, number, kept.get(key))})
         rows = [one.row for one in found if one.row is not None]
         damaged = [one for one in found if one.row is None and one.problem == "damaged"]
-        keys = [self._row_key(key) | {"commit_sha256": held[key].commit_sha256} for key in lost]
+        keys = [self._row_key(key, commit_sha256=held[key].commit_sha256) for key in lost]
         # A row of an earlier commit is no answer for an entry whose current one is damaged: the store itself gives none.
         keys += [
-            self._row_key(one.key) | {"number": kept[one.key].number, "withdrawn": False}
+            self._row_key(one.key, number=kept[one.key].number, withdrawn=False)
             for one in damaged
             if one.key in kept and kept[one.key].number < one.number
         ]
@@ -139,7 +140,7 @@ class _ViewIndexer:
             if strange:
                 held = self._rows(strange)
                 lost = self._lost(list(held), held)
-                self._write([], [self._row_key(key) | {"commit_sha256": held[key].commit_sha256} for key in lost])
+                self._write([], [self._row_key(key, commit_sha256=held[key].commit_sha256) for key in lost])
             after = names[-1]
 
     def _is_new(self, key: EntryKey, number: int, row: _Held | None) -> bool:
@@ -186,9 +187,9 @@ class _ViewIndexer:
         )
         return self.place.database.read(lambda session: list(session.scalars(chosen)))
 
-    def _row_key(self, key: EntryKey) -> Row:
-        names = {"patient": key.patient, "modality": key.modality, "roi": key.roi}
-        return {"project": self.place.project, "view": self.view, **names}
+    def _row_key(self, key: EntryKey, **values: Any) -> Row:
+        """What finds the row of an entry while it has these values."""
+        return entry_key(self.place.project, self.view, key) | values
 
     # The store
 

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services.catalogue.notes import Row, put, put_new, remove, view_row
+from services.catalogue.notes import Row, put, put_new, remove, snapshot_row, view_row
 from services.catalogue.place import Place
 from services.catalogue.run_summary import KEPT, MAX_RECORD_BYTES, RunFacts, run_facts
 from services.catalogue.tally import Problem, Tally, tried
@@ -118,13 +118,7 @@ def _snapshot(place: Place, snapshot_id: str, written_at: datetime) -> Row:
     header = read_list(place.location, snapshot_id).header
     if header.store_id != place.store.store_id:
         raise SchemaError(f"snapshot {snapshot_id[:16]}… was made in store {header.store_id}.")
-    return {
-        "project": place.project,
-        "id": snapshot_id,
-        "view": header.view,
-        "rows": header.rows,
-        "written_at": written_at,
-    }
+    return snapshot_row(place.project, snapshot_id, header.view, header.rows, written_at)
 
 
 def _put_snapshots(place: Place, rows: list[Row], tally: Tally) -> None:

@@ -67,14 +67,15 @@ def entry_row(project: str, record: Numbered, commit_sha256: str) -> Row:
     return row
 
 
+def entry_key(project: str, view: str, key: EntryKey) -> Row:
+    """What finds the row of an entry."""
+    return {"project": project, "view": view, "patient": key.patient, "modality": key.modality, "roi": key.roi}
+
+
 def ended_row(project: str, view: str, key: EntryKey, number: int) -> Row:
     """The row of a withdrawn entry of which nothing else is known."""
     return {
-        "project": project,
-        "view": view,
-        "patient": key.patient,
-        "modality": key.modality,
-        "roi": key.roi,
+        **entry_key(project, view, key),
         "number": number,
         "withdrawn": True,
         "commit_sha256": UNKNOWN_SHA256,
@@ -125,6 +126,11 @@ def note_view(session: Session, project: str, view: ViewSpec) -> None:
     put_new(session, ViewRow, [view_row(project, view)])
 
 
+def snapshot_row(project: str, snapshot_id: str, view: str, rows: int, written_at: datetime) -> Row:
+    """The row of a snapshot of so many entries."""
+    return {"project": project, "id": snapshot_id, "view": view, "rows": rows, "written_at": written_at}
+
+
 def note_snapshot(
     session: Session, project: str, snapshot_id: str, view: str, rows: int, *, written_at: datetime | None = None
 ) -> None:
@@ -135,14 +141,7 @@ def note_snapshot(
     written_at
         By the server's clock; by default now, until the next look at the store tells.
     """
-    row = {
-        "project": project,
-        "id": snapshot_id,
-        "view": view,
-        "rows": rows,
-        "written_at": written_at or datetime.now(UTC),
-    }
-    put_new(session, SnapshotEntry, [row])
+    put_new(session, SnapshotEntry, [snapshot_row(project, snapshot_id, view, rows, written_at or datetime.now(UTC))])
 
 
 def put_new(session: Session, model: type[Base], rows: Sequence[Row]) -> int:

@@ -24,7 +24,9 @@ from store_schema.scan import is_view_id
 from store_schema.snapshot import SNAPSHOT_ID
 
 State = Literal["live", "withdrawn", "all"]
-FIELDS = ("view", "patient", "modality", "roi")
+type Names = tuple[str, str, str, str]
+"""View, patient, modality and ROI of an entry."""
+NAME_COLUMNS = (EntryRow.view, EntryRow.patient, EntryRow.modality, EntryRow.roi)
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
 
 
@@ -48,6 +50,11 @@ class Entry:
     size_bytes: int
     written_at: datetime | None
     """By the writer's clock; None where it told nothing that can be read."""
+
+    @property
+    def names(self) -> Names:
+        """What it is called, which is also its place in the list of all."""
+        return self.view, self.patient, self.modality, self.roi
 
 
 ENTRY_COLUMNS = [getattr(EntryRow, field.name) for field in fields(Entry)]
@@ -83,8 +90,8 @@ class EntryFilter:
 
     def conditions(self, dialect: str) -> list[Any]:
         """On the columns of `EntryRow`."""
-        globs = {field: getattr(self, field) for field in FIELDS}
-        found = [one.condition(getattr(EntryRow, field), dialect) for field, one in globs.items() if one is not None]
+        asked = zip(self._globs, NAME_COLUMNS, strict=True)
+        found: list[Any] = [glob.condition(column, dialect) for glob, column in asked if glob is not None]
         if self.since is not None:
             found.append(EntryRow.written_at >= self.since)
         if self.until is not None:
@@ -93,16 +100,23 @@ class EntryFilter:
             found.append(EntryRow.withdrawn if self.state == "withdrawn" else not_(EntryRow.withdrawn))
         return found
 
+    def matches_names(self, names: Names) -> bool:
+        """Whether the names pass, so that what they name is worth being looked up."""
+        return all(glob is None or glob.matches(name) for glob, name in zip(self._globs, names, strict=True))
+
     def matches(self, entry: Entry) -> bool:
-        """The same, of an entry that is no row."""
-        globs = {field: getattr(self, field) for field in FIELDS}
+        """The same as the conditions, of an entry that is no row."""
         written_at = entry.written_at or UNKNOWN_TIME
         return (
-            all(one.matches(getattr(entry, field)) for field, one in globs.items() if one is not None)
+            self.matches_names(entry.names)
             and (self.since is None or written_at >= self.since)
             and (self.until is None or written_at < self.until)
             and (self.state == "all" or entry.withdrawn == (self.state == "withdrawn"))
         )
+
+    @property
+    def _globs(self) -> tuple[Globs | None, ...]:
+        return self.view, self.patient, self.modality, self.roi
 
 
 def _bound(at: datetime | None) -> datetime | None:
@@ -126,13 +140,12 @@ def entries(
     after
         View, patient, modality and ROI of the entry before the first.
     """
-    key = [getattr(EntryRow, field) for field in FIELDS]
     chosen = select(*ENTRY_COLUMNS).where(
-        EntryRow.project == reach.project, _of_views(reach, EntryRow.view), *wanted.conditions(_dialect(session))
+        EntryRow.project == reach.project, _of_views(reach, EntryRow.view), *wanted.conditions(dialect_of(session))
     )
     if after is not None:
-        chosen = chosen.where(tuple_(*key) > tuple_(*after))
-    return [entry_of(row) for row in session.execute(chosen.order_by(*key).limit(most))]
+        chosen = chosen.where(tuple_(*NAME_COLUMNS) > tuple_(*after))
+    return [entry_of(row) for row in session.execute(chosen.order_by(*NAME_COLUMNS).limit(most))]
 
 
 def entry_of(values: Sequence[Any]) -> Entry:
@@ -141,7 +154,8 @@ def entry_of(values: Sequence[Any]) -> Entry:
     return Entry(*others, None if written_at == UNKNOWN_TIME else written_at)  # type: ignore[call-arg]  # as many as columns
 
 
-def _dialect(session: Session) -> str:
+def dialect_of(session: Session) -> str:
+    """SQLAlchemy's name of the database."""
     return str(session.get_bind().dialect.name)
 
 

@@ -23,6 +23,7 @@ from services.service import Service
 from store_schema.errors import EngramError
 from store_schema.pinning import Told
 
+type Outcome = Literal["done", "failed", "elsewhere", "stopped"]
 LOCK = int.from_bytes(b"engram")
 """Number of the advisory lock that one replica holds during a round."""
 STOP_S = 30.0
@@ -51,7 +52,7 @@ class Round:
 
     began: datetime
     seconds: float
-    outcome: Literal["done", "failed", "elsewhere", "stopped"]
+    outcome: Outcome
     """`failed`: not every project could be looked at; `elsewhere`: another replica is at it."""
     reports: Mapping[str, IndexReport] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -107,7 +108,7 @@ class Reconciler:
         began, at = datetime.now(UTC), time.monotonic()
         reports: dict[str, IndexReport] = {}
         failures: dict[str, str] = {}
-        outcome: Literal["done", "failed", "elsewhere", "stopped"] = "done"
+        outcome: Outcome = "done"
         try:
             with self._alone() as alone:
                 outcome = "done" if alone else "elsewhere"

@@ -10,7 +10,7 @@ from sqlalchemy import select, tuple_
 from services.access import Reach
 from services.catalogue.cursors import Page, cursor, read_cursor
 from services.catalogue.notes import entry_row
-from services.catalogue.queries import ENTRY_COLUMNS, Entry, EntryFilter, entries, entry_of
+from services.catalogue.queries import ENTRY_COLUMNS, NAME_COLUMNS, Entry, EntryFilter, Names, entries, entry_of
 from services.database.models import EntryRow
 from services.service import Service
 from store_schema import Snapshot, SnapshotRow
@@ -40,19 +40,15 @@ def search(service: Service, reach: Reach, wanted: EntryFilter, *, after: str | 
             lambda session: entries(session, reach, wanted, after=None if key is None else tuple(key), most=limit + 1)
         )
     if len(found) > limit:
-        return Page(found[:limit], cursor("entry", *_key(found[limit - 1])))
+        return Page(found[:limit], cursor("entry", *found[limit - 1].names))
     rows = len(found)
     found += islice(_pinned(service, reach, wanted, key if kind == "pin" else None), limit + 1 - rows)
     if len(found) <= limit:
         return Page(found)
     # Where the last one shown is a row, the next page finds no more rows and begins with the pins.
     last = found[limit - 1]
-    parts = [*_key(last), f"{last.number:06d}"]
-    return Page(found[:limit], cursor("entry", *_key(last)) if limit <= rows else cursor("pin", *parts))
-
-
-def _key(entry: Entry) -> tuple[str, str, str, str]:
-    return entry.view, entry.patient, entry.modality, entry.roi
+    following = cursor("entry", *last.names) if limit <= rows else cursor("pin", *last.names, _digits(last.number))
+    return Page(found[:limit], following)
 
 
 def _pinned(service: Service, reach: Reach, wanted: EntryFilter, after: Sequence[str] | None) -> Iterator[Entry]:
@@ -61,35 +57,35 @@ def _pinned(service: Service, reach: Reach, wanted: EntryFilter, after: Sequence
         return
     opened = service.project_store(reach.project).objects.granted_snapshots(reach)
     pins = {
-        (one.view_id, row.key.patient, row.key.modality, row.key.roi, f"{row.number:06d}"): (one, row)
+        (*_names(one, row), _digits(row.number)): (one, row)
         for one in opened
         if not reach.reads_view(one.view_id)
         for row in one.rows
-        if _may_pass(wanted, one, row)
+        if wanted.matches_names(_names(one, row))
     }
     waiting = iter([pins[key] for key in sorted(pins) if after is None or key > tuple(after)])
     while chunk := list(islice(waiting, AT_ONCE)):
         yield from (entry for entry in _entries(service, reach, chunk) if wanted.matches(entry))
 
 
-def _may_pass(wanted: EntryFilter, snapshot: Snapshot, row: SnapshotRow) -> bool:
-    """Whether the names pass, so that what they name is worth being looked up."""
-    names = {"view": snapshot.view_id, "patient": row.key.patient, "modality": row.key.modality, "roi": row.key.roi}
-    globs = {field: getattr(wanted, field) for field in names}
-    return all(glob is None or glob.matches(names[field]) for field, glob in globs.items())
+def _names(snapshot: Snapshot, row: SnapshotRow) -> Names:
+    return snapshot.view_id, row.key.patient, row.key.modality, row.key.roi
+
+
+def _digits(number: int) -> str:
+    """A number of a commit as text that sorts as it does."""
+    return f"{number:06d}"
 
 
 def _entries(service: Service, reach: Reach, pins: Sequence[tuple[Snapshot, SnapshotRow]]) -> Iterator[Entry]:
     """Entries as they are pinned: from their row where that is of the same commit, else from the commit itself."""
-    key = tuple_(EntryRow.view, EntryRow.patient, EntryRow.modality, EntryRow.roi)
-    names = [(one.view_id, row.key.patient, row.key.modality, row.key.roi) for one, row in pins]
-    chosen = select(*ENTRY_COLUMNS).where(EntryRow.project == reach.project, key.in_(names))
+    names = [_names(*pin) for pin in pins]
+    chosen = select(*ENTRY_COLUMNS).where(EntryRow.project == reach.project, tuple_(*NAME_COLUMNS).in_(names))
     held = {row[:4]: row for row in service.database.read(lambda session: session.execute(chosen).all())}
 
     def entry(pin: tuple[Snapshot, SnapshotRow]) -> Entry:
         snapshot, row = pin
-        at = (snapshot.view_id, row.key.patient, row.key.modality, row.key.roi)
-        there = held.get(at)
+        there = held.get(_names(snapshot, row))
         if there is not None and there.commit_sha256 == row.commit_sha256:
             return entry_of(there)
         made = entry_row(reach.project, snapshot.commit(row.key), row.commit_sha256)

@@ -287,7 +287,7 @@ def test_reader_without_the_right_to_write_is_shown_what_gc_would_remove(
 
 
 def test_init_and_doctor_prove_the_server_and_leave_nothing(s3_url: str) -> None:
-    """Second create refused, one winner of a race, absent key, ranges, suffix ranges, listing, clock, delete: on the real server."""
+    """Create-only names, races, absent keys, ranges, listing, clock, deletion: on the real server."""
     checks = examine(open_location(s3_url))
     assert {check.name for check in checks} >= {
         "second create refused", "one winner of a race", "absent object", "ranges", "suffix ranges", "listing", "delete", "clock",

@@ -1,24 +1,31 @@
-"""What a catalogue must hold, found by reading every record of the store one by one; and stores to find it in. Tests nothing."""
+"""What a catalogue must hold, found by reading every record of the store one by one; stores to find it in, and whole lists.
+
+Tests nothing. Test files take the fixtures by assignment: each test's parameter would hide an imported name.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import delete, select
 
 from services.access import Principal, Reach
-from services.catalogue.index import note_commit
+from services.catalogue.index import note_commit, reindex
+from services.catalogue.queries import Entry, EntryFilter
+from services.catalogue.search import search
 from services.database.models import EntryRow, Project, RunRow, SnapshotEntry, ViewRow
 from services.service import Service
 from store_schema import EntryKey, Store
 from store_schema.commits import commit_path, current_record, read_record
 from store_schema.records import sha256
 from store_schema.testing import WrappedLocation, digest_of, example_entry, example_view
+from store_schema.withdraw import withdraw
 from store_schema.withdrawals import withdrawn
 
 MODELS = (ViewRow, EntryRow, SnapshotEntry, RunRow)
@@ -28,7 +35,26 @@ KEYS = [
     for modality in ("CT", "PET")
     for roi in ("spine", "skeleton")
 ]
+A, B = KEYS[0], KEYS[1]
 PROJECT = "myeloma"
+DAY = timedelta(days=1)
+NOW = datetime.now(UTC)
+EVERYTHING = EntryFilter()
+
+
+@pytest.fixture
+def store(service: Service) -> Store:
+    return add_project(service)
+
+
+@pytest.fixture
+def views(service: Service, store: Store) -> tuple[str, str]:
+    """Two views, one entry superseded, one patient withdrawn in the first; indexed."""
+    first, second = fill(store), fill(store, [*KEYS[:3], EntryKey("P.2", "CT", "spine")], recipe=2)
+    publish(store, first, A, "B")
+    withdraw(store, [first], patients=[KEYS[-1].patient], reason="consent")
+    reindex(service, PROJECT)
+    return first, second
 
 
 def add_project(service: Service, project: str = PROJECT) -> Store:
@@ -171,6 +197,39 @@ def grantee(project: str = PROJECT, *, views: Iterable[str] = (), snapshots: Ite
     """Reach of a key of another project, to which something was granted."""
     principal = Principal("1" * 12, "lymphoma", "read")
     return Reach(project, principal, own=False, views=frozenset(views), snapshots=frozenset(snapshots))
+
+
+# Whole lists
+
+
+def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All pages of a list."""
+    after = None
+    while True:
+        page = ask(after)
+        yield page
+        after = page.next
+        if after is None:
+            return
+
+
+def all_items(ask: Callable[[str | None], Any]) -> list[Any]:
+    """All items of a list."""
+    return [one for page in pages(ask) for one in page.items]
+
+
+def everything(service: Service, reach: Reach, wanted: EntryFilter = EVERYTHING, *, limit: int = 1000) -> list[Entry]:
+    return all_items(lambda after: search(service, reach, wanted, after=after, limit=limit))
+
+
+def asked(service: Service, query: Callable[..., Any], reach: Reach, *args: Any, **options: Any) -> Any:
+    return service.database.read(lambda session: query(session, reach, *args, **options))
+
+
+def names_of(row: Any) -> tuple[str, ...]:
+    """View, patient, modality and ROI of an entry or of its row."""
+    values = row if isinstance(row, dict) else asdict(row)
+    return tuple(values[name] for name in ("view", "patient", "modality", "roi"))
 
 
 # Stores that are not as they should be

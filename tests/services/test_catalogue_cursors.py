@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,24 +19,10 @@ from services.errors import Refusal
 from services.service import Service
 from store_schema import Store
 
-from .catalogue_help import (
-    KEYS,
-    PROJECT,
-    add_project,
-    fill,
-    owner,
-)
+from . import catalogue_help
+from .catalogue_help import PROJECT, A, asked, fill, owner
 
-A, B = KEYS[0], KEYS[1]
-DAY = timedelta(days=1)
-NOW = datetime.now(UTC)
-EVERYTHING = EntryFilter()
-
-
-@pytest.fixture
-def store(service: Service) -> Store:
-    return add_project(service)
-
+store = catalogue_help.store
 
 FORGED = [
     "", "x", "=", "é", "null", "a" * 2000, "A" * 999,
@@ -63,10 +48,10 @@ def test_forged_cursors_are_refused_everywhere(service: Service, store: Store, t
     asks: list[Callable[[], Any]] = [
         lambda: search(service, owner(), EntryFilter(), after=text, limit=1),
         *(
-            lambda ask=ask: service.database.read(lambda session: ask(session, owner(), after=text, limit=1))
+            lambda ask=ask: asked(service, ask, owner(), after=text, limit=1)
             for ask in (queries.views, queries.snapshots, queries.runs)
         ),
-        lambda: service.database.read(lambda session: coverage(session, owner(), view, after=text, limit=1)),
+        lambda: asked(service, coverage, owner(), view, after=text, limit=1),
     ]
     for ask in asks:
         with pytest.raises(Refusal, match="cursor is none of this list") as refused:
@@ -76,9 +61,7 @@ def test_forged_cursors_are_refused_everywhere(service: Service, store: Store, t
 
 def test_cursor_with_a_time_that_is_none_is_refused(service: Service, store: Store) -> None:
     with pytest.raises(Refusal, match="cursor"):
-        service.database.read(
-            lambda session: queries.runs(session, owner(), after=cursor("runs", "yesterday", "a"), limit=1)
-        )
+        asked(service, queries.runs, owner(), after=cursor("runs", "yesterday", "a"), limit=1)
 
 
 @given(parts=st.lists(st.from_regex(r"[A-Za-z0-9.:+_-]{1,81}", fullmatch=True), min_size=1, max_size=5))

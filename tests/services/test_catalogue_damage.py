@@ -18,9 +18,12 @@ from store_schema.errors import BackendError, StoreNotFoundError
 from store_schema.testing import WrappedLocation, digest_of
 from store_schema.withdraw import withdraw
 
+from . import catalogue_help
 from .catalogue_help import (
     KEYS,
     PROJECT,
+    A,
+    B,
     add_project,
     clear,
     entry_rows,
@@ -35,12 +38,7 @@ from .catalogue_help import (
     through,
 )
 
-A, B = KEYS[0], KEYS[1]
-
-
-@pytest.fixture
-def store(service: Service) -> Store:
-    return add_project(service)
+store = catalogue_help.store
 
 
 class UnreadableLocation(WrappedLocation):

@@ -1,83 +1,38 @@
 """Whoever was granted a view or a snapshot finds its part in the catalogue, and nothing else."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.access import Reach
 from services.catalogue import queries
 from services.catalogue.coverage import coverage
 from services.catalogue.index import reindex
-from services.catalogue.queries import Entry, EntryFilter
-from services.catalogue.search import search
+from services.catalogue.queries import EntryFilter
 from services.errors import Refusal
 from services.service import Service
 from store_schema import EntryKey, Store
 from store_schema.withdraw import withdraw
 
+from . import catalogue_help
 from .catalogue_help import (
+    DAY,
     KEYS,
+    NOW,
     PROJECT,
+    A,
     add_project,
+    asked,
+    everything,
     fill,
     grantee,
+    names_of,
     owner,
     publish,
-    rows_of,
 )
 
-A, B = KEYS[0], KEYS[1]
-DAY = timedelta(days=1)
-NOW = datetime.now(UTC)
-EVERYTHING = EntryFilter()
-
-
-@pytest.fixture
-def store(service: Service) -> Store:
-    return add_project(service)
-
-
-@pytest.fixture
-def views(service: Service, store: Store) -> tuple[str, str]:
-    """Two views, one entry superseded, one patient withdrawn in the first; indexed."""
-    first, second = fill(store), fill(store, [*KEYS[:3], EntryKey("P.2", "CT", "spine")], recipe=2)
-    publish(store, first, A, "B")
-    withdraw(store, [first], patients=[KEYS[-1].patient], reason="consent")
-    reindex(service, PROJECT)
-    return first, second
-
-
-def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    """All pages of a list."""
-    after = None
-    while True:
-        page = ask(after)
-        yield page
-        after = page.next
-        if after is None:
-            return
-
-
-def everything(service: Service, reach: Reach, wanted: EntryFilter = EVERYTHING, *, limit: int = 1000) -> list[Entry]:
-    return [one for page in pages(lambda a: search(service, reach, wanted, after=a, limit=limit)) for one in page.items]
-
-
-def brute(service: Service, test: Callable[[dict[str, Any]], bool]) -> list[tuple[str, ...]]:
-    return sorted(_key(row) for row in rows_of(service)["entries"] if test(row))
-
-
-def _key(row: Any) -> tuple[str, ...]:
-    values = row if isinstance(row, dict) else asdict(row)
-    return tuple(values[name] for name in ("view", "patient", "modality", "roi"))
-
-
-def asked(service: Service, query: Callable[..., Any], reach: Reach, *args: Any, **options: Any) -> Any:
-    return service.database.read(lambda session: query(session, reach, *args, **options))
+store, views = catalogue_help.store, catalogue_help.views
 
 
 def test_granted_view_shows_its_part(service: Service, store: Store, views: tuple[str, str]) -> None:
@@ -163,7 +118,7 @@ def test_pins_are_filtered_as_rows_are(service: Service, store: Store, views: tu
     ):  # fmt: skip
         parsed = EntryFilter.parse(**wanted)
         expected = [one for one in everything(service, owner(), parsed) if one.view == second]
-        assert sorted(everything(service, reach, parsed), key=_key) == sorted(expected, key=_key)
+        assert sorted(everything(service, reach, parsed), key=names_of) == sorted(expected, key=names_of)
 
 
 def test_granted_snapshot_that_names_withdrawn_entries_shows_nothing(service: Service, store: Store) -> None:
@@ -194,9 +149,9 @@ def test_grants_never_show_more_than_the_owner_sees(service: Service, data: st.D
     made, snapshots = service._filled
     views = data.draw(st.sets(st.sampled_from(made)))
     granted = data.draw(st.sets(st.sampled_from(snapshots)))
-    found = {_key(one) for one in everything(service, grantee(views=views, snapshots=granted))}
+    found = {names_of(one) for one in everything(service, grantee(views=views, snapshots=granted))}
     store = service.store(PROJECT)
-    expected = {_key(one) for one in everything(service, owner()) if one.view in views}
+    expected = {names_of(one) for one in everything(service, owner()) if one.view in views}
     for one in map(store.snapshot, granted):
         expected |= {(one.view_id, *_key_of(key)) for key in one.keys}
     assert found == expected

@@ -15,9 +15,12 @@ from store_schema.records import sha256
 from store_schema.testing import WrappedLocation
 from store_schema.withdraw import withdraw
 
+from . import catalogue_help
 from .catalogue_help import (
     KEYS,
     PROJECT,
+    A,
+    B,
     add_project,
     clear,
     entry_rows,
@@ -32,12 +35,7 @@ from .catalogue_help import (
     through,
 )
 
-A, B = KEYS[0], KEYS[1]
-
-
-@pytest.fixture
-def store(service: Service) -> Store:
-    return add_project(service)
+store = catalogue_help.store
 
 
 class CountedLocation(WrappedLocation):

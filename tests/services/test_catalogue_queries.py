@@ -1,15 +1,14 @@
 """The catalogue answers what a look through all rows would, page by page, and shows nobody what they may not read."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta, timezone
 from itertools import product
 from typing import Any
 
 import pytest
 
-from services.access import Reach
 from services.catalogue import queries
 from services.catalogue.coverage import coverage
 from services.catalogue.cursors import Page
@@ -17,67 +16,36 @@ from services.catalogue.globs import Globs
 from services.catalogue.index import note_commit, reindex
 from services.catalogue.queries import Entry, EntryFilter
 from services.catalogue.search import search
-from services.database.models import EntryRow
+from services.database.models import EntryRow, SnapshotEntry
 from services.errors import Refusal
 from services.service import Service
 from store_schema import EntryKey, Store
-from store_schema.withdraw import withdraw
 
+from . import catalogue_help
 from .catalogue_help import (
+    DAY,
     KEYS,
+    NOW,
     PROJECT,
-    add_project,
+    A,
+    all_items,
+    asked,
     entry_rows,
+    everything,
     fill,
+    names_of,
     owner,
+    pages,
     publish,
     put_run,
     rows_of,
 )
 
-A, B = KEYS[0], KEYS[1]
-DAY = timedelta(days=1)
-NOW = datetime.now(UTC)
-EVERYTHING = EntryFilter()
-
-
-@pytest.fixture
-def store(service: Service) -> Store:
-    return add_project(service)
-
-
-@pytest.fixture
-def views(service: Service, store: Store) -> tuple[str, str]:
-    """Two views, one entry superseded, one patient withdrawn in the first; indexed."""
-    first, second = fill(store), fill(store, [*KEYS[:3], EntryKey("P.2", "CT", "spine")], recipe=2)
-    publish(store, first, A, "B")
-    withdraw(store, [first], patients=[KEYS[-1].patient], reason="consent")
-    reindex(service, PROJECT)
-    return first, second
-
-
-def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    """All pages of a list."""
-    after = None
-    while True:
-        page = ask(after)
-        yield page
-        after = page.next
-        if after is None:
-            return
-
-
-def everything(service: Service, reach: Reach, wanted: EntryFilter = EVERYTHING, *, limit: int = 1000) -> list[Entry]:
-    return [one for page in pages(lambda a: search(service, reach, wanted, after=a, limit=limit)) for one in page.items]
+store, views = catalogue_help.store, catalogue_help.views
 
 
 def brute(service: Service, test: Callable[[dict[str, Any]], bool]) -> list[tuple[str, ...]]:
-    return sorted(_key(row) for row in rows_of(service)["entries"] if test(row))
-
-
-def _key(row: Any) -> tuple[str, ...]:
-    values = row if isinstance(row, dict) else asdict(row)
-    return tuple(values[name] for name in ("view", "patient", "modality", "roi"))
+    return sorted(names_of(row) for row in rows_of(service)["entries"] if test(row))
 
 
 # Entries
@@ -101,7 +69,7 @@ def test_filters_pass_what_a_look_through_all_rows_passes(
 ) -> None:
     live = wanted.get("state", "live") == "live"
     found = everything(service, owner(), EntryFilter.parse(**wanted))
-    assert sorted(map(_key, found)) == brute(service, lambda row: test(row) and not (live and row["withdrawn"]))
+    assert sorted(map(names_of, found)) == brute(service, lambda row: test(row) and not (live and row["withdrawn"]))
 
 
 def test_entries_are_rows(service: Service, views: tuple[str, str]) -> None:
@@ -117,13 +85,11 @@ def test_view_is_a_filter_too(service: Service, views: tuple[str, str]) -> None:
 
 
 def test_dates_bound_what_was_written(service: Service, store: Store) -> None:
-    import dataclasses  # noqa: PLC0415
-
     view = fill(store, [])
     for day, key in enumerate(KEYS[:4]):
-        dated = dataclasses.replace(store, clock=lambda d=day: (NOW + d * DAY).isoformat())
+        dated = replace(store, clock=lambda d=day: (NOW + d * DAY).isoformat())
         publish(dated, view, key, "A")
-    unknown = dataclasses.replace(store, clock=lambda: "some day")
+    unknown = replace(store, clock=lambda: "some day")
     publish(unknown, view, KEYS[4], "A")
     reindex(service, PROJECT)
 
@@ -166,17 +132,13 @@ def test_rows_that_come_and_go_between_pages_neither_repeat_nor_hide_others(
             newer = store.current(views[0], A)
             for record in (new, newer):
                 service.database.run(lambda session, r=record: note_commit(session, PROJECT, r, "0" * 64))
-            gone = (PROJECT, *_key(whole[1]))
+            gone = (PROJECT, *names_of(whole[1]))
             service.database.run(lambda session, at=gone: session.delete(session.get(EntryRow, at)))
-    assert len(set(map(_key, seen))) == len(seen)
-    assert set(map(_key, whole)) <= set(map(_key, seen))
+    assert len(set(map(names_of, seen))) == len(seen)
+    assert set(map(names_of, whole)) <= set(map(names_of, seen))
 
 
 # Views and coverage
-
-
-def asked(service: Service, query: Callable[..., Any], reach: Reach, *args: Any, **options: Any) -> Any:
-    return service.database.read(lambda session: query(session, reach, *args, **options))
 
 
 def test_views_count_what_they_hold(service: Service, store: Store, views: tuple[str, str]) -> None:
@@ -254,11 +216,7 @@ def test_snapshots_come_latest_first_and_by_view(service: Service, store: Store,
     rows = sorted(rows_of(service)["snapshots"], key=lambda row: row["id"])
     expected = [row["id"] for row in sorted(rows, key=lambda row: row["written_at"], reverse=True)]
     for limit in (1, 3, 10):
-        found = [
-            one
-            for page in pages(lambda a, n=limit: asked(service, queries.snapshots, owner(), after=a, limit=n))
-            for one in page.items
-        ]
+        found = all_items(lambda a, n=limit: asked(service, queries.snapshots, owner(), after=a, limit=n))
         assert [one.id for one in found] == expected
     assert {one.id for one in asked(service, queries.snapshots, owner(), view_id=views[1], limit=9).items} == set(
         made[2:]
@@ -269,20 +227,14 @@ def test_snapshots_come_latest_first_and_by_view(service: Service, store: Store,
 
 
 def test_snapshots_without_a_time_come_last_in_pages_of_any_size(service: Service, store: Store) -> None:
-    from services.database.models import SnapshotEntry  # noqa: PLC0415
-
     times = [None, NOW, None, NOW, NOW + DAY]
     rows = [
         SnapshotEntry(project=PROJECT, id=f"{i:064x}", view="v", rows=1, written_at=at) for i, at in enumerate(times)
     ]
     service.database.run(lambda session: session.add_all(rows))
     for limit in (1, 2, 5):
-        found = [
-            int(one.id, 16)
-            for page in pages(lambda a, n=limit: asked(service, queries.snapshots, owner(), after=a, limit=n))
-            for one in page.items
-        ]
-        assert found == [4, 1, 3, 0, 2]
+        found = all_items(lambda a, n=limit: asked(service, queries.snapshots, owner(), after=a, limit=n))
+        assert [int(one.id, 16) for one in found] == [4, 1, 3, 0, 2]
 
 
 def test_runs_come_latest_first_and_by_kind(service: Service, store: Store) -> None:
@@ -291,11 +243,7 @@ def test_runs_come_latest_first_and_by_kind(service: Service, store: Store) -> N
     put_run(store, "odd", notes={})
     reindex(service, PROJECT)
     for limit in (1, 5):
-        found = [
-            one
-            for page in pages(lambda a, n=limit: asked(service, queries.runs, owner(), after=a, limit=n))
-            for one in page.items
-        ]
+        found = all_items(lambda a, n=limit: asked(service, queries.runs, owner(), after=a, limit=n))
         assert [(one.id, one.kind) for one in found] == [("cv-1", "trainer"), ("run-1", "extractor"), ("odd", "other")]
     assert [one.id for one in asked(service, queries.runs, owner(), kind="extractor", limit=5).items] == ["run-1"]
     assert asked(service, queries.run, owner(), "cv-1").summary["records"] == ["trainer.json"]

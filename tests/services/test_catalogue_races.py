@@ -3,18 +3,17 @@
 import threading
 from typing import Any
 
-import pytest
-
 from services.catalogue.index import note_run, reindex
 from services.service import Service
 from store_schema import EntryKey, Store
 from store_schema.testing import WrappedLocation
 from store_schema.withdraw import withdraw
 
+from . import catalogue_help
 from .catalogue_help import (
     KEYS,
     PROJECT,
-    add_project,
+    A,
     entry_rows,
     expected_rows,
     fill,
@@ -25,12 +24,7 @@ from .catalogue_help import (
     through,
 )
 
-A, B = KEYS[0], KEYS[1]
-
-
-@pytest.fixture
-def store(service: Service) -> Store:
-    return add_project(service)
+store = catalogue_help.store
 
 
 def test_commit_that_is_noted_after_the_listing_stays(service: Service, store: Store) -> None:

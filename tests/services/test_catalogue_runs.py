@@ -17,14 +17,11 @@ from store_schema import Store
 from store_schema.errors import InvalidKeyError
 from store_schema.testing import json_values
 
-from .catalogue_help import PROJECT, add_project, put_run, rows_of
+from . import catalogue_help
+from .catalogue_help import PROJECT, put_run, rows_of
 
+store = catalogue_help.store
 STARTED = "2026-01-02T03:04:05+00:00"
-
-
-@pytest.fixture
-def store(service: Service) -> Store:
-    return add_project(service)
 
 
 def facts(**records: bytes | None) -> Any:

@@ -275,7 +275,7 @@ def test_an_object_is_synced_then_named_and_its_folders_are_synced_into_each_oth
     sync, link, replace = os.fsync, os.link, Path.replace
 
     def synced(descriptor: int) -> None:
-        done.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        done.append(("sync", os.fspath(Path(f"/proc/self/fd/{descriptor}").readlink())))
         sync(descriptor)
 
     def linked(source: os.PathLike[str], target: os.PathLike[str]) -> None:

@@ -3,11 +3,9 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,26 +21,18 @@ from trainer.measures.row_measures import RowMeasures
 from trainer.publishing import publish_run
 from trainer.results import parse_results
 
+from . import publishing_help
+from .publishing_help import records_in, summary_in
+
+copied, store = publishing_help.copied, publishing_help.store
 FACTS = {"results.json", "measures.json", "run.json", "km.json"}
-
-
-@pytest.fixture
-def copied(named_run, tmp_path) -> Path:
-    """The run folder, to be changed."""
-    shutil.copytree(named_run.run, tmp_path / "run")
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def store(tmp_path):
-    return create_store(tmp_path / "published")
 
 
 def test_every_record_is_named_sized_and_digested_by_the_summary_and_the_summary_comes_last(named_run, store):
     order = []
     watched = replace(store, location=HookedLocation(store.location, lambda path, _: order.append(path)))
     made = publish_run(str(named_run.run), watched)
-    summary = PublishedRun.parse(store.read_run(made.run_id, "trainer.json"), where="")
+    summary = summary_in(store, made.run_id)
     names = [path.rpartition("/")[2] for path in order]
     assert names[-1] == "trainer.json"
     assert set(names[:-1]) == set(summary.records) >= FACTS | {"report.html"}
@@ -184,7 +174,7 @@ def test_the_figures_of_labels_that_cannot_name_a_record_are_named_by_a_digest(
     (copied / "run.json").write_text(json.dumps(record))
     change_results(copied, rows=[{**row, "model": row["label"]} for row in results["rows"] if row["kind"] == "model"])
     made = publish_run(str(copied), store)
-    summary = PublishedRun.parse(store.read_run(made.run_id, "trainer.json"), where="")
+    summary = summary_in(store, made.run_id)
     record_of = {figure.name: figure.record for figure in summary.figures}
     assert re.fullmatch(r"figure-quartiles-[0-9a-f]{16}\.svg", record_of["quartiles-tuned (paper's way)"])
     assert summary.optimistic == ("tuned (paper's way)",)
@@ -212,15 +202,11 @@ def test_measures_published_are_of_every_row(published_run):
 # Other runs
 
 
-def summary_in(store, made) -> PublishedRun:
-    return PublishedRun.parse(store.read_run(made.run_id, "trainer.json"), where="")
-
-
 def test_a_run_of_covariates_alone_is_published_into_a_store_that_it_never_read(cv, kit):
     models = [kit.settings["models"][0]]
     report = cv(models=models, splits={"folds": 3, "repeats": 2}, inputs={"store_url": None})
     store = create_store("memory://covariates-alone")
-    summary = summary_in(store, publish_run(report.folder.url, store))
+    summary = summary_in(store, publish_run(report.folder.url, store).run_id)
     assert (summary.command, summary.store_id, summary.snapshots, summary.untrained) == ("cv", None, {}, ())
     assert (summary.folds, summary.repeats, summary.models[0].folds) == (3, 2, 6)
     assert summary.models[0].p_one_sided is None
@@ -236,9 +222,9 @@ def test_patients_of_several_studies_are_counted_once_and_neither_is_named(cv, k
     columns = {**kit.settings["columns"], "study": "visit"}
     inputs = {**table(visits), "store_url": None}
     made = publish_run(cv(models=[kit.settings["models"][0]], columns=columns, inputs=inputs).folder.url, store)
-    summary = summary_in(store, made)
+    summary = summary_in(store, made.run_id)
     assert (summary.patients, summary.studies) == (20, 40)
-    assert not any(b"KOWALSKA" in store.read_run(made.run_id, name) for name in store.run_names(made.run_id))
+    assert not any(b"KOWALSKA" in data for data in records_in(store, made.run_id).values())
 
 
 def test_competing_events_are_drawn_and_named(cv, kit, table, store):
@@ -248,7 +234,7 @@ def test_competing_events_are_drawn_and_named(cv, kit, table, store):
     columns = {**kit.settings["columns"], "competing_values": [2]}
     inputs = {**table(compete), "store_url": None}
     made = publish_run(cv(models=[kit.settings["models"][0]], columns=columns, inputs=inputs).folder.url, store)
-    summary = summary_in(store, made)
+    summary = summary_in(store, made.run_id)
     assert "incidence" in {figure.kind for figure in summary.figures}
     assert summary.outcome == "event = 1, time months in months"
     assert any("8 of 40 had a competing event" in note for note in summary.notes)
@@ -259,7 +245,7 @@ def test_rows_of_a_study_make_it_one(cv, kit, store):
     report = cv(models=[{**kit.settings["models"][0], "facets": facets}], inputs={"store_url": None})
     made = publish_run(report.folder.url, store)
     assert made.run_id.startswith("study-")
-    assert summary_in(store, made).command == "study"
+    assert summary_in(store, made.run_id).command == "study"
 
 
 def test_a_curve_of_unequal_columns_or_falling_times_is_refused(published_run):

@@ -1,16 +1,13 @@
 """Publishing a run: the same records when done twice or cut off, nothing where it is refused, and the commands that do it."""
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from store_schema import create_store
 from store_schema.errors import AlreadyExistsError, BackendError, InvalidKeyError, NotCommittedError, UsageError
-from store_schema.published import PublishedRun
 from store_schema.records import sha256
 from store_schema.testing import BlindLocation, FailingLocation, HookedLocation
 from trainer.cli import main
@@ -18,28 +15,20 @@ from trainer.publishing import publish_run, run_id_of
 from trainer.report.reading import read_run
 from trainer.run_folder import RunFolder
 
+from . import publishing_help
+from .publishing_help import records_in, summary_in
 
-@pytest.fixture
-def copied(named_run, tmp_path) -> Path:
-    """The run folder, to be changed."""
-    shutil.copytree(named_run.run, tmp_path / "run")
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def store(tmp_path):
-    return create_store(tmp_path / "published")
-
+copied, store = publishing_help.copied, publishing_help.store
 
 # Publishing twice
 
 
 def test_publishing_twice_is_the_same_record(named_run, store):
     first = publish_run(str(named_run.run), store, clock=lambda: "2031-01-01T00:00:00Z")
-    before = {name: store.read_run(first.run_id, name) for name in store.run_names(first.run_id)}
+    before = records_in(store, first.run_id)
     second = publish_run(str(named_run.run), store, clock=lambda: "2032-01-01T00:00:00Z")
     assert (first.before, second.before, second.run_id) == (False, True, first.run_id)
-    assert {name: store.read_run(first.run_id, name) for name in store.run_names(first.run_id)} == before
+    assert records_in(store, first.run_id) == before
     assert store.run_ids() == [first.run_id]
 
 
@@ -63,9 +52,7 @@ def test_a_publishing_that_was_cut_off_is_invisible_and_done_by_the_next(named_r
         assert "trainer.json" not in store.run_names(published_run.made.run_id)
     made = publish_run(str(named_run.run), store, clock=lambda: "2032-01-01T00:00:00Z")
     assert made.run_id == published_run.made.run_id
-    assert {name: store.read_run(made.run_id, name) for name in store.run_names(made.run_id)}.keys() == (
-        published_run.records.keys()
-    )
+    assert records_in(store, made.run_id).keys() == published_run.records.keys()
 
 
 def test_a_rival_who_publishes_the_same_run_meanwhile_does_no_harm(named_run, store):
@@ -75,7 +62,7 @@ def test_a_rival_who_publishes_the_same_run_meanwhile_does_no_harm(named_run, st
 
     made = publish_run(str(named_run.run), replace(store, location=HookedLocation(store.location, rival)))
     assert made.before
-    summary = PublishedRun.parse(store.read_run(made.run_id, "trainer.json"), where="")
+    summary = summary_in(store, made.run_id)
     assert summary.published_at == "2031-01-01T00:00:00Z"
 
 
@@ -83,17 +70,17 @@ def test_a_drawing_that_another_library_made_stays_and_is_the_one_that_is_digest
     run_id = published_run.made.run_id
     store.put_run(run_id, "report.html", b"<p>drawn otherwise</p>")
     publish_run(str(named_run.run), store)
-    summary = PublishedRun.parse(store.read_run(run_id, "trainer.json"), where="")
+    summary = summary_in(store, run_id)
     assert summary.records["report.html"].sha256 == sha256(b"<p>drawn otherwise</p>")
 
 
 def test_another_run_under_the_same_id_is_refused(named_run, copied, store, change_results):
     publish_run(str(named_run.run), store, run_id="mine")
     change_results(copied, notes=["another run"])
-    before = {name: store.read_run("mine", name) for name in store.run_names("mine")}
+    before = records_in(store, "mine")
     with pytest.raises(AlreadyExistsError, match="another run of the id mine"):
         publish_run(str(copied), store, run_id="mine")
-    assert {name: store.read_run("mine", name) for name in store.run_names("mine")} == before
+    assert records_in(store, "mine") == before
 
 
 def test_a_store_that_cannot_list_is_published_into_as_well(named_run, store):
