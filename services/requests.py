@@ -13,8 +13,7 @@ from starlette.responses import Response
 from services.access import Principal, Reach
 from services.errors import Refusal, forbidden, unauthenticated
 from services.service import Service
-from store_schema.errors import InvalidKeyError
-from store_schema.keys import check_id
+from store_schema.keys import is_id
 
 BEARER = "bearer "
 
@@ -105,20 +104,12 @@ async def reach_in(request: Request, project: str, principal: Principal) -> Reac
     Refusal
         401 or 403; a project that is not there is 403 as well, so that nobody learns which are.
     """
-    request.scope["engram.project"] = project if _is_id(project) else None
-    if not _is_id(project):
+    request.scope["engram.project"] = project if is_id(project) else None
+    if not is_id(project):
         raise forbidden("this key reaches nothing there: that is no project's id.")
     if principal.project == project:
         return Reach(project, principal, own=True)
     return await run_in_threadpool(service_of(request).access.reach, principal, project)
-
-
-def _is_id(text: str) -> bool:
-    try:
-        check_id("project", text)
-    except InvalidKeyError:
-        return False
-    return True
 
 
 Caller = Annotated[Principal, Depends(caller)]

@@ -230,7 +230,9 @@ class _Plain:
         told, expected = unpacked_bytes(data), math.prod(self.shape) * self.dtype.itemsize
         if told != expected:
             # Before it is unpacked: a small object may unpack to far more than memory holds.
-            raise ObjectAlteredError(f"{where} does not decode as its metadata says: it unpacks to {told} bytes, not {expected}")
+            raise ObjectAlteredError(
+                f"{where} does not decode as its metadata says: it unpacks to {told} bytes, not {expected}"
+            )
         try:
             values = np.frombuffer(Zstd().decode(data), dtype=self.dtype)
             return values.reshape(self.shape).astype(self.dtype.newbyteorder("="))

@@ -39,6 +39,11 @@ def check_id(kind: str, text: str, *, max_length: int = MAX_ID_LENGTH) -> str:
     return text
 
 
+def is_id(text: str, *, max_length: int = MAX_ID_LENGTH) -> bool:
+    """Whether a text may stand in a path of a store; see `check_id`."""
+    return len(text) <= max_length and ID_PATTERN.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, order=True, slots=True)
 class EntryKey:
     """What an entry is of: one patient (or `patient.study`), one modality, one region of interest."""

@@ -18,7 +18,7 @@ from services.pages.login import READ
 from services.pages.sessions import AdminReach, Form, OwnForm
 from services.requests import request_id, service_of, target
 
-router = APIRouter(prefix="/projects/{project}")
+router = APIRouter(prefix="/projects/{project}", include_in_schema=False)
 FIELD_REFUSED = (404, 409, 410, 422)
 """Refusals of what a form holds: shown beside the form, so that nothing has to be typed again."""
 RowId = Annotated[str, Path(max_length=64)]

@@ -26,7 +26,7 @@ from services.requests import request_id, service_of, target
 from services.service import Service
 from store_schema.scan import is_view_id
 
-router = APIRouter(prefix="/projects/{project}/views/{view}")
+router = APIRouter(prefix="/projects/{project}/views/{view}", include_in_schema=False)
 AT_ONCE = 1000
 Kind = Literal["json", "csv", "parquet"]
 KINDS: dict[Kind, str] = {

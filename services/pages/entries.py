@@ -35,7 +35,9 @@ from store_schema.reader import StoredEntry, read_entry
 from store_schema.records import CommitRecord
 from store_schema.scan import is_view_id
 
-router = APIRouter(prefix="/projects/{project}/views/{view}/entries/{patient}/{modality}/{roi}")
+router = APIRouter(
+    prefix="/projects/{project}/views/{view}/entries/{patient}/{modality}/{roi}", include_in_schema=False
+)
 MOST_COMMITS = 50
 """Of a history that is shown."""
 PATIENCE_S = 10.0

@@ -23,7 +23,7 @@ from services.pages.sessions import (
 from services.pages.templating import style
 from services.requests import request_id, service_of
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 READ = ["GET", "HEAD"]
 
 

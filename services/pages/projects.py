@@ -20,7 +20,7 @@ from services.pages.run_words import run_words
 from services.pages.sessions import LoggedIn, PageReach
 from services.requests import request_id, service_of
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 MOST_VIEWS, MOST_SNAPSHOTS, MOST_RUNS = 100, 20, 20
 """Of one page."""
 MOST_COUNTED = 1000

@@ -8,4 +8,5 @@ from services.pages import administration, downloads, entries, login, projects, 
 
 pages_router = APIRouter(include_in_schema=False)
 for _part in (login, projects, downloads, views, entries, runs, administration):
-    pages_router.include_router(_part.router)
+    # A router that is included hides its routes from whoever asks this one for all that there are.
+    pages_router.routes.extend(_part.router.routes)

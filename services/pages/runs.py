@@ -25,7 +25,7 @@ from store_schema.errors import InvalidKeyError
 from store_schema.published import CURVES, SUMMARY, PublishedCurves, PublishedRun
 from store_schema.records import check_object
 
-router = APIRouter(prefix="/projects/{project}/runs/{run}")
+router = APIRouter(prefix="/projects/{project}/runs/{run}", include_in_schema=False)
 REPORT = "report.html"
 RunId = Annotated[str, Path(max_length=64)]
 

@@ -26,7 +26,7 @@ from store_schema.records import ViewSpec
 from store_schema.scan import is_view_id
 from store_schema.snapshot import SNAPSHOT_ID
 
-router = APIRouter(prefix="/projects/{project}")
+router = APIRouter(prefix="/projects/{project}", include_in_schema=False)
 ViewId = Annotated[str, Path(max_length=100)]
 SnapshotId = Annotated[str, Path(max_length=64)]
 Asked = Annotated[Wanted, Query()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,8 +43,8 @@ class Cohort:
     snapshot: str
 
 
-def make_cohort(folder: Path, *, patients: int = 40) -> Cohort:
-    """A store in a folder."""
+def make_cohort(folder: Path, runs: Any, *, patients: int = 40) -> Cohort:
+    """A store in a folder; `runs` is the module that publishes runs."""
     store = create_store(str(folder))
     view, pooled = store.put_view(_view("paper", MEMORY)), store.put_view(_view("pooled", (1, 512, 1, 1)))
     studies = [_painted(number) for number in range(PAINTED)]
@@ -56,20 +54,9 @@ def make_cohort(folder: Path, *, patients: int = 40) -> Cohort:
     snapshot = store.make_snapshot(view, where=["modality=PET"])
     withdraw(store, patients=list(WITHDRAWN), reason="consent withdrawn on 2026-03-12")
     snapshot = store.make_snapshot(view)
-    runs = _sibling("page_runs")
     runs.publish_trainer_run(store, view, snapshot)
     runs.publish_extractions(store, {"paper": view, "pooled": pooled}, snapshot, _items(patients))
     return Cohort(store, view, pooled, snapshot)
-
-
-def _sibling(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
 
 
 def _items(patients: int) -> list[tuple[str, str, str, bool]]:

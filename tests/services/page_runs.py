@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,53 @@ def publish_trainer_run(store: Store, view: str, snapshot: str) -> None:
     report = (
         b"<!doctype html><html lang=en><title>Report</title><h1>Report</h1><script>document.title='ran'</script></html>"
     )
-    models = (
+    curves = PublishedCurves(
+        time_unit="months",
+        last_time=96.0,
+        models=tuple(_groups(name, hazard) for name, hazard in (("clinical-cox", 2.0), ("both", 3.6))),
+        without={"pet-spine (permuted)": "a permuted control has no risk groups"},
+    )
+    _publish(
+        store,
+        TRAINER_RUN,
+        {"report.html": report, "km.json": curves.to_bytes(), "results.json": b"{}"},
+        engram="0.1.0",
+        command="study",
+        started_at="2026-03-15T10:02:11+00:00",
+        models=_models(view),
+        contrasts=_contrasts(),
+        patients=227,
+        studies=227,
+        events=131,
+        outcome="progression-free survival (pfs_event, pfs_months, months)",
+        folds=5,
+        snapshots={view: snapshot},
+        untrained=(),
+        warnings=(),
+        notes=("12 patients without follow-up were left out.",),
+        left_out=("out_of_fold.csv",),
+    )
+
+
+def _publish(store: Store, run_id: str, records: Mapping[str, bytes], **facts: Any) -> None:
+    """Records of a run of the trainer, and last the summary that names them."""
+    listed = {name: ObjectRecord(size_bytes=len(data), sha256=sha256(data)) for name, data in records.items()}
+    run = PublishedRun(
+        published_at="2026-03-15T13:47:50+00:00",
+        repeats=1,
+        store_id=store.store_id,
+        settings_sha256=sha256(b"settings"),
+        figures=(),
+        records=listed,
+        **facts,
+    )
+    for name, data in records.items():
+        store.put_run(run_id, name, data)
+    store.put_run(run_id, "trainer.json", run.to_bytes())
+
+
+def _models(view: str) -> tuple[PublishedModel, ...]:
+    return (
         _model("clinical-cox", 0.612, 0.021),
         _model("clinical-deepsurv", 0.604, 0.024, tuned="nested", tried=32),
         _model("pet-spine", 0.661, 0.018, views=(view,), tuned="nested", tried=32),
@@ -35,39 +82,6 @@ def publish_trainer_run(store: Store, view: str, snapshot: str) -> None:
         _model("both", 0.684, 0.019, views=(view,), tuned="nested", tried=32),
         _model("pet-spine", 0.503, 0.022, kind="permuted", views=(view,), name="pet-spine (permuted)"),
     )
-    curves = PublishedCurves(
-        time_unit="months",
-        last_time=96.0,
-        models=tuple(_groups(name, hazard) for name, hazard in (("clinical-cox", 2.0), ("both", 3.6))),
-        without={"pet-spine (permuted)": "a permuted control has no risk groups"},
-    )
-    records = {"report.html": report, "km.json": curves.to_bytes(), "results.json": b"{}"}
-    run = PublishedRun(
-        engram="0.1.0",
-        command="study",
-        started_at="2026-03-15T10:02:11+00:00",
-        published_at="2026-03-15T13:47:50+00:00",
-        models=models,
-        contrasts=_contrasts(),
-        patients=227,
-        studies=227,
-        events=131,
-        outcome="progression-free survival (pfs_event, pfs_months, months)",
-        folds=5,
-        repeats=1,
-        store_id=store.store_id,
-        snapshots={view: snapshot},
-        untrained=(),
-        settings_sha256=sha256(b"settings"),
-        warnings=(),
-        notes=("12 patients without follow-up were left out.",),
-        left_out=("out_of_fold.csv",),
-        figures=(),
-        records={name: ObjectRecord(size_bytes=len(data), sha256=sha256(data)) for name, data in records.items()},
-    )
-    for name, data in records.items():
-        store.put_run(TRAINER_RUN, name, data)
-    store.put_run(TRAINER_RUN, "trainer.json", run.to_bytes())
 
 
 def _model(
@@ -124,13 +138,6 @@ def _contrasts() -> tuple[PublishedContrast, ...]:
         )
 
     return one("both", "clinical-cox", 0.072, primary=True), one("pet-spine", "clinical-cox", 0.049)
-
-
-def curves_of(*models: str) -> PublishedCurves:
-    """Curves of some models, in months."""
-    return PublishedCurves(
-        time_unit="months", last_time=96.0, models=tuple(_groups(name, 2.0) for name in models), without={}
-    )
 
 
 def _groups(model: str, hazard: float) -> PublishedRiskGroups:
@@ -216,4 +223,42 @@ def _item(patient: str, modality: str, roi: str, **more: str) -> str:
             | more
         )
         + "\n"
+    )
+
+
+def publish_hostile_runs(store: Store, view: str, snapshot: str, evil: str) -> None:
+    """A published run and an extraction whose every text is hostile, a broken one, and a run of nobody knows what."""
+    _publish_hostile_trainer_run(store, view, snapshot, evil)
+    start = {"started_at": evil, "engram": evil, "views": {evil: evil}, "settings": {evil: evil}, "studies": 3}
+    items = [{"patient": f"MM_{i}", "state": "refused", "result": "failed", "reason": evil} for i in range(9)]
+    lines = "".join(json.dumps(one) + "\n" for one in items).encode()
+    for name, data in {"start.json": json.dumps(start).encode(), "plan.jsonl": lines, "outcomes.jsonl": lines}.items():
+        store.put_run("extraction-1", name, data)
+    store.put_run("extraction-2", "start.json", b"[]")
+    store.put_run("odd-1", "note.txt", evil.encode())
+
+
+def _publish_hostile_trainer_run(store: Store, view: str, snapshot: str, evil: str) -> None:
+    report = f"<!doctype html><title>r</title><script>{evil}</script>".encode()
+    curves = PublishedCurves(time_unit="months", last_time=96.0, models=(_groups(evil, 2.0),), without={})
+    model = _model(evil, 0.61, 0.02, views=(view,), tuned="paper", tried=5)
+    _publish(
+        store,
+        "cv-1",
+        {"report.html": report, "km.json": curves.to_bytes()},
+        engram=evil,
+        command="cv",
+        started_at=evil,
+        models=(model.model_copy(update={"scores": (0.6, None, 0.62), "folds": 3, "df": 2, "untrained": True}),),
+        contrasts=(),
+        patients=9,
+        studies=9,
+        events=4,
+        outcome=evil,
+        folds=3,
+        snapshots={view: snapshot},
+        untrained=(view,),
+        warnings=(evil,),
+        notes=(evil,),
+        left_out=(evil,),
     )

@@ -1,11 +1,9 @@
 """Projects with hostile texts wherever a store may hold text, and a browser without scripts for their pages; tests nothing."""
 
-import importlib.util
-import json
-import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
@@ -16,22 +14,45 @@ from services.app import create_app
 from services.catalogue.index import reindex
 from services.database.migrate import migrate
 from services.service import Service
-from services.settings import Settings
 from store_schema import EntryKey
-from store_schema.published import PublishedModel, PublishedRun
-from store_schema.records import Layout, ObjectRecord, Source, sha256
+from store_schema.records import Layout, Source
 from store_schema.testing import digest_of, example_entry, example_view
 from store_schema.withdraw import withdraw
 
 BASE = "http://testserver"
 HTML = {"accept": "text/html"}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>"
 VOID = {"meta", "link", "input", "img", "br", "hr", "path", "rect", "stop", "circle"}
 
 
+class Browser(TestClient):
+    """A browser without scripts that follows no redirect by itself."""
+
+    @property
+    def origin(self):
+        """The site whose pages it shows, as browsers say it."""
+        return str(self.base_url).rstrip("/")
+
+    def log_in(self, key, *, origin=BASE, going_to="/"):
+        return self.post("/login", data={"key": key, "next": going_to}, headers={"origin": origin})
+
+    def submit(self, path, token=None, *, origin=BASE, **fields):
+        """A form as the browser sends it."""
+        headers = {} if origin is None else {"origin": origin}
+        if token is not None:
+            fields["csrf"] = token
+        return self.post(path, content=urlencode(fields), headers=headers | FORM)
+
+    def csrf(self):
+        """What the forms of this session carry."""
+        page = parsed(self.get("/").text)
+        return next(one.get("value") for one in page if one.tag == "input" and one.get("name") == "csrf")
+
+
 @dataclass
-class World:
-    """Three projects, one of which holds data and granted parts of it, and a key of each kind."""
+class Site:
+    """Four projects, one of which holds data and granted parts of it to two others, and a key of each kind."""
 
     service: Service
     keys: dict[str, str]
@@ -40,6 +61,7 @@ class World:
     other: str
     snapshot: str
     grants: dict[str, str]
+    evil: str = EVIL
 
     @property
     def entry(self):
@@ -68,37 +90,66 @@ class World:
             f"{project}/grants": "admin",
         }
 
+    @cached_property
+    def app(self):
+        return create_app(self.service)
 
-def make_world(folder, **settings):
-    service = Service.open(Settings(data=folder, reconcile_s=0, key_cache_s=0, **settings))
+    def browser(self, who=None, *, base=BASE, cookies=None):
+        """A browser of its own, logged in with a key where one is named."""
+        found = Browser(
+            self.app, base, headers=HTML, cookies=cookies, follow_redirects=False, raise_server_exceptions=False
+        )
+        if who is not None:
+            answer = found.log_in(self.keys[who], origin=base)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        return found
+
+
+@contextmanager
+def opened(settings, runs):
+    """The site over a new service, until the block ends; `runs` is the module that publishes runs."""
+    service = Service.open(settings)
     migrate(service.database)
     for project in ("owner", "viewer", "pinner", "stranger"):
         operations.create_project(service, project)
-    keys = {
-        scope: operations.make_key(service, "owner", label=f"label of {scope} {EVIL}"[:100], scope=scope).text
-        for scope in ("read", "write", "admin")
-    }
-    keys |= {
-        name: operations.make_key(service, name, label=name, scope="admin").text
-        for name in ("viewer", "pinner", "stranger")
-    }
     store = service.store("owner")
-    pictured = example_view(name="pictured")
-    view = store.put_view(pictured)
-    twin = store.put_view(
-        pictured.model_copy(update={"name": "twin", "layout": Layout(name="vector", shape=(1, 5, 1, 1))})
-    )
-    other = store.put_view(example_view(name="other", recipe=7))
+    view, twin, other = (store.put_view(spec) for spec in specifications())
     fill(store, view, twin, other)
     snapshot = store.make_snapshot(view, {EntryKey("MM_1", "CT", "spine"): 0})
     withdraw(store, patients=["MM_3"], reason=f"withdrawn {EVIL}"[:200])
-    publish_runs(store, view, snapshot)
+    runs.publish_hostile_runs(store, view, snapshot, EVIL)
     reindex(service, "owner")
     grants = {
         "viewer": operations.make_grant(service, "owner", "viewer", view=twin).id,
         "pinner": operations.make_grant(service, "owner", "pinner", snapshot=snapshot).id,
     }
-    return World(service, keys, view, twin, other, snapshot, grants)
+    try:
+        yield Site(service, make_keys(service), view, twin, other, snapshot, grants)
+    finally:
+        service.close()
+
+
+def make_keys(service):
+    """A key of each scope in the project that holds data, and an admin's in each other one."""
+    own = {
+        scope: operations.make_key(service, "owner", label=f"label of {scope} {EVIL}"[:100], scope=scope).text
+        for scope in ("read", "write", "admin")
+    }
+    return own | {
+        name: operations.make_key(service, name, label=name, scope="admin").text
+        for name in ("viewer", "pinner", "stranger")
+    }
+
+
+def specifications():
+    """A view with pictures, one of the same pass without, and one of another recipe."""
+    pictured = example_view(name="pictured")
+    vector = Layout(name="vector", shape=(1, 5, 1, 1))
+    return (
+        pictured,
+        pictured.model_copy(update={"name": "twin", "layout": vector}),
+        example_view(name="other", recipe=7),
+    )
 
 
 def fill(store, view, twin, other):
@@ -129,102 +180,6 @@ def fill(store, view, twin, other):
     for patient, modality, roi in (("MM_1", "PET", "spine"), ("MM_2", "CT", "spine"), ("MM_3", "CT", "spine")):
         store.publish(view, EntryKey(patient, modality, roi), example_entry(3), input_sha256=digest_of("c"))
     store.publish(other, key, replace(example_entry(4), attributes={}), input_sha256=digest_of("o"))
-
-
-def publish_runs(store, view, snapshot):
-    """A published run and an extraction whose every text is hostile, and a run of nobody knows what."""
-    report = f"<!doctype html><title>r</title><script>{EVIL}</script>".encode()
-    model = PublishedModel(
-        name=EVIL,
-        kind="model",
-        mean=0.61,
-        se=0.02,
-        folds=3,
-        scores=(0.6, None, 0.62),
-        t=1.0,
-        df=2,
-        p_one_sided=0.01,
-        p_two_sided=0.02,
-        corrected_p_one_sided=None,
-        permutation_p=None,
-        pooled_c=0.6,
-        tried=5,
-        tuned="paper",
-        views=(view,),
-        untrained=True,
-    )
-    curves = sibling("page_runs").curves_of(EVIL)
-    records = {"report.html": report, "km.json": curves.to_bytes()}
-    run = PublishedRun(
-        engram=EVIL,
-        command="cv",
-        started_at=EVIL,
-        published_at="2026-03-15T13:47:50+00:00",
-        models=(model,),
-        contrasts=(),
-        patients=9,
-        studies=9,
-        events=4,
-        outcome=EVIL,
-        folds=3,
-        repeats=1,
-        store_id=store.store_id,
-        snapshots={view: snapshot},
-        untrained=(view,),
-        settings_sha256=sha256(b"s"),
-        warnings=(EVIL,),
-        notes=(EVIL,),
-        left_out=(EVIL,),
-        figures=(),
-        records={name: ObjectRecord(size_bytes=len(data), sha256=sha256(data)) for name, data in records.items()},
-    )
-    for name, data in records.items():
-        store.put_run("cv-1", name, data)
-    store.put_run("cv-1", "trainer.json", run.to_bytes())
-    start = {"started_at": EVIL, "engram": EVIL, "views": {EVIL: EVIL}, "settings": {EVIL: EVIL}, "studies": 3}
-    items = [{"patient": f"MM_{i}", "state": "refused", "result": "failed", "reason": EVIL} for i in range(9)]
-    lines = "".join(json.dumps(one) + "\n" for one in items).encode()
-    for name, data in {"start.json": json.dumps(start).encode(), "plan.jsonl": lines, "outcomes.jsonl": lines}.items():
-        store.put_run("extraction-1", name, data)
-    store.put_run("extraction-2", "start.json", b"[]")
-    store.put_run("odd-1", "note.txt", EVIL.encode())
-
-
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
-def client(world, who=None, *, base=BASE):
-    found = TestClient(
-        create_app(world.service), base_url=base, follow_redirects=False, headers=HTML, raise_server_exceptions=False
-    )
-    if who is not None:
-        answer = log_in(found, world.keys[who], base=base)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/")
-    return found
-
-
-def log_in(found, key, *, base=BASE, going_to="/"):
-    return found.post("/login", data={"key": key, "next": going_to}, headers={"origin": base})
-
-
-def send(found, path, token=None, *, origin=BASE, **fields):
-    """A form as the browser sends it."""
-    headers = {} if origin is None else {"origin": origin}
-    if token is not None:
-        fields["csrf"] = token
-    return found.post(
-        path, content=urlencode(fields), headers=headers | {"content-type": "application/x-www-form-urlencoded"}
-    )
-
-
-def csrf(found, path="/"):
-    fields = [one for one in parsed(found.get(path).text) if one.tag == "input" and one.get("name") == "csrf"]
-    return fields[0].get("value")
 
 
 @dataclass

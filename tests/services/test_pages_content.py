@@ -1,10 +1,7 @@
 """What the pages say of views, entries, snapshots and runs, and the files that they give."""
 
-import importlib.util
 import io
 import logging
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,36 +16,9 @@ from store_schema.testing import digest_of, example_entry
 from store_schema.withdraw import withdraw
 
 
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
-pages_of = sibling("page_world")
-EVIL, client, make_world, parsed = pages_of.EVIL, pages_of.client, pages_of.make_world, pages_of.parsed
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    world = make_world(tmp_path_factory.mktemp("pages"))
-    yield world
-    world.service.close()
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A world that a test may change."""
-    world = make_world(tmp_path)
-    yield world
-    world.service.close()
-
-
-def test_coverage_tells_stored_withdrawn_and_missing_apart_in_words(shared):
-    visitor = client(shared, "read")
-    page = visitor.get(f"/projects/owner/views/{shared.view}").text
+def test_coverage_tells_stored_withdrawn_and_missing_apart_in_words(site, parsed):
+    visitor = site.browser("read")
+    page = visitor.get(f"/projects/owner/views/{site.view}").text
     rows = [one.text for one in parsed(page) if one.tag == "tr" and "tbody" in one.parents]
     cells = {name: next(text for text in rows if text.startswith(name)) for name in ("MM_1", "MM_2", "MM_3")}
     assert "commit 1 of MM_1, CT spine" in cells["MM_1"]
@@ -59,32 +29,35 @@ def test_coverage_tells_stored_withdrawn_and_missing_apart_in_words(shared):
     assert [text.strip() for text in tiles] == ["3", "3", "2", "1"]
 
 
-def test_the_filter_narrows_patients_and_columns(shared):
-    visitor = client(shared, "read")
-    at = f"/projects/owner/views/{shared.view}"
-    assert "MM_1" not in body(visitor.get(f"{at}?patient=MM_2"))
-    assert "PET" not in body(visitor.get(f"{at}?modality=CT"))
+def test_the_filter_narrows_patients_and_columns(site, parsed):
+    visitor = site.browser("read")
+    at = f"/projects/owner/views/{site.view}"
+
+    def tables(query):
+        return "".join(one.text for one in parsed(visitor.get(f"{at}?{query}").text) if one.tag == "table")
+
+    assert "MM_1" not in tables("patient=MM_2")
+    assert "PET" not in tables("modality=CT")
     assert "Nothing fits" in visitor.get(f"{at}?patient=nobody*").text
     answer = visitor.get(f"{at}?patient=,")
     assert answer.status_code == 422
     assert "MM_1" in answer.text
 
 
-def body(answer):
-    return "".join(one.text for one in parsed(answer.text) if one.tag == "table")
-
-
-def test_a_long_table_comes_in_parts(own):
-    store = own.service.store("owner")
+def test_a_long_table_comes_in_parts(own_site, parsed):
+    store = own_site.service.store("owner")
     for number in range(120):
         store.publish(
-            own.other, EntryKey(f"Q_{number:03d}", "CT", "spine"), example_entry(number), input_sha256=digest_of("q")
+            own_site.other,
+            EntryKey(f"Q_{number:03d}", "CT", "spine"),
+            example_entry(number),
+            input_sha256=digest_of("q"),
         )
-    snapshot = store.make_snapshot(own.other)
-    reindex(own.service, "owner")
-    visitor = client(own, "read")
+    snapshot = store.make_snapshot(own_site.other)
+    reindex(own_site.service, "owner")
+    visitor = own_site.browser("read")
     for start in (
-        f"/projects/owner/views/{own.other}?patient=Q_*",
+        f"/projects/owner/views/{own_site.other}?patient=Q_*",
         f"/projects/owner/snapshots/{snapshot}?patient=Q_*",
     ):
         seen, address = [], start
@@ -95,9 +68,9 @@ def test_a_long_table_comes_in_parts(own):
         assert seen == [f"Q_{number:03d}" for number in range(120)]
 
 
-def test_an_entry_tells_where_it_comes_from(shared):
-    page = client(shared, "read").get(shared.entry).text
-    commit = shared.service.store("owner").commit(shared.view, EntryKey("MM_1", "CT", "spine"))
+def test_an_entry_tells_where_it_comes_from(site):
+    page = site.browser("read").get(site.entry).text
+    commit = site.service.store("owner").commit(site.view, EntryKey("MM_1", "CT", "spine"))
     for text in (
         commit.attempt,
         commit.input_sha256,
@@ -108,44 +81,44 @@ def test_an_entry_tells_where_it_comes_from(shared):
         "Commit 1",
     ):
         assert text in page, text
-    older = client(shared, "read").get(f"{shared.entry}?commit=0").text
+    older = site.browser("read").get(f"{site.entry}?commit=0").text
     assert "An earlier commit" in older
     assert commit.content_sha256 not in older
 
 
-def test_pictures_are_those_of_the_entry(shared):
-    visitor = client(shared, "read")
-    entry = shared.service.store("owner").read(shared.view, EntryKey("MM_1", "CT", "spine"))
-    preview = visitor.get(f"{shared.entry}/preview.png")
+def test_pictures_are_those_of_the_entry(site):
+    visitor = site.browser("read")
+    entry = site.service.store("owner").read(site.view, EntryKey("MM_1", "CT", "spine"))
+    preview = visitor.get(f"{site.entry}/preview.png")
     assert preview.headers["content-type"] == "image/png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(preview.content))), entry.arrays["preview"])
-    drawn = np.asarray(Image.open(io.BytesIO(visitor.get(f"{shared.entry}/map.png").content)))
+    drawn = np.asarray(Image.open(io.BytesIO(visitor.get(f"{site.entry}/map.png").content)))
     assert drawn.shape[:2] == entry.arrays["mean_map"].shape
     lowest = np.unravel_index(entry.arrays["mean_map"].argmin(), drawn.shape[:2])
     assert tuple(drawn[lowest]) == (68, 1, 84)
-    first = visitor.get(f"{shared.entry}/map.png?commit=0")
-    assert first.content != visitor.get(f"{shared.entry}/map.png").content
+    first = visitor.get(f"{site.entry}/map.png?commit=0")
+    assert first.content != visitor.get(f"{site.entry}/map.png").content
 
 
-def test_a_browser_keeps_a_picture_and_asks_each_time(own):
-    visitor = client(own, "read")
-    at = f"{own.entry}/mask.png"
+def test_a_browser_keeps_a_picture_and_asks_each_time(own_site):
+    visitor = own_site.browser("read")
+    at = f"{own_site.entry}/mask.png"
     answer = visitor.get(at)
     assert answer.headers["cache-control"] == "private, no-cache"
     again = visitor.get(at, headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert visitor.get(at, headers={"if-none-match": '"other"'}).status_code == 200
-    withdraw(own.service.store("owner"), patients=["MM_1"], reason="consent withdrawn")
+    withdraw(own_site.service.store("owner"), patients=["MM_1"], reason="consent withdrawn")
     assert visitor.get(at, headers={"if-none-match": answer.headers["etag"]}).status_code == 410
-    page = visitor.get(own.entry)
+    page = visitor.get(own_site.entry)
     assert page.status_code == 410
     assert "Withdrawn" in page.text
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
-def test_entries_are_downloaded_as_files(shared, kind):
-    visitor = client(shared, "read")
-    answer = visitor.get(f"/projects/owner/views/{shared.view}/entries.{kind}?patient=MM_*")
+def test_entries_are_downloaded_as_files(site, kind):
+    visitor = site.browser("read")
+    answer = visitor.get(f"/projects/owner/views/{site.view}/entries.{kind}?patient=MM_*")
     assert answer.headers["content-disposition"].startswith("attachment")
     if kind == "json":
         rows = answer.json()
@@ -159,18 +132,18 @@ def test_entries_are_downloaded_as_files(shared, kind):
         ("MM_1", "PET", "0"),
         ("MM_2", "CT", "0"),
     ]
-    assert visitor.get(f"/projects/owner/views/{shared.view}/entries.{kind}?patient=none").status_code == 200
+    assert visitor.get(f"/projects/owner/views/{site.view}/entries.{kind}?patient=none").status_code == 200
     assert visitor.get(f"/projects/owner/views/none/entries.{kind}").status_code in {200, 404}
 
 
-def test_a_run_of_the_trainer_shows_its_flags(shared):
-    page = client(shared, "read").get("/projects/owner/runs/cv-1").text
+def test_a_run_of_the_trainer_shows_its_flags(site):
+    page = site.browser("read").get("/projects/owner/runs/cv-1").text
     for text in ("UNTRAINED", "Signs of a leak", "optimistic", "0.610", "± 0.020", "No claim was declared", "at risk"):
         assert text in page, text
 
 
-def test_a_published_report_runs_in_a_sandbox(shared):
-    answer = client(shared, "read").get("/projects/owner/runs/cv-1/report")
+def test_a_published_report_runs_in_a_sandbox(site):
+    answer = site.browser("read").get("/projects/owner/runs/cv-1/report")
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("sandbox;")
     assert "allow-" not in policy
@@ -179,32 +152,32 @@ def test_a_published_report_runs_in_a_sandbox(shared):
     assert answer.headers["content-type"].startswith("text/html")
 
 
-def test_a_report_that_is_not_the_published_one_is_not_shown(own):
-    path = own.service.settings.data / "stores" / "owner" / "runs" / "cv-1" / "report.html"
+def test_a_report_that_is_not_the_published_one_is_not_shown(own_site):
+    path = own_site.service.settings.data / "stores" / "owner" / "runs" / "cv-1" / "report.html"
     path.write_bytes(path.read_bytes().replace(b"alert", b"other"))
-    assert client(own, "read").get("/projects/owner/runs/cv-1/report").status_code == 500
+    assert own_site.browser("read").get("/projects/owner/runs/cv-1/report").status_code == 500
 
 
-def test_records_are_files_and_never_pages(shared):
-    visitor = client(shared, "read")
+def test_records_are_files_and_never_pages(site):
+    visitor = site.browser("read")
     answer = visitor.get("/projects/owner/runs/odd-1/records/note.txt")
-    assert answer.content == EVIL.encode()
+    assert answer.content == site.evil.encode()
     assert answer.headers["content-disposition"] == 'attachment; filename="odd-1-note.txt"'
     assert answer.headers["content-type"] == "application/octet-stream"
     for name in ("none.json", "..%2F..%2Fengram.json", "%2e%2e"):
         assert visitor.get(f"/projects/owner/runs/odd-1/records/{name}").status_code in {404, 422}
 
 
-def test_an_extraction_tells_failures_by_reason(shared):
-    page = client(shared, "read").get("/projects/owner/runs/extraction-1").text
+def test_an_extraction_tells_failures_by_reason(site, parsed):
+    page = site.browser("read").get("/projects/owner/runs/extraction-1").text
     found = parsed(page)
-    assert [one for one in found if one.tag == "td" and one.text == EVIL]
+    assert [one for one in found if one.tag == "td" and one.text == site.evil]
     assert "9 items failed" in page
     assert "9 patients" in page
 
 
-def test_a_style_sheet_is_kept_under_its_digest(shared):
-    visitor = client(shared)
+def test_a_style_sheet_is_kept_under_its_digest(site, parsed):
+    visitor = site.browser()
     address = next(one.get("href") for one in parsed(visitor.get("/login").text) if one.get("rel") == "stylesheet")
     answer = visitor.get(address)
     assert answer.headers["content-type"].startswith("text/css")
@@ -214,26 +187,26 @@ def test_a_style_sheet_is_kept_under_its_digest(shared):
     assert "@import" not in answer.text
 
 
-def test_pages_answer_head(shared):
-    visitor = client(shared, "admin")
-    for path in shared.pages:
+def test_pages_answer_head(site):
+    visitor = site.browser("admin")
+    for path in site.pages:
         answer = visitor.head(path)
         assert (answer.status_code, answer.content) == (200, b""), path
 
 
-def test_logs_and_audit_name_no_patient(own, caplog):
+def test_logs_and_audit_name_no_patient(own_site, caplog):
     caplog.set_level(logging.INFO)
-    visitor = client(own, "admin")
-    for path in own.pages:
+    visitor = own_site.browser("admin")
+    for path in own_site.pages:
         visitor.get(path)
-    visitor.get(own.entry.replace("MM_1", "MM_3"))
-    visitor.get(f"/projects/owner/views/{own.view}?patient=MM_1")
+    visitor.get(own_site.entry.replace("MM_1", "MM_3"))
+    visitor.get(f"/projects/owner/views/{own_site.view}?patient=MM_1")
     visitor.get("/projects/owner/views/MM_1/entries/MM_1/CT/spine")
-    own.service.audit.flush()
+    own_site.service.audit.flush()
     ours = [record for record in caplog.records if not record.name.startswith("httpx")]
     assert ours
     assert not [record for record in ours if "MM_" in repr(vars(record))]
-    rows = own.service.database.read(lambda session: session.scalars(select(AuditRow)).all())
+    rows = own_site.service.database.read(lambda session: session.scalars(select(AuditRow)).all())
     assert {"read", "login"} <= {row.action for row in rows}
     assert not [
         row
@@ -242,13 +215,13 @@ def test_logs_and_audit_name_no_patient(own, caplog):
     ]
 
 
-def test_pages_stand_when_the_database_is_away(own):
-    visitor = client(own, "read")
-    own.service.database.patience_s = 0.01
-    own.service.close()
+def test_pages_stand_when_the_database_is_away(own_site):
+    visitor = own_site.browser("read")
+    own_site.service.database.patience_s = 0.01
+    own_site.service.close()
     for name in ("service.db", "service.db-wal", "service.db-shm"):
-        (own.service.settings.data / name).unlink(missing_ok=True)
-    (own.service.settings.data / "service.db").mkdir()
+        (own_site.service.settings.data / name).unlink(missing_ok=True)
+    (own_site.service.settings.data / "service.db").mkdir()
     answer = visitor.get("/projects/owner")
     assert answer.status_code == 503
     assert "Not available just now" in answer.text

@@ -1,8 +1,5 @@
 """Every page as markup: nothing hostile is more than text, nothing is asked of others, and every reader finds their way."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -10,64 +7,36 @@ import pytest
 from services.pages.answers import POLICY
 
 
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"engram_services_{name}", Path(__file__).with_name(f"{name}.py"))
-    if spec.name not in sys.modules:
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
-pages_of = sibling("page_world")
-EVIL, HTML, client, csrf = pages_of.EVIL, pages_of.HTML, pages_of.client, pages_of.csrf
-log_in, make_world, parsed, send = pages_of.log_in, pages_of.make_world, pages_of.parsed, pages_of.send
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    world = make_world(tmp_path_factory.mktemp("pages"))
-    yield world
-    world.service.close()
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A world that a test may change."""
-    world = make_world(tmp_path)
-    yield world
-    world.service.close()
-
-
-def read_all(world):
+def read_all(site):
     """Every page that is HTML, as an admin sees it, with the errors and the forms."""
-    visitor = client(world, "admin")
+    visitor = site.browser("admin")
     found = {
         path: visitor.get(path)
-        for path in world.pages
+        for path in site.pages
         if ".png" not in path and "/report" not in path and ".json" not in path
     }
     more = [
         "/projects/nowhere",
         "/projects/owner/runs/none",
-        world.entry.replace("MM_1", "MM_3"),
+        site.entry.replace("MM_1", "MM_3"),
         "/nowhere",
         "/projects/owner/runs/extraction-2",
-        f"/projects/owner/views/{world.view}?" + urlencode({"patient": EVIL, "modality": EVIL}),
-        f"/projects/owner/views/{world.view}?patient=,",
-        f"{world.entry}?commit=0",
-        f"/projects/owner/views/{world.twin}/entries/MM_1/CT/spine",
-        f"/projects/owner/views/{world.other}/entries/MM_1/CT/spine",
+        f"/projects/owner/views/{site.view}?" + urlencode({"patient": site.evil, "modality": site.evil}),
+        f"/projects/owner/views/{site.view}?patient=,",
+        f"{site.entry}?commit=0",
+        f"/projects/owner/views/{site.twin}/entries/MM_1/CT/spine",
+        f"/projects/owner/views/{site.other}/entries/MM_1/CT/spine",
     ]
     found |= {path: visitor.get(path) for path in more}
-    found["login"] = client(world).get("/login?" + urlencode({"next": f"/projects/{EVIL}"}))
-    found["bad login"] = log_in(client(world), EVIL, going_to=f"/projects/{EVIL}")
-    found["new key"] = send(visitor, "/projects/owner/keys", csrf(visitor), label=EVIL, scope="read")
+    found["login"] = site.browser().get("/login?" + urlencode({"next": f"/projects/{site.evil}"}))
+    found["bad login"] = site.browser().log_in(site.evil, going_to=f"/projects/{site.evil}")
+    found["new key"] = visitor.submit("/projects/owner/keys", visitor.csrf(), label=site.evil, scope="read")
     return found
 
 
 @pytest.fixture(scope="module")
-def pages(shared):
-    return {path: (answer, parsed(answer.text)) for path, answer in read_all(shared).items()}
+def pages(site, parsed):
+    return {path: (answer, parsed(answer.text)) for path, answer in read_all(site).items()}
 
 
 def test_errors_say_what_they_are(pages):
@@ -80,7 +49,7 @@ def test_errors_say_what_they_are(pages):
             assert [one for one in found if one.tag == "h1"]
 
 
-def test_hostile_texts_are_text(pages):
+def test_hostile_texts_are_text(site, pages):
     shown = 0
     for path, (answer, found) in pages.items():
         assert "<script" not in answer.text.lower(), path
@@ -90,7 +59,7 @@ def test_hostile_texts_are_text(pages):
             assert len(names) == len(set(names)), (path, one)
             assert not [name for name in names if name.startswith("on") or name == "style"], (path, one)
             assert one.tag != "img" or one.get("src").startswith("/projects/owner/views/"), (path, one)
-        shown += sum(one.tag == "body" and EVIL in one.text for one in found)
+        shown += sum(one.tag == "body" and site.evil in one.text for one in found)
     assert shown >= 6
 
 
@@ -107,7 +76,7 @@ def test_nothing_is_asked_of_another_host(pages):
                 assert own, (path, one)
 
 
-def test_headers_forbid_all_that_pages_do_not_need(shared, pages):
+def test_headers_forbid_all_that_pages_do_not_need(site, pages):
     for path, (answer, _) in pages.items():
         assert answer.headers["content-security-policy"] == POLICY, path
         assert answer.headers["cache-control"] == "no-store", path
@@ -152,8 +121,8 @@ def test_pages_are_built_for_readers_of_every_kind(pages):
         assert tags.count("table") == tags.count("caption"), path
 
 
-def test_links_lead_to_pages(shared, pages):
-    visitor, seen = client(shared, "admin"), set()
+def test_links_lead_to_pages(site, pages):
+    visitor, seen = site.browser("admin"), set()
     for path, (_, found) in pages.items():
         for one in found:
             address = one.get("href") if one.tag == "a" else None
