@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from store_schema.errors import UsageError
 
 BASE, GROUPS, SQUEEZED = 32, 8, 16
+EPSILON = nn.GroupNorm(1, 1).eps
 ACTIVATIONS = {"cpu": 2**19, "cuda": 2**26}
 """Computed at once: few enough for a CPU's caches, many enough for the calls not to count."""
 
@@ -83,29 +84,57 @@ class AttentionHead(nn.Module):
                 f"got {tuple(memory.shape)}"
             )
         cells = memory.flatten(3)
-        found: Tensor = _GeluMeans.apply(cells, *self._affine(cells.flatten(2)))
-        return found
+        assert self.mix.bias is not None
+        weight, bias = self.mix.weight.flatten(1), self.mix.bias
+        return gelu_means(cells, *affine(cells.flatten(2), weight, bias, self.norm.weight, self.norm.bias))
 
-    def _affine(
-        self, values: Float[Tensor, "patient layer cell"]
-    ) -> tuple[Float[Tensor, "patient base layer"], Float[Tensor, "patient base"]]:
-        """Slope and offset that convolution and group normalisation together apply to each patient's layers.
 
-        With weights w and offsets b, channel k has the mean m_k = w_k · mean(x) + b_k and the variance w_k · cov(x) w_k; a
-        group's variance is the mean of those plus the variance of its channels' means.
-        """
-        mean = values.mean(dim=2)
-        centred = values - mean[:, :, None]
-        covariance = centred @ centred.transpose(1, 2) / values.shape[2]
-        weight = self.mix.weight.flatten(1)
-        means = nn.functional.linear(mean, weight, self.mix.bias).reshape(-1, GROUPS, BASE // GROUPS)
-        within = ((weight @ covariance) * weight).sum(dim=2).reshape(means.shape).mean(dim=2)
-        spread = torch.sqrt(within + means.var(dim=2, correction=0) + self.norm.eps)
-        scale = (self.norm.weight.reshape(GROUPS, -1) / spread[:, :, None]).flatten(1)
-        offset = scale * (means - means.mean(dim=2, keepdim=True)).flatten(1) + self.norm.bias
-        # `means` hold what the layers' mean brings: what is left is an offset for layers as they are
-        slope = scale[:, :, None] * weight
-        return slope, offset - (slope * mean[:, None]).sum(dim=2)
+def affine(
+    values: Float[Tensor, "*patient layer cell"],
+    weight: Float[Tensor, "*#patient base layer"],
+    bias: Float[Tensor, "*#patient base"],
+    gain: Float[Tensor, "*#patient base"],
+    shift: Float[Tensor, "*#patient base"],
+) -> tuple[Float[Tensor, "*patient base layer"], Float[Tensor, "*patient base"]]:
+    """Slope and offset that convolution and group normalisation together apply to each patient's layers.
+
+    With weights w and offsets b, channel k has the mean m_k = w_k · mean(x) + b_k and the variance w_k · cov(x) w_k; a
+    group's variance is the mean of those plus the variance of its channels' means.
+
+    Parameters
+    ----------
+    values
+        Memory layers of each patient.
+    weight, bias
+        Of the convolution: one for all patients, or for those of each model.
+    gain, shift
+        Of the normalisation.
+    """
+    mean = values.mean(dim=-1)
+    centred = values - mean.unsqueeze(-1)
+    covariance = centred @ centred.mT / values.shape[-1]
+    means = _grouped((weight @ mean.unsqueeze(-1)).squeeze(-1) + bias)
+    within = _grouped(((weight @ covariance) * weight).sum(dim=-1)).mean(dim=-1)
+    spread = torch.sqrt(within + means.var(dim=-1, correction=0) + EPSILON)
+    scale = (_grouped(gain) / spread.unsqueeze(-1)).flatten(-2)
+    offset = scale * (means - means.mean(dim=-1, keepdim=True)).flatten(-2) + shift
+    # `means` hold what the layers' mean brings: what is left is an offset for layers as they are
+    slope = scale.unsqueeze(-1) * weight
+    return slope, offset - (slope * mean.unsqueeze(-2)).sum(dim=-1)
+
+
+def _grouped(x: Float[Tensor, "*patient base"]) -> Float[Tensor, "*patient group channel"]:
+    return x.reshape(*x.shape[:-1], GROUPS, BASE // GROUPS)
+
+
+def gelu_means(
+    cells: Float[Tensor, "patient layer channel cell"],
+    slope: Float[Tensor, "patient base layer"],
+    offset: Float[Tensor, "patient base"],
+) -> Float[Tensor, "patient base channel"]:
+    """Mean over cells of GELU(slope · layers + offset): the descriptor of each patient's channels."""
+    found: Tensor = _GeluMeans.apply(cells, slope, offset)
+    return found
 
 
 class _GeluMeans(torch.autograd.Function):

@@ -30,8 +30,8 @@ COMPACT_BELOW = 0.75
 class StackedPart(NamedTuple):
     """Patients of one network."""
 
-    vectors: Sequence[Float[Tensor, "patient feature"]]
-    """What enters of them: the vectors of each modality, then covariates."""
+    vectors: Sequence[Float[Tensor, "patient ..."]]
+    """What enters of them: the vectors or images of each modality, then covariates."""
     sets: RiskSets
 
     @property

@@ -32,7 +32,7 @@ class Place:
 
     start: int
     shape: tuple[int, ...]
-    """In the stack: weights of linear layers as (input, output), the transpose of torch's."""
+    """In the stack: torch's axes in reverse, weights of linear layers as (input, output)."""
 
     @property
     def size(self) -> int:
@@ -85,7 +85,7 @@ class Layout:
         for name in self.names:
             if name in self.parameters:
                 tensor = self.parameters[name].of(numbers)
-                state[name] = (tensor.mT if tensor.ndim > 1 else tensor).clone(memory_format=torch.contiguous_format)
+                state[name] = _reversed(tensor).clone(memory_format=torch.contiguous_format)
             else:
                 of = self.statistics.get(name)
                 state[name] = torch.tensor(steps) if of is None else of.of(statistics).clone()
@@ -117,14 +117,18 @@ def _end(places: Mapping[str, Place]) -> int:
 def _read(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> Float[Tensor, " number"]:
     numbers = torch.zeros(_end(places), dtype=next(iter(state.values())).dtype)
     for name, place in places.items():
-        place.of(numbers).copy_(state[name].mT if state[name].ndim > 1 else state[name])
+        place.of(numbers).copy_(_reversed(state[name]))
     return numbers
 
 
-def padded(tensors: Sequence[Float[Tensor, "patient feature"]], rows: int) -> Float[Tensor, "model row feature"]:
+def _reversed(tensor: Tensor) -> Tensor:
+    return tensor.permute(tuple(reversed(range(tensor.ndim))))
+
+
+def padded(tensors: Sequence[Float[Tensor, "patient ..."]], rows: int) -> Float[Tensor, "model row ..."]:
     """Each model's patients, and rows of zeros behind them."""
     first = tensors[0]
-    stacked = aligned(len(tensors), rows, first.shape[1], like=first)
+    stacked = aligned(len(tensors), rows, *first.shape[1:], like=first)
     for one, tensor in zip(stacked, tensors, strict=True):
         one[: len(tensor)] = tensor
     return stacked

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer.spec import ModelSpec
 from trainer.stacked_layers import FixedHidden, FreeHidden, Hidden, HiddenParts, Masks, Norm, Rows, Tensors
 from trainer.stacked_memory import aligned, padded
+from trainer.stacked_towers import TOWERS
 
 FEW = 48
 """Inputs up to which `FixedHidden` pays: its work on the inputs' moments grows with their square."""
@@ -20,14 +21,14 @@ FEW = 48
 class Vectors:
     """What enters the networks of a stack, rows of padding zero."""
 
-    images: Sequence[Float[Tensor, "model row feature"]]
-    """Vectors of each modality."""
+    images: Sequence[Float[Tensor, "model row ..."]]
+    """What the heads read of each modality: vectors, or images with their axes."""
     clinical: Float[Tensor, "model row feature"] | None
     """Covariates."""
 
     @classmethod
-    def of(cls, vectors: Sequence[Sequence[Float[Tensor, "patient feature"]]], rows: int, *, modalities: int) -> Self:
-        """Stack each model's vectors of its modalities and, behind them, its covariates where it has them."""
+    def of(cls, vectors: Sequence[Sequence[Float[Tensor, "patient ..."]]], rows: int, *, modalities: int) -> Self:
+        """Stack what each model reads of its modalities and, behind them, its covariates where it has them."""
         stacked = [padded(tensors, rows) for tensors in zip(*vectors, strict=True)]
         return cls(stacked[:modalities], stacked[modalities] if len(stacked) > modalities else None)
 
@@ -147,6 +148,23 @@ def _hidden(parts: HiddenParts, still: Float[Tensor, "model row input"] | None, 
     return FixedHidden(parts, still) if still.shape[2] <= FEW else FreeHidden(parts, passes=False)
 
 
+class Tower(Protocol):
+    """What makes vectors of one modality: a hidden layer of stored vectors, or convolutions of images."""
+
+    @property
+    def width(self) -> int:
+        """Length of the vectors."""
+
+    def forward(self, x: Float[Tensor, "model row ..."], /) -> Float[Tensor, "model row feature"]:
+        """Vectors in training, 0 for padding."""
+
+    def evaluate(self, x: Float[Tensor, "model row ..."], /) -> Float[Tensor, "model row feature"]:
+        """Vectors in evaluation mode."""
+
+    def backward(self, slope: Float[Tensor, "model row feature"], /) -> object:
+        """Put down the slopes of every parameter; the slopes given are used up."""
+
+
 class Front(Protocol):
     """What stands before the survival head."""
 
@@ -162,13 +180,17 @@ class Front(Protocol):
 
 def _front(spec: ModelSpec, make: _Maker, train: Vectors, watch: Vectors | None) -> Front:
     gate = Gate(make.tensors) if spec.fusion == "gate" and len(spec.modalities) == 2 else None
-    if spec.head != "vector" and gate is None:
-        return Still(train, watch)
-    towers: list[Hidden] = []
+    towers = [_tower(spec, make, f"towers.{number}", image) for number, image in enumerate(train.images)]
+    learning = [tower for tower in towers if tower is not None]
+    return LearningFront(train, watch, learning, gate) if learning or gate is not None else Still(train, watch)
+
+
+def _tower(spec: ModelSpec, make: _Maker, within: str, image: Float[Tensor, "model row ..."]) -> Tower | None:
+    """Tower of this name, where the head has weights."""
     if spec.head == "vector":
-        for number, image in enumerate(train.images):
-            towers.append(_hidden(make.parts(f"towers.{number}", 0, normed=spec.batch_norm), image, passes=False))
-    return LearningFront(train, watch, towers, gate)
+        return _hidden(make.parts(within, 0, normed=spec.batch_norm), image, passes=False)
+    convolved = None if spec.head is None else TOWERS.get(spec.head)
+    return None if convolved is None else convolved(within, make.tensors, make.rows)
 
 
 class Still:
@@ -194,7 +216,7 @@ class Still:
 class LearningFront:
     """Towers, a gate or both, and the covariates beside what they make."""
 
-    def __init__(self, train: Vectors, watch: Vectors | None, towers: Sequence[Hidden], gate: "Gate | None") -> None:
+    def __init__(self, train: Vectors, watch: Vectors | None, towers: Sequence[Tower], gate: "Gate | None") -> None:
         """Without towers the gate mixes the images' vectors themselves."""
         self._train, self._watch = train, watch
         self._towers, self._gate = towers, gate

@@ -18,6 +18,7 @@ from trainer.preparing import Scaler, fit_scalers, scaled, sized
 from trainer.spec import FitConfig, ModelSpec
 from trainer.stacked_fit import StackedJob, StackedPart, Weighed, fit_stack
 from trainer.stacked_memory import rounded
+from trainer.stacked_towers import TOWERS
 from trainer.stopping import Course
 
 Fault = CohortError | TaskError
@@ -27,6 +28,8 @@ CPU_BYTES = 2**23
 """What a stack may hold in memory on a CPU: little more than its caches, or every step would wait for memory."""
 DEVICE_BYTES = 2**31
 """The same on an accelerator, which wants work for all of it at once."""
+CONVOLVED_BYTES = 2**34
+"""The same of networks with convolutions, most of it activations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +84,19 @@ class Stacker:
     def _most(self, job: StackedJob) -> int:
         """How many fits like this one, or shorter, a stack holds."""
         parameters = sum(parameter.numel() for parameter in job.network.parameters())
-        units = sum(tensor.shape[1] for tensor in job.train.vectors) + 3 * sum(job.spec.hidden)
-        numbers = 6 * parameters + rounded(job.train.patients) * units
-        room = CPU_BYTES if self._device.type == "cpu" else DEVICE_BYTES
-        return max(1, room // (numbers * self._precision.itemsize))
+        tower = None if job.spec.head is None else TOWERS.get(job.spec.head)
+        # images, where there are any, come before the covariates
+        held = [
+            tensor[0].numel() if tensor.ndim == 2 or tower is None else tower.numbers(tensor[0])
+            for tensor in job.train.vectors
+        ]
+        numbers = 6 * parameters + rounded(job.train.patients) * (sum(held) + 3 * sum(job.spec.hidden))
+        return max(1, self._room(convolved=tower is not None) // (numbers * self._precision.itemsize))
+
+    def _room(self, *, convolved: bool) -> int:
+        if convolved:
+            return CONVOLVED_BYTES
+        return CPU_BYTES if self._device.type == "cpu" else DEVICE_BYTES
 
 
 class _Preparer:
@@ -130,8 +142,8 @@ class _Preparer:
         key = (id(inputs), _architecture(network.spec))
         return StackedPart(self._once("vectors", key, lambda: self._vectors(inputs, network)), sets)
 
-    def _vectors(self, inputs: Inputs, network: SurvivalModel) -> tuple[Float[Tensor, "patient feature"], ...]:
-        """What enters a network: the vectors of its modalities, then the covariates that it takes."""
+    def _vectors(self, inputs: Inputs, network: SurvivalModel) -> tuple[Float[Tensor, "patient ..."], ...]:
+        """What enters a network: the vectors or images of its modalities, then the covariates that it takes."""
         spec = network.spec
         # the network itself refuses what it cannot take
         with torch.no_grad():

@@ -41,8 +41,8 @@ class FitJob:
 
     @property
     def small(self) -> bool:
-        """Whether it can be fitted with others: a network without a convolution, on its whole training part at once."""
-        return self.config.batch_size is None and (self.spec.head is None or self.spec.head in FLAT_HEADS)
+        """Whether it is a network without a convolution."""
+        return self.spec.head is None or self.spec.head in FLAT_HEADS
 
     @property
     def chooses(self) -> bool:
@@ -52,14 +52,18 @@ class FitJob:
 
 
 def fit_together(
-    jobs: Sequence[FitJob], *, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
+    jobs: Sequence[FitJob],
+    *,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+    convolutions: bool | None = None,
 ) -> list[Fitted | Fault]:
     """Fit every job as `trainer.fit.fit_model` would fit it alone, many at once; answers stand in the order of the jobs.
 
     Weights, dropout, schedules, clipping, running statistics, risk sets and early stopping are each job's own; only rounding
     differs from a fit alone. Jobs of one architecture make batched models, whatever their patients and settings; jobs with
-    mini-batches or convolutions are fitted one by one. On the CPU everything runs on one thread, and the same list gives the same
-    bits in any process on machines alike. A batch that several jobs share as one object is prepared once.
+    mini-batches are fitted one by one, and on a CPU those with convolutions too. On the CPU everything runs on one thread, and the
+    same list gives the same bits in any process on machines alike. A batch that several jobs share as one object is prepared once.
 
     Parameters
     ----------
@@ -69,6 +73,8 @@ def fit_together(
         Where to fit; the results lie on the CPU.
     precision
         Of weights and activations. float64 tells an error of method from one of rounding.
+    convolutions
+        Whether networks with convolutions stand in batched models too; None for everywhere but on a CPU, which they would slow.
 
     Returns
     -------
@@ -86,10 +92,13 @@ def fit_together(
     ----------
     Guinea-Pérez et al. 2026, sections 2.3.3 and 2.4.1; protocol section 5.
     """
+    if convolutions is None:
+        convolutions = torch.device(device).type != "cpu"
+    stacked = {n: job for n, job in enumerate(jobs) if job.config.batch_size is None and (job.small or convolutions)}
     with one_thread():
-        answers = {n: _alone(job, device, precision) for n, job in enumerate(jobs) if not job.small}
+        answers = {n: _alone(job, device, precision) for n, job in enumerate(jobs) if n not in stacked}
         stacker = Stacker(device, precision)
-        chosen = _chosen({n: job for n, job in enumerate(jobs) if job.small and job.chooses}, stacker)
+        chosen = _chosen({n: job for n, job in stacked.items() if job.chooses}, stacker)
         answers |= {n: epochs for n, epochs in chosen.items() if not isinstance(epochs, int)}
         left = {n: _last_fit(job, chosen.get(n)) for n, job in enumerate(jobs) if n not in answers}
         answers |= dict(zip(left, stacker.fit(list(left.values())), strict=True))
