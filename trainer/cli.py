@@ -76,6 +76,11 @@ def _run_options(*, required: bool = True) -> Callable[[Callable[..., None]], Ca
             "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
         ),
         click.option(
+            "--device",
+            type=click.Choice(("cpu", "cuda")),
+            help="Where networks are fitted, instead of the config's own `device` (cpu).",
+        ),
+        click.option(
             "--publish",
             is_flag=True,
             help="Publish the complete run into --store, without anything of single patients; see `trainer publish --help`.",
@@ -106,6 +111,9 @@ def cv(*, config_path: str, **options: Any) -> None:
 
     Workers of a --scheduler take their credentials from their own environment. They must reach the store and RUN by the same
     addresses, and run the same version of engram.
+
+    With --device cuda networks are fitted on GPUs, those with convolutions many at once; locally one process a GPU, on a cluster by
+    workers that declare one (`dask worker … --resources GPU=1`, one process a GPU).
 
     \b
     Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, folds.csv, risks.csv (out-of-fold
@@ -231,12 +239,18 @@ def _inputs(options: Mapping[str, Any]) -> "Inputs":
     )
 
 
+def _on_device(config: "RunConfig", options: Mapping[str, Any]) -> "RunConfig":
+    """The config, fitted where the command line says."""
+    return config if options["device"] is None else config.model_copy(update={"device": options["device"]})
+
+
 def _fit_and_judge(config: "RunConfig", options: Mapping[str, Any]) -> None:
     from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.printed import print_results, print_run  # noqa: PLC0415
     from trainer.run import cross_validate  # noqa: PLC0415
 
     spread = Workers(number=options["workers"], scheduler=options["scheduler"])
+    config = _on_device(config, options)
     report = cross_validate(config, _inputs(options), out=options["out"], workers=spread, console=error_console())
     console = result_console()
     print_run(report, console)
@@ -253,7 +267,7 @@ def _tell_plan(config: "RunConfig", options: Mapping[str, Any]) -> None:
     from trainer.printed import print_estimates  # noqa: PLC0415
     from trainer.probe import estimate  # noqa: PLC0415
 
-    plan = make_plan(config, _inputs(options))
+    plan = make_plan(_on_device(config, options), _inputs(options))
     print_estimates(estimate(plan), result_console(), workers=options["workers"] or cores())
 
 

@@ -26,7 +26,7 @@ from trainer.model_config import (
 from trainer.preprocess import PreprocessRules
 from trainer.run_settings import PERMUTATIONS, ContrastSettings, Oracle, PermutedControl, SplitSettings
 from trainer.search_config import SearchSettings
-from trainer.spec import FitConfig
+from trainer.spec import Device, FitConfig
 
 
 class RunConfig(Settings):
@@ -63,7 +63,10 @@ class RunConfig(Settings):
     seed
         Of weights and dropout.
     fit_together
-        Small networks that are fitted as one batched model at most; part of what decides the last digits.
+        Networks that are fitted as one batched model at most; part of what decides the last digits.
+    device
+        Where networks are fitted: ``cpu``, where those with convolutions are fitted one by one, or ``cuda``, where they stand in
+        batched models too. Dropout draws from another stream there: the numbers are those of another seed, not only of rounding.
     """
 
     columns: Columns
@@ -80,6 +83,7 @@ class RunConfig(Settings):
     require_clinical: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     fit_together: Annotated[int, Field(ge=1)] = 64
+    device: Device = "cpu"
 
     @field_validator("permuted_control", mode="before")
     @classmethod

@@ -6,18 +6,20 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dask
-from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
 
 from store_schema.errors import EngramError, TaskError, UsageError
 from store_schema.origin import differing
 from trainer.fold import run_task
+from trainer.gpus import NO_GPU, gpus, take_gpu
+from trainer.spec import Device
 from trainer.task import Task
 from trainer.versions import versions
 
@@ -27,6 +29,8 @@ LONE_S = 20.0
 """How long local processes may all be gone: one that died has an heir after a few seconds."""
 GIVEN_UP = ("cancelled", "lost")
 """States of a task that nobody does any more and that has not failed."""
+GPU: Mapping[str, int] = {"GPU": 1}
+"""What a task on a GPU asks of its worker."""
 MOST_BARREN = 3
 """Sets of local processes that may end one after the other without a result."""
 
@@ -36,7 +40,7 @@ class Workers:
     """Where tasks run."""
 
     number: int | None = None
-    """Local processes; None for one a core, 0 for this process alone."""
+    """Local processes; None for one a core, or a GPU where the tasks want one; 0 for this process alone."""
     scheduler: str | None = None
     """Address of a running Dask scheduler, whose workers reach the store and the run folder."""
     wait_s: float = 60.0
@@ -57,6 +61,18 @@ class Outcome:
     error: str | None = None
 
 
+def check_device(device: Device, workers: Workers) -> None:
+    """Refuse to fit in this process, or in local ones, on a GPU that is not there.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    if device == "cuda" and workers.scheduler is None and not gpus():
+        raise UsageError(f"{NO_GPU}: use `device: cpu`, or --scheduler with workers that have one")
+
+
 def run_tasks(tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Outcome], None]) -> list[Outcome]:
     """Do every task; one that fails leaves the others alone. Gives the outcomes in the order of the tasks.
 
@@ -74,7 +90,8 @@ def run_tasks(tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Out
     Raises
     ------
     UsageError
-        If the scheduler cannot be reached, has no worker, or a worker runs other code or libraries than this process.
+        If the scheduler cannot be reached, has no worker, or a worker runs other code or libraries than this process; if tasks want
+        a GPU, and no worker declares one.
     """
     found: dict[str, Outcome] = {}
     source = _in_process(tasks) if workers.number == 0 else _on_cluster(tasks, workers)
@@ -116,12 +133,16 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
 
 def _round(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
     """Outcomes from one set of workers; ends early where none of them is left."""
-    with _client(workers, len(tasks)) as client:
+    resources = GPU if _on_gpu(tasks) else None
+    with _client(workers, len(tasks), resources) as client:
         _check_workers(client)
+        _check_gpus(client, resources)
         # keys of this call alone: a key that another call left in error would be answered by that error
         call = uuid.uuid4().hex
         futures = {
-            client.submit(_on_worker, task.model_dump_json(), versions(), key=f"{task.id}-{call}", pure=False): task
+            client.submit(
+                _on_worker, task.model_dump_json(), versions(), key=f"{task.id}-{call}", resources=resources, pure=False
+            ): task
             for task in tasks
         }
         for future in _answered(client, list(futures), LONE_S if workers.scheduler is None else workers.alone_s):
@@ -160,7 +181,15 @@ def _on_worker(description: str, expected: dict[str, str]) -> str:
     if other:
         # a worker that joined after the check of all workers
         raise TaskError(f"this worker runs {other}: install the same on workers and client")
-    return run_task(Task.model_validate_json(description)).task_id
+    task = Task.model_validate_json(description)
+    if task.device == "cuda" and isinstance(name := get_worker().name, int):
+        # local processes are numbered
+        take_gpu(name)
+    return run_task(task).task_id
+
+
+def _on_gpu(tasks: Sequence[Task]) -> bool:
+    return any(task.device == "cuda" for task in tasks)
 
 
 def _failure(future: Any) -> str | None:
@@ -193,16 +222,28 @@ def _check_workers(client: Client) -> None:
             raise UsageError(f"worker {address} runs {other}: install the same on workers and client")
 
 
+def _check_gpus(client: Client, resources: Mapping[str, int] | None) -> None:
+    """Refuse a cluster none of whose workers declares what tasks ask for: they would wait for good."""
+    if resources is None:
+        return
+    declared = [about["resources"].get("GPU", 0) for about in client.scheduler_info(n_workers=-1)["workers"].values()]
+    if not any(number >= 1 for number in declared):
+        raise UsageError(
+            "no worker declares a GPU, and the run says `device: cuda`: start workers with `--resources GPU=1`, one process a GPU"
+        )
+
+
 @contextmanager
-def _client(workers: Workers, tasks: int) -> Iterator[Client]:
+def _client(workers: Workers, tasks: int, resources: Mapping[str, int] | None) -> Iterator[Client]:
     if workers.scheduler is not None:
         with _connected(workers.scheduler, workers.wait_s) as client:
             yield client
         return
-    number = min(workers.number or cores(), tasks)
+    most = cores() if resources is None else gpus()
+    number = min(workers.number or most, tasks)
     with (
         tempfile.TemporaryDirectory(prefix="engram-dask-") as folder,
-        _local_cluster(number, folder) as cluster,
+        _local_cluster(number, folder, resources) as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -225,7 +266,7 @@ def _connected(address: str, wait_s: float) -> Iterator[Client]:
 
 
 @contextmanager
-def _local_cluster(number: int, folder: str) -> Iterator[LocalCluster]:
+def _local_cluster(number: int, folder: str, resources: Mapping[str, int] | None) -> Iterator[LocalCluster]:
     settings = {
         # spawn: a forked process would inherit torch's and the store's threads and locks
         "distributed.worker.multiprocessing-method": "spawn",
@@ -242,6 +283,7 @@ def _local_cluster(number: int, folder: str) -> Iterator[LocalCluster]:
             # without a dashboard Dask still opens its page server: on loopback, and on a port that nobody else can hold
             dashboard_address="127.0.0.1:0",
             local_directory=folder,
+            resources=dict(resources or {}),
             # a limit would pause or kill fits that the machine can hold
             memory_limit=0,
             # loaded before a worker counts as there: imports hold the lock that its heartbeats need

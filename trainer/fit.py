@@ -56,8 +56,10 @@ class Fitted:
         model.load_state_dict(dict(self.state))
         return model.eval()
 
-    def predict(self, inputs: Inputs) -> Prediction:
+    def predict(self, inputs: Inputs, *, device: torch.device | str = "cpu") -> Prediction:
         """Log-risks, and the gate's weights, of patients whose images come as stored; one thread, evaluation mode.
+
+        Computed on the device, in double precision.
 
         Raises
         ------
@@ -65,10 +67,11 @@ class Fitted:
             If a modality is missing, or images or covariates are not of the size of the training part's.
         """
         with one_thread():
-            output = _evaluate(self.model().double(), inputs, lambda some: scaled(some, self.scalers).double())
-        alpha = None if output.alpha is None else output.alpha.numpy()
+            model = self.model().double().to(device)
+            output = _evaluate(model, inputs, lambda some: scaled(some, self.scalers).double().to(device))
+        alpha = None if output.alpha is None else output.alpha.cpu().numpy()
         # computed in double and rounded to float32: equal patients stay tied, whatever stands beside them in a block
-        return Prediction(output.log_risk.float().double().numpy(), alpha)
+        return Prediction(output.log_risk.float().double().cpu().numpy(), alpha)
 
 
 def fit_model(

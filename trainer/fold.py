@@ -111,7 +111,7 @@ def _done(task: Task) -> TaskResult:
     start = time.perf_counter()
     data = TaskData(task)
     asked = [Asked(job.model, job.seed, data.data(job)) for job in task.jobs]
-    answers = judge(asked)
+    answers = judge(asked, device=task.device)
     # what is fitted together costs each its share
     seconds = (time.perf_counter() - start) / len(asked)
     outer: list[JobResult] = []

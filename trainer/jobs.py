@@ -7,7 +7,7 @@ import numpy as np
 from trainer.config import RunConfig
 from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
 from trainer.selection import first_fold, kept_settings
-from trainer.spec import FLAT_HEADS
+from trainer.spec import FLAT_HEADS, Device
 from trainer.task import Job, Part
 from trainer.task_results import InnerScore, JobResult
 
@@ -76,8 +76,10 @@ def outer_job(config: RunConfig, model: str, candidate: int, *, permutation: int
     return _job(config, config.candidates[model], candidate, Part(permutation=permutation, fold=fold))
 
 
-def grouped(jobs: Sequence[Job], *, most: int) -> Iterator[tuple[Job, ...]]:
-    """Jobs that are done together: at most so many small networks of one model, every other job alone.
+def grouped(jobs: Sequence[Job], *, most: int, device: Device = "cpu") -> Iterator[tuple[Job, ...]]:
+    """Jobs that are done together: at most so many networks of one model that make a batched model, every other job alone.
+
+    On a CPU these are networks without a convolution, on a GPU all but those with mini-batches.
 
     Of permuted outcomes Cox models stand together too: a fit of theirs costs less than a task.
 
@@ -86,7 +88,7 @@ def grouped(jobs: Sequence[Job], *, most: int) -> Iterator[tuple[Job, ...]]:
     together: dict[tuple[str, bool], list[Job]] = {}
     for job in jobs:
         permuted = job.part.permutation > 0
-        if is_small(job.model) or (permuted and isinstance(job.model, RidgeCoxModel)):
+        if is_stacked(job.model, device) or (permuted and isinstance(job.model, RidgeCoxModel)):
             together.setdefault((job.model.name, permuted), []).append(job)
         else:
             yield (job,)
@@ -95,9 +97,13 @@ def grouped(jobs: Sequence[Job], *, most: int) -> Iterator[tuple[Job, ...]]:
             yield tuple(group[start : start + most])
 
 
-def is_small(model: FittedModel) -> bool:
-    """Whether many of the model fit in one batch: networks without a convolution."""
-    return isinstance(model, NetworkModel) and (model.images is None or model.head in FLAT_HEADS)
+def is_stacked(model: FittedModel, device: Device) -> bool:
+    """Whether many of the model are fitted as one batched model there."""
+    if not isinstance(model, NetworkModel):
+        return False
+    if model.images is None or model.head in FLAT_HEADS:
+        return True
+    return device != "cpu" and model.fit.batch_size is None
 
 
 def _of_model(config: RunConfig, tried: Sequence[FittedModel], permutation: int, folds: int) -> Iterator[Job]:

@@ -12,10 +12,12 @@ from store_schema.errors import CohortError, TaskError
 from trainer.batch import Batch
 from trainer.cox import RidgeCox
 from trainer.fit import Fitted, Prediction
+from trainer.gpus import NO_GPU, gpus
 from trainer.linear import features_of, fit_linear
 from trainer.model_config import FittedModel, NetworkModel, PycoxModel, RidgeCoxModel
 from trainer.part_data import PartData
 from trainer.pycox_reference import PycoxFit, choose_pycox_epochs, fit_pycox
+from trainer.spec import Device
 from trainer.splits import inner_split
 from trainer.task_results import Curves
 from trainer.together import FitJob, fit_together
@@ -75,10 +77,12 @@ class TrainedNetwork:
     """One of our networks."""
 
     fitted: Fitted
+    device: str = "cpu"
+    """Where it predicts."""
 
     def predict(self, data: PartData, patients: Sequence[str]) -> Prediction:
         """Log-risks in evaluation mode, and the gate's weights."""
-        return self.fitted.predict(data.inputs(patients))
+        return self.fitted.predict(data.inputs(patients), device=self.device)
 
     @property
     def curves(self) -> Curves:
@@ -142,26 +146,39 @@ Answer = CohortError | TaskError
 
 
 @threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
-def train(asked: Sequence[Asked]) -> list[Trained | Answer]:
-    """Fit each model in the training part of its data; in the order asked. Small networks are fitted together.
+def train(asked: Sequence[Asked], *, device: Device = "cpu") -> list[Trained | Answer]:
+    """Fit each model in the training part of its data; in the order asked. Networks are fitted together where that pays.
 
-    Everything is computed on one thread, so that sums have one order and processes do not crowd each other out.
+    Everything is computed on one thread, so that sums have one order and processes do not crowd each other out; networks on the
+    device.
 
     An error stands where a part does not allow the fit (CohortError) or a fit diverges (TaskError).
+
+    Raises
+    ------
+    TaskError
+        If torch sees no such device here.
     """
+    if device == "cuda" and not gpus():
+        raise TaskError(f"{NO_GPU}: fit with `device: cpu`, or on workers that have one")
     networks = {row: one for row, one in enumerate(asked) if isinstance(one.model, NetworkModel)}
-    answers = dict(zip(networks, _networks(list(networks.values())), strict=True))
+    answers = dict(zip(networks, _networks(list(networks.values()), device), strict=True))
     return [answers[row] if row in answers else _alone(one) for row, one in enumerate(asked)]
 
 
-def judge(asked: Sequence[Asked]) -> list[Judged | Answer]:
+def judge(asked: Sequence[Asked], *, device: Device = "cpu") -> list[Judged | Answer]:
     """Fit each model in the training part of its data, and let it judge both parts; in the order asked.
 
     An error stands where a part does not allow the fit (CohortError) or a fit diverges (TaskError).
+
+    Raises
+    ------
+    TaskError
+        As `train`.
     """
     return [
         trained if isinstance(trained, Answer) else _judged(trained, one.data)
-        for one, trained in zip(asked, train(asked), strict=True)
+        for one, trained in zip(asked, train(asked, device=device), strict=True)
     ]
 
 
@@ -177,7 +194,7 @@ def _judged(trained: Trained, data: PartData) -> Judged | Answer:
     return Judged(*said, trained.curves)
 
 
-def _networks(asked: Sequence[Asked]) -> list[Trained | Answer]:
+def _networks(asked: Sequence[Asked], device: Device) -> list[Trained | Answer]:
     batches: dict[tuple[int, int], _Watched | CohortError] = {}
     jobs: dict[int, FitJob] = {}
     answers: dict[int, Trained | Answer] = {}
@@ -192,8 +209,8 @@ def _networks(asked: Sequence[Asked]) -> list[Trained | Answer]:
             answers[row] = found
         else:
             jobs[row] = found.job(one)
-    fitted = zip(jobs, fit_together(list(jobs.values())), strict=True)
-    answers |= {row: one if isinstance(one, Answer) else TrainedNetwork(one) for row, one in fitted}
+    fitted = zip(jobs, fit_together(list(jobs.values()), device=device), strict=True)
+    answers |= {row: one if isinstance(one, Answer) else TrainedNetwork(one, device) for row, one in fitted}
     return [answers[row] for row in range(len(asked))]
 
 

@@ -79,8 +79,9 @@ class Plan:
         return _permuted(self.config, self.cohort, permutation)
 
     def tasks(self, jobs: Sequence[Job], run_url: str) -> tuple[Task, ...]:
-        """Tasks that do these jobs: small networks of one row together, every other job alone."""
-        return tuple(self._task(together, run_url) for together in grouped(jobs, most=self.config.fit_together))
+        """Tasks that do these jobs: those of one row that make a batched model together, every other job alone."""
+        groups = grouped(jobs, most=self.config.fit_together, device=self.config.device)
+        return tuple(self._task(together, run_url) for together in groups)
 
     def _task(self, jobs: Sequence[Job], run_url: str) -> Task:
         pinned = {pin.view: pin.snapshot.id for pin in self.pins}
@@ -95,6 +96,7 @@ class Plan:
             jobs=tuple(jobs),
             inner_folds=self.config.search.inner_folds,
             permutation_seed=None if control is None else control.seed,
+            device=self.config.device,
             permuted_within_centres=control is not None and self.config.splits.of_centres,
             cohort_sha256=self.cohort_sha256,
             splits_sha256={number: self.splits_sha256[number] for number in permutations},

@@ -106,7 +106,7 @@ def _first_fold(plan: Plan, model: FittedModel) -> PartData:
 
 def _timed(plan: Plan, model: FittedModel, data: PartData) -> float:
     start = time.perf_counter()
-    (answer,) = judge([Asked(model, plan.config.seed, data)])
+    (answer,) = judge([Asked(model, plan.config.seed, data)], device=plan.config.device)
     if isinstance(answer, Exception):
         raise answer
     return time.perf_counter() - start

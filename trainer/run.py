@@ -19,7 +19,7 @@ from rich.progress import (
 from store_schema.errors import SchemaError, UsageError
 from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
-from trainer.dispatch import Outcome, Workers, run_tasks
+from trainer.dispatch import Outcome, Workers, check_device, run_tasks
 from trainer.failures import Faults, permutation_notes, pruning_notes, row_failures, setting_notes
 from trainer.jobs import first_jobs, kept_jobs, outer_job
 from trainer.metrics import harrell_c
@@ -109,12 +109,13 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
     Raises
     ------
     UsageError
-        If the config and the inputs do not fit together, or the workers cannot be used.
+        If the config and the inputs do not fit together, or the workers cannot be used; if there is no GPU where one is wanted.
     CohortError
         If the patients do not allow the folds.
     StoreError
         If the store does not hold what is read, or the folder holds another run.
     """
+    check_device(config.device, workers)
     folder = RunFolder.open(out)
     plan = make_plan(config, inputs, recorded=recorded_pins(folder))
     _refuse_unreachable(plan, folder, workers)

@@ -13,6 +13,8 @@ SIZED_HEADS: tuple[str, ...] = (*FLAT_HEADS, "attention")
 FusionKind = Literal["concat", "gate"]
 MapScaling = Literal["pixel", "scalar", "none"]
 Schedule = Literal["cosine", "step", "constant"]
+Device = Literal["cpu", "cuda"]
+"""Where networks are fitted."""
 
 
 class ModelSpec(BaseModel):

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from store_schema.records import canonical_json, sha256
 from trainer.model_config import Candidate
 from trainer.preprocess import PreprocessRules
+from trainer.spec import Device
 
 
 class _Described(BaseModel):
@@ -86,6 +87,8 @@ class Task(_Described):
         Of the permutations; None where every job has the real outcomes.
     permuted_within_centres
         Whether permuted outcomes stay in their centre.
+    device
+        Where networks are fitted.
     cohort_sha256
         Digest of the run's cohort file: patients, outcomes and covariates.
     splits_sha256
@@ -101,6 +104,7 @@ class Task(_Described):
     inner_folds: int
     permutation_seed: int | None = None
     permuted_within_centres: bool = False
+    device: Device = "cpu"
     cohort_sha256: str
     splits_sha256: dict[int, str]
 

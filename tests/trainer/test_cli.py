@@ -5,6 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 from trainer.cli import main
@@ -52,6 +53,29 @@ def test_a_run_prints_its_snapshot_and_table_and_exits_0_and_its_report_follows(
     page = CliRunner().invoke(main, ["report", str(tmp_path / "run")])
     assert page.exit_code == 0, page.output
     assert page.stdout.strip() == str(tmp_path / "run" / "report.html")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a CUDA device")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(run, tmp_path):
+    for more, changes in ((("--device", "cuda"), {}), ((), {"device": "cuda"})):
+        result = run(*more, **changes)
+        assert result.exit_code == 2
+        assert "torch sees no CUDA device here: use `device: cpu`, or --scheduler" in result.stderr
+        assert not (tmp_path / "run").exists()
+    assert run("--device", "cpu", device="cuda").exit_code == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_on_a_gpu_a_run_is_that_of_the_cpu_where_nothing_is_drawn(run, kit, tmp_path):
+    """Without dropout only rounding differs."""
+    image = {**kit.settings["models"][1], "dropout": 0.0}
+    found = {}
+    for device in ("cpu", "cuda"):
+        result = run("--device", device, models=[image], permuted_control=None)
+        assert result.exit_code == 0, result.output
+        found[device] = pd.read_csv(tmp_path / "run" / "risks.csv")
+        (tmp_path / "run").rename(tmp_path / device)
+    pd.testing.assert_frame_equal(found["cpu"], found["cuda"], rtol=1e-2, atol=1e-3)
 
 
 def test_pseudonyms_need_their_key(run, monkeypatch):

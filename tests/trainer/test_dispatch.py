@@ -5,6 +5,7 @@ import signal
 
 import psutil
 import pytest
+import torch
 from distributed import KilledWorker, LocalCluster
 
 from store_schema.errors import TaskError, UsageError
@@ -159,6 +160,29 @@ def test_a_worker_with_other_code_does_no_task(tasks_in):
         _on_worker(task.model_dump_json(), versions() | {"code": "0" * 64})
     with pytest.raises(TaskError, match=r"runs torch \S+ \(the client 9\.9\)"):
         _on_worker(task.model_dump_json(), versions() | {"torch": "9.9"})
+
+
+def test_tasks_for_a_gpu_are_given_to_no_cluster_without_one(tasks_in, cluster):
+    with pytest.raises(UsageError, match=r"no worker declares a GPU, .*: start workers with `--resources GPU=1`"):
+        run_tasks(tasks_in("run", device="cuda"), Workers(scheduler=cluster.scheduler_address), on_done=ignore)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a CUDA device")
+def test_a_worker_that_declares_a_gpu_and_has_none_fails_its_tasks_and_says_so(tasks_in):
+    tasks = tasks_in("run", device="cuda")[:2]
+    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 40}
+    with LocalCluster(n_workers=1, resources={"GPU": 1}, **options) as made:
+        outcomes = run_tasks(tasks, Workers(scheduler=made.scheduler_address), on_done=ignore)
+    assert {outcome.error for outcome in outcomes} == {
+        "TaskError: torch sees no CUDA device here: fit with `device: cpu`, or on workers that have one"
+    }
+
+
+def test_the_device_is_part_of_what_a_task_is(tasks_in):
+    here, there = tasks_in("here"), tasks_in("there", device="cuda")
+    assert {task.device for task in here} == {"cpu"}
+    assert {task.device for task in there} == {"cuda"}
+    assert not {task.id for task in here} & {task.id for task in there}
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tasks_in):

@@ -258,6 +258,20 @@ def test_small_networks_are_grouped_in_one_order_and_other_jobs_stand_alone(sear
     assert groups == list(grouped(jobs, most=10))
 
 
+def test_on_a_gpu_networks_with_convolutions_are_grouped_too_but_for_those_with_mini_batches(searched, kit):
+    image = kit.settings["models"][1]
+    dealt = {**image, "name": "dealt", "fit": {"batch_size": 64}}
+    config = searched(models=[image, dealt, {"name": "cox", "kind": "ridge_cox"}])
+    jobs = first_jobs(config, permutations=[0], folds=3)
+    on_cpu, on_gpu = (
+        sorted((group[0].model.name, len(group)) for group in grouped(jobs, most=2, device=device))
+        for device in ("cpu", "cuda")
+    )
+    alone = [(name, 1) for name in ("cox", "dealt", "image") for _ in range(3)]
+    assert on_cpu == alone
+    assert on_gpu == [*alone[:6], ("image", 1), ("image", 2)]
+
+
 def test_a_rerun_of_a_search_fits_nothing_again_and_its_report_is_written(cv):
     first = cv(search={**SEARCH, "mode": "both"})
     second = cv(search={**SEARCH, "mode": "both"})
