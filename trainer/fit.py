@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from store_schema.errors import CohortError
 from trainer.batch import Batch, Inputs
+from trainer.gpus import exact
 from trainer.loss import RiskSets, cox_loss, partial_likelihood_loss
 from trainer.minibatch import deal_rows
 from trainer.model import ModelOutput, SurvivalModel, build_model
@@ -66,7 +67,7 @@ class Fitted:
         UsageError
             If a modality is missing, or images or covariates are not of the size of the training part's.
         """
-        with one_thread():
+        with one_thread(), exact():
             model = self.model().double().to(device)
             output = _evaluate(model, inputs, lambda some: scaled(some, self.scalers).double().to(device))
         alpha = None if output.alpha is None else output.alpha.cpu().numpy()
@@ -125,7 +126,7 @@ def fit_model(
         raise CohortError(f"a fit needs two patients at least, got {len(train)}")
     events = None if validation is None else validation.events
     course = Course.of(config, watched_events=events, fixed_epochs=fixed_epochs)
-    with one_thread():
+    with one_thread(), exact():
         scalers = fit_scalers(spec, train.inputs)
         watched = None if validation is None else _prepared(validation, scalers, device, precision)
         prepared = _prepared(train, scalers, device, precision)

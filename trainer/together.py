@@ -11,6 +11,7 @@ from store_schema.errors import CohortError, TaskError, UsageError
 from trainer.batch import Batch
 from trainer.epochs import InnerFit, choose_epochs, inner_fits, lowest_epoch
 from trainer.fit import Fitted, fit_model, one_thread
+from trainer.gpus import exact
 from trainer.spec import FLAT_HEADS, FitConfig, ModelSpec
 from trainer.stacking import Fault, Fit, Stacker
 
@@ -95,7 +96,7 @@ def fit_together(
     if convolutions is None:
         convolutions = torch.device(device).type != "cpu"
     stacked = {n: job for n, job in enumerate(jobs) if job.config.batch_size is None and (job.small or convolutions)}
-    with one_thread():
+    with one_thread(), exact():
         answers = {n: _alone(job, device, precision) for n, job in enumerate(jobs) if n not in stacked}
         stacker = Stacker(device, precision)
         chosen = _chosen({n: job for n, job in stacked.items() if job.chooses}, stacker)
