@@ -6,7 +6,6 @@ zeros. What was withdrawn is gone (410).
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -18,6 +17,7 @@ from services.errors import Refusal, forbidden, not_found
 from services.held import COMMITS_BYTES, Held, weight
 from services.pack_objects import PackObjects
 from services.ranges import Found
+from services.targets import VIEW_ID
 from store_schema import Snapshot, Store
 from store_schema.commits import COMMIT_NAME, commit_path, numbers_in, parse_numbered
 from store_schema.errors import (
@@ -43,7 +43,6 @@ SNAPSHOTS_HELD = 64
 WITHDRAWN_S = 2.0
 """How long a view's list of withdrawn entries is taken for good."""
 SNAPSHOT_ID_LENGTH = 64
-_VIEW_ID = re.compile(r".+-[0-9a-f]{16}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class Objects:
     def _view(self, reach: Reach, rest: str) -> Found:
         name = rest.removesuffix(".json")
         # A name or a beginning is no id: nothing is there under it, for anybody.
-        if name == rest or not _VIEW_ID.fullmatch(name):
+        if name == rest or not VIEW_ID.fullmatch(name):
             raise absent()
         self.check_view(reach, check_view_id(name))
         return self._whole(view_path(name), name, JSON)

@@ -23,6 +23,7 @@ from services.errors import conflict, not_found, unprocessable
 from services.grants import grants_of, make_grant, reachable, revoke_grant
 from services.keys import SCOPES, Scope, draw_key
 from services.service import Service
+from services.targets import KEY_ID
 from store_schema import Store
 from store_schema.errors import InvalidKeyError
 from store_schema.keys import check_id
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 MAX_LABEL, MAX_PAGE = 100, 1000
-KEY_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 CURSOR = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 

@@ -23,7 +23,7 @@ from services.catalogue.tally import Problem, Tally, tried
 from services.database.models import Base, EntryRow, RunRow, SnapshotEntry, ViewRow
 from store_schema.commits import read_or_none
 from store_schema.errors import BackendError, InvalidKeyError, SchemaError
-from store_schema.keys import check_id
+from store_schema.keys import check_id, is_id
 from store_schema.parallel import each
 from store_schema.scan import is_view_id
 from store_schema.snapshot import MARKERS, SNAPSHOT_ID, SUFFIX, read_list
@@ -204,7 +204,7 @@ def _facts(place: Place, run_id: str) -> RunFacts | None:
     """What a run's records say; None where it has none."""
     prefix = f"runs/{run_id}"
     sizes = {one.path.removeprefix(f"{prefix}/"): one.size_bytes for one in place.location.objects(prefix)}
-    names = [name for name in sizes if "/" not in name and _is_record(name)]
+    names = [name for name in sizes if "/" not in name and is_id(name)]
     if not names:
         return None
     contents = {
@@ -213,14 +213,6 @@ def _facts(place: Place, run_id: str) -> RunFacts | None:
         if name in sizes
     }
     return run_facts(names, contents)
-
-
-def _is_record(name: str) -> bool:
-    try:
-        check_id("record", name)
-    except InvalidKeyError:
-        return False
-    return True
 
 
 def _swap(place: Place, run_id: str, seen: Any, facts: RunFacts | None, session: Session) -> int | None:

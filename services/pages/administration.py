@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from services import operations
+from services import operations, targets
 from services.access import Reach
 from services.database.models import ApiKey, Grant
 from services.errors import Refusal, unprocessable
@@ -46,7 +46,7 @@ def make_key(request: Request, reach: AdminReach, fields: OwnForm) -> Response:
 @router.post("/keys/{key_id}/revoke")
 def revoke_key(request: Request, reach: AdminReach, key_id: RowId, fields: OwnForm) -> Response:
     """Revokes a key for good."""
-    target(request, f"key {key_id[:12]}")
+    target(request, targets.of_key(key_id))
     operations.revoke_key(
         service_of(request), reach.project, key_id, by=reach.principal, request_id=request_id(request)
     )
@@ -76,7 +76,7 @@ def make_grant(request: Request, reach: AdminReach, fields: OwnForm) -> Response
 @router.post("/grants/{grant_id}/revoke")
 def revoke_grant(request: Request, reach: AdminReach, grant_id: RowId, fields: OwnForm) -> Response:
     """Revokes a grant for good."""
-    target(request, f"grant {grant_id[:32]}")
+    target(request, "grant")
     operations.revoke_grant(
         service_of(request), reach.project, grant_id, by=reach.principal, request_id=request_id(request)
     )

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from services import targets
 from services.access import Reach
 from services.audit import Act
 from services.catalogue import queries, tables
@@ -24,7 +25,6 @@ from services.pages.login import READ
 from services.pages.sessions import PageReach
 from services.requests import request_id, service_of, target
 from services.service import Service
-from store_schema.scan import is_view_id
 
 router = APIRouter(prefix="/projects/{project}/views/{view}", include_in_schema=False)
 AT_ONCE = 1000
@@ -47,9 +47,10 @@ def entries_file(
     patient: Annotated[str, Query(max_length=1000)] = "",
 ) -> Response:
     """All entries of a view that were not withdrawn, or those of some patients."""
-    target(request, view if is_view_id(view) else "view")
-    queries.check_view(reach, view)
+    target(request, targets.of_view(view))
     service = service_of(request)
+    # a view that is not there would else be one without entries
+    service.database.read(lambda session: queries.view(session, reach, view))
     wanted = EntryFilter.parse(view=view, patient=patient.strip())
     chunks = _chunks(service, reach, wanted)
     # What is refused is refused before the first byte is sent.

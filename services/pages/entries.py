@@ -14,6 +14,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 
+from services import targets
 from services.access import Reach
 from services.audit import Act
 from services.catalogue.coverage import coverage
@@ -33,7 +34,6 @@ from store_schema.errors import EntryWithdrawnError, InvalidKeyError, ObjectAlte
 from store_schema.keys import EntryKey
 from store_schema.reader import StoredEntry, read_entry
 from store_schema.records import CommitRecord
-from store_schema.scan import is_view_id
 
 router = APIRouter(
     prefix="/projects/{project}/views/{view}/entries/{patient}/{modality}/{roi}", include_in_schema=False
@@ -79,7 +79,7 @@ def asked(
     EntryWithdrawnError
         If it was withdrawn.
     """
-    target(request, view if is_view_id(view) else "view")
+    target(request, targets.of_view(view))
     service = service_of(request)
     objects = service.project_store(reach.project).objects
     numbers = _readable(objects, reach, view, names)

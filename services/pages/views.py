@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from services import targets
 from services.audit import Act
 from services.catalogue import queries
 from services.catalogue.coverage import Coverage, coverage
@@ -23,7 +24,6 @@ from services.pages.sessions import PageReach
 from services.pages.view_words import view_words
 from services.requests import request_id, service_of, target
 from store_schema.records import ViewSpec
-from store_schema.scan import is_view_id
 from store_schema.snapshot import SNAPSHOT_ID
 
 router = APIRouter(prefix="/projects/{project}", include_in_schema=False)
@@ -36,7 +36,7 @@ Asked = Annotated[Wanted, Query()]
 def view_page(request: Request, reach: PageReach, view: ViewId, wanted: Asked) -> Response:
     """A view's specification and coverage."""
     service = service_of(request)
-    target(request, view if is_view_id(view) else "view")
+    target(request, targets.of_view(view))
     globs, problem = _globs(wanted.patient)
 
     def work(session: Session) -> tuple[queries.View, Coverage]:

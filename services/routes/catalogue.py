@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from starlette.responses import StreamingResponse
 
+from services import targets
 from services.access import Reach
 from services.audit import Act
 from services.catalogue import queries, tables
@@ -42,7 +42,6 @@ from services.routes.catalogue_models import (
 from services.routes.documented import REFUSALS, RunId, SnapshotId, ViewId
 from services.service import Service
 from store_schema.errors import EntryWithdrawnError
-from store_schema.scan import is_view_id
 from store_schema.snapshot import SNAPSHOT_ID
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["catalogue"], responses=REFUSALS)
@@ -50,7 +49,6 @@ PARQUET_PAGE = 10_000
 """Rows that are asked for at once."""
 NEXT = "Engram-Next"
 """Header of a Parquet answer that has the cursor of what follows."""
-_VIEW_ID = re.compile(r"[A-Za-z0-9._-]{1,64}-[0-9a-f]{16}", re.ASCII)
 """What can be told as a view in the audit; anything else that was sent may be a patient."""
 _NO_STORE = {"Cache-Control": "no-store"}
 type Rows = list[dict[str, Any]]
@@ -86,7 +84,7 @@ def view_coverage(
     request: Request, reach: Reached, view: ViewId, asked: Annotated[CoverageQuery, Query()], response: Response
 ) -> Any:
     """Patients × (modality, ROI), part by part; as Parquet one row for each entry."""
-    read = _Read(request, reach, view if _VIEW_ID.fullmatch(view) else "view")
+    read = _Read(request, reach, targets.of_view(view))
     wanted = Globs.parse(asked.patient, field="patient") if asked.patient else None
 
     def found(after: str | None, limit: int) -> Coverage:
@@ -168,9 +166,10 @@ def list_runs(request: Request, reach: Reached, asked: Annotated[RunQuery, Query
 @router.get("/runs/{run}", summary="One run.")
 def get_run(request: Request, reach: Reached, run: RunId, response: Response) -> RunOut:
     """Its records are read as the objects `runs/RUN/NAME`; only for keys of the project itself."""
-    read = _Read(request, reach, f"run {run}" if reach.own and is_view_id(run) else "run")
     response.headers.update(_NO_STORE)
-    return read.done(RunOut.model_validate(read.ask(lambda session: queries.run(session, reach, run))))
+    found = RunOut.model_validate(_Read(request, reach, "run").ask(lambda session: queries.run(session, reach, run)))
+    # named in the audit once it is known to be one
+    return _Read(request, reach, f"run {found.id}").done(found)
 
 
 # Common

@@ -9,11 +9,10 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from services import operations
+from services import operations, targets
 from services.access import Reach
 from services.database.models import ApiKey, AuditRow, Grant
 from services.keys import Scope
-from services.operations import KEY_ID
 from services.requests import BoundedRoute, Caller, Reached, request_id, service_of, target
 from services.routes.documented import ID_PATTERN, REFUSALS, Moment, refusals
 
@@ -179,7 +178,7 @@ def make_key(request: Request, reach: Reached, body: KeyRequest, response: Respo
 def revoke_key(request: Request, reach: Reached, key_id: str) -> Response:
     """For good; a second time is fine. Other replicas take it for good a few seconds longer."""
     reach.needs("admin", "revoking keys")
-    target(request, f"key {key_id}" if KEY_ID.fullmatch(key_id) else "key")
+    target(request, targets.of_key(key_id))
     operations.revoke_key(
         service_of(request), reach.project, key_id, by=reach.principal, request_id=request_id(request)
     )

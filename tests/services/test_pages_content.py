@@ -201,13 +201,19 @@ def test_logs_and_audit_name_no_patient(own_site, caplog):
         visitor.get(path)
     visitor.get(own_site.entry.replace("MM_1", "MM_3"))
     visitor.get(f"/projects/owner/views/{own_site.view}?patient=MM_1")
-    visitor.get("/projects/owner/views/MM_1/entries/MM_1/CT/spine")
+    guest, views = own_site.browser("viewer"), "/projects/owner/views/MM_1"
+    for who in (visitor, guest):
+        for path in (views, f"{views}/entries.csv", f"{views}/entries/MM_1/CT/spine", "/projects/owner/runs/MM_1"):
+            assert who.get(path).status_code in {403, 404}
+    for kind in ("keys", "grants"):
+        assert visitor.submit(f"/projects/owner/{kind}/MM_1/revoke", visitor.csrf()).status_code == 404
     own_site.service.audit.flush()
     ours = [record for record in caplog.records if not record.name.startswith("httpx")]
     assert ours
     assert not [record for record in ours if "MM_" in repr(vars(record))]
     rows = own_site.service.database.read(lambda session: session.scalars(select(AuditRow)).all())
     assert {"read", "login"} <= {row.action for row in rows}
+    assert "denied" in {row.outcome for row in rows}
     assert not [
         row
         for row in rows
