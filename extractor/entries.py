@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from extractor.baseline_pass import Made, Region
-from extractor.memory import Memory, Stream
+from extractor.memory import Memory
 from extractor.preview import render_preview
+from extractor.streams import Stream
 from extractor.study import PreparedStudy
 from store_schema import Entry
 

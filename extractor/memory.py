@@ -5,50 +5,26 @@ It decides in which order slices are visited; what happens on one is `tracking`'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import batched, pairwise
+from itertools import batched
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
 
 import numpy as np
 import torch
-from jaxtyping import BFloat16, Float32, Int, UInt8
+from jaxtyping import BFloat16, Float32, UInt8
 from torch import Tensor
 
 from extractor.batching import Batcher
-from extractor.layouts import Kept, LayoutArray, LayoutBuilder, Mode, layout_builder
+from extractor.layouts import Kept, LayoutArray, LayoutBuilder, layout_builder
+from extractor.lockstep import side_by_side
 from extractor.network import Points, SliceFeatures
-from extractor.prompts import PromptKind
 from extractor.segmenter import Segmenter
-from extractor.tracking import Clock, MaskPrompt, Step, Stepper, Track
-from store_schema.errors import ConfigError, ImageError, MaskError
-
-MODES: tuple[Mode, ...] = get_args(Mode)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The prompts of one region: its kept slices are its frames 0 … N−1, whatever lies between them."""
-
-    name: str
-    """Of the region and, where there are several, of the way it is prompted; unique within a pass."""
-    slices: tuple[int, ...]
-    """z indices from superior to inferior: strictly falling, as stored z rises towards superior."""
-    boxes: Int[np.ndarray, "slice 4"]
-    """Inclusive x0, y0, x1, y1 in native pixels."""
-    mode: Mode = "sequential"
-    """Order of prompting; see `embed_volume`."""
-    prompt: PromptKind = "box"
-    points: Int[np.ndarray, "slice point 2"] | None = field(default=None, repr=False)
-    """x, y in native pixels, inside the region; needed for prompts of this kind."""
-    mask_zyx: UInt8[np.ndarray, "z y x"] | None = field(default=None, repr=False)
-    """The region; needed for prompts of this kind."""
-    key: int = 0
-    """Rank of the slice that is prompted in mode `key_slice`."""
+from extractor.streams import Stream, check_streams
+from extractor.tracking import Clock, MaskPrompt, Moment, Step, Stepper, Track
 
 
 @dataclass(frozen=True)
@@ -84,6 +60,17 @@ class FeatureTap:
 
 Observer = Callable[[str, int, BFloat16[Tensor, "1 64 row column"], Float32[Tensor, "1 1 row column"]], None]
 """Takes the stream's name, rank of the slice, memory and mask logits as each is made."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What one pass takes: an image, the streams through it, and who wants to know of it; see `embed_volume`."""
+
+    image_zyx: UInt8[np.ndarray, "z y x"]
+    streams: Sequence[Stream]
+    tap: FeatureTap | None = None
+    on_slice: SliceDone | None = None
+    observe: Observer | None = None
 
 
 def embed_volume(
@@ -145,18 +132,57 @@ def embed_volume(
     ----------
     sam2 1.1.0, `sam2_video_predictor_legacy.py`; its memories are matched by tests/extractor/test_parity.py.
     """
-    _check(image_zyx, streams)
+    volume = Volume(image_zyx, streams, tap, on_slice, observe)
+    (made,) = embed_volumes(segmenter, [volume], layouts=layouts, timings_s=timings_s)
+    if isinstance(made, Exception):
+        raise made
+    return made
+
+
+def embed_volumes(
+    segmenter: Segmenter,
+    volumes: Sequence[Volume],
+    *,
+    layouts: Sequence[str],
+    timings_s: MutableMapping[str, float] | None = None,
+) -> list[dict[str, Memory] | Exception]:
+    """Memories of every stream of several volumes, as `embed_volume` makes them, or the error that a volume's pass ended in.
+
+    The volumes, such as the modalities of a study or several studies, go through side by side, their streams in common batches of
+    memory attention and decoder. What a stream yields then differs from a pass of its own by rounding; where the segmenter's
+    batches are of one, by nothing.
+
+    Parameters
+    ----------
+    segmenter, layouts, timings_s
+        As of `embed_volume`.
+    volumes
+        Images of any size, and their streams.
+    """
     clock = Clock({} if timings_s is None else timings_s, segmenter.device)
-    shape_yx = image_zyx.shape[1], image_zyx.shape[2]
-    ways = [_Way(stream, segmenter, shape_yx, layouts) for stream in streams]
     stepper = Stepper(segmenter, clock)
+
+    def stepped(moments: Sequence[Moment]) -> list[list[Step]]:
+        with segmenter.running():
+            return stepper.step(moments)
+
+    return side_by_side([_passing(segmenter, volume, layouts, clock) for volume in volumes], stepped)
+
+
+def _passing(
+    segmenter: Segmenter, volume: Volume, layouts: Sequence[str], clock: Clock
+) -> Generator[Moment, list[Step], dict[str, Memory]]:
+    """The pass of one volume: every visit of a slice, and the memories at the end."""
+    image_zyx = volume.image_zyx
+    check_streams(image_zyx, volume.streams)
+    shape_yx = image_zyx.shape[1], image_zyx.shape[2]
+    ways = [_Way(stream, segmenter, shape_yx, layouts) for stream in volume.streams]
     with ExitStack() as stack:
         encoder = _Encoder(segmenter, image_zyx, clock, stack)
-        for visit in _visits(ways, encoder, on_slice, tap or FeatureTap(frozenset(), lambda *_: None)):
-            with segmenter.running():
-                steps = stepper.step([visit.track_of(way) for way in visit.ways], visit.features)
+        for visit in _visits(ways, encoder, volume.on_slice, volume.tap or FeatureTap(frozenset(), lambda *_: None)):
+            steps = yield Moment([visit.track_of(way) for way in visit.ways], visit.features)
             for way, step in zip(visit.ways, steps, strict=True):
-                way.take(step, clock, observe)
+                way.take(step, clock, volume.observe)
     return {way.stream.name: way.finish() for way in ways}
 
 
@@ -297,58 +323,3 @@ class _Encoder:
             levels, positions, sizes = torch.load(path, map_location=self._segmenter.device, weights_only=True)
             path.unlink()
         return SliceFeatures(levels, positions, [(rows, columns) for rows, columns in sizes])
-
-
-# Checks
-
-
-def _check(image_zyx: UInt8[np.ndarray, "z y x"], streams: Sequence[Stream]) -> None:
-    if image_zyx.ndim != 3 or image_zyx.dtype != np.uint8:
-        raise ImageError(
-            f"expected an image of uint8 with axes z, y, x; got {image_zyx.dtype} of shape {image_zyx.shape}"
-        )
-    if len({stream.name for stream in streams}) != len(streams):
-        raise MaskError(f"a region is prompted twice in one pass: {[stream.name for stream in streams]}")
-    for stream in streams:
-        if stream.mode not in MODES:
-            raise ConfigError(f"mode {stream.mode!r} is unknown: use one of {', '.join(MODES)}")
-        _check_slices(stream, image_zyx.shape)
-        _check_prompts(stream, image_zyx.shape)
-
-
-def _check_slices(stream: Stream, shape_zyx: tuple[int, ...]) -> None:
-    slices = stream.slices
-    if not slices:
-        raise MaskError(f"region {stream.name} keeps no slice: its mask is empty")
-    if any(upper <= lower for upper, lower in pairwise(slices)):
-        raise MaskError(
-            f"the slices of region {stream.name} must fall strictly in z, from superior to inferior: {slices}"
-        )
-    if slices[0] >= shape_zyx[0] or slices[-1] < 0:
-        raise _outside(stream, shape_zyx)
-    if not 0 <= stream.key < len(slices):
-        raise MaskError(f"the key slice of region {stream.name} has rank {stream.key}: it keeps {len(slices)} slices")
-
-
-def _check_prompts(stream: Stream, shape_zyx: tuple[int, ...]) -> None:
-    boxes, count = np.asarray(stream.boxes), len(stream.slices)
-    if boxes.shape != (count, 4):
-        raise MaskError(
-            f"region {stream.name} keeps {count} slices and has boxes of shape {boxes.shape}: expected ({count}, 4)"
-        )
-    corners = boxes.reshape(-1, 2, 2)
-    points = np.zeros((count, 1, 2), int) if stream.points is None else np.asarray(stream.points)
-    inside = all(((xy >= 0) & (xy < shape_zyx[:0:-1])).all() for xy in (corners, points))
-    if not inside or (corners[:, 0] > corners[:, 1]).any():
-        raise _outside(stream, shape_zyx)
-    if stream.prompt == "points" and (stream.points is None or points.shape[0] != count or points.ndim != 3):
-        raise MaskError(f"region {stream.name} is prompted with points and has none for each of its {count} slices")
-    if stream.prompt == "mask" and (stream.mask_zyx is None or stream.mask_zyx.shape != shape_zyx):
-        raise MaskError(f"region {stream.name} is prompted with its mask and has none on the image's grid")
-
-
-def _outside(stream: Stream, shape_zyx: tuple[int, ...]) -> MaskError:
-    depth, height, width = shape_zyx
-    return MaskError(
-        f"region {stream.name} has prompts outside the image of {width} × {height} × {depth} (x, y, z) voxels"
-    )

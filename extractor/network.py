@@ -49,6 +49,18 @@ class SliceFeatures:
             self.sizes,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[SliceFeatures]) -> SliceFeatures:
+        """The features of several slices, of as many streams, as one batch; those of one slice alone are not copied."""
+        first = parts[0]
+        if all(part is first for part in parts):
+            return first.repeated(len(parts))
+        return cls(
+            [torch.cat(levels, dim=1) for levels in zip(*(part.levels for part in parts), strict=True)],
+            [torch.cat(positions, dim=1) for positions in zip(*(part.positions for part in parts), strict=True)],
+            first.sizes,
+        )
+
     def maps(self) -> list[Float[Tensor, "batch channel row column"]]:
         """The levels as maps."""
         return [

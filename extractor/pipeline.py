@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from extractor.embedding import embed_study
 from extractor.outcome import ItemOutcome
-from extractor.work import LoadedStudy, StudyTask, Write, embed_study
+from extractor.work import LoadedStudy, StudyTask, Write
 from extractor.worker import Load, StudyResult, StudyStage, Told, reason_of
 
 Embed = Callable[[LoadedStudy], Iterator[ItemOutcome | Write]]

@@ -98,6 +98,14 @@ class Track:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A slice of a volume, and the tracks that keep it."""
+
+    tracks: Sequence[Track]
+    features: SliceFeatures
+
+
+@dataclass(frozen=True)
 class Step:
     """What became of a track's slice."""
 
@@ -112,6 +120,7 @@ class _Work:
     """A track's slice on its way through the network."""
 
     track: Track
+    features: SliceFeatures
     prompt: Points | MaskPrompt | None
     history: History | None
     conditioned: Conditioned | None = None
@@ -132,7 +141,7 @@ class _Work:
 
 
 class Stepper:
-    """Takes all tracks that keep a slice one frame further, in batches."""
+    """Takes all tracks that keep a slice one frame further, in batches; slices of several volumes at once share them."""
 
     def __init__(self, segmenter: Segmenter, clock: Clock) -> None:
         self._network = segmenter.network
@@ -140,27 +149,31 @@ class Stepper:
         self._clock = clock
         self._streams = Batcher(segmenter.batches.streams)
 
-    def step(self, tracks: Sequence[Track], features: SliceFeatures) -> list[Step]:
-        """Prompts and remembers a slice in every track; the features are those of this one slice."""
-        works = [_Work(track, track.prompt, track.history) for track in tracks]
-        self._condition([work for work in works if not work.adopts], features)
+    def step(self, moments: Sequence[Moment]) -> list[list[Step]]:
+        """Prompts and remembers a slice in every track of each moment; no track has moved where that fails."""
+        works = [
+            _Work(track, moment.features, track.prompt, track.history) for moment in moments for track in moment.tracks
+        ]
+        self._condition([work for work in works if not work.adopts])
         with self._clock.stage("mask_decoder"):
-            self._track([work for work in works if work.tracked], features)
-            self._prompt([work for work in works if isinstance(work.prompt, Points)], features)
-            self._adopt([work for work in works if work.adopts], features)
-        remembered = self._remember(works, features)
-        return [self._done(work, entry) for work, entry in zip(works, remembered, strict=True)]
+            self._track([work for work in works if work.tracked])
+            self._prompt([work for work in works if isinstance(work.prompt, Points)])
+            self._adopt([work for work in works if work.adopts])
+        remembered = self._remember(works)
+        steps = iter([self._done(work, entry) for work, entry in zip(works, remembered, strict=True)])
+        return [[next(steps) for _ in moment.tracks] for moment in moments]
 
-    def _condition(self, works: Sequence[_Work], features: SliceFeatures) -> None:
+    def _condition(self, works: Sequence[_Work]) -> None:
         """Features that know what lies before; one memory attention serves both decoder passes."""
         with self._clock.stage("memory_attention"):
-            alone = [work for work in works if work.history is None]
-            if alone:
-                plain = self._network.without_history(features)
-                for work in alone:
-                    work.conditioned = plain
+            plain: dict[int, Conditioned] = {}
+            for work in works:
+                if work.history is None:
+                    if id(work.features) not in plain:
+                        plain[id(work.features)] = self._network.without_history(work.features)
+                    work.conditioned = plain[id(work.features)]
             seeing = [work for work in works if work.history is not None]
-            made = self._streams.run_alike(seeing, self._tokens, lambda part: self._attend(part, features))
+            made = self._streams.run_alike(seeing, self._tokens, self._attend)
             for work, conditioned in zip(seeing, made, strict=True):
                 work.conditioned = conditioned
 
@@ -168,53 +181,56 @@ class Stepper:
         assert work.history is not None
         return self._network.token_counts(work.history)
 
-    def _attend(self, works: Sequence[_Work], features: SliceFeatures) -> list[Conditioned]:
+    def _attend(self, works: Sequence[_Work]) -> list[Conditioned]:
         histories = [work.history for work in works if work.history is not None]
-        conditioned = self._network.attend(features.repeated(len(histories)), histories)
+        conditioned = self._network.attend(_features(works), histories)
         return [conditioned[i : i + 1] for i in range(len(histories))]
 
-    def _track(self, works: Sequence[_Work], features: SliceFeatures) -> None:
+    def _track(self, works: Sequence[_Work]) -> None:
         """Masks without prompts: the slice's own, or what its prompt then corrects."""
-        made = self._streams.run(works, lambda part: self._decode(part, features, prompted=False))
+        made = self._streams.run(works, lambda part: self._decode(part, prompted=False))
         for work, decoded in zip(works, made, strict=True):
             if work.prompt is None:
                 work.decoded = decoded
             else:
                 work.previous = decoded
 
-    def _prompt(self, works: Sequence[_Work], features: SliceFeatures) -> None:
-        made = self._streams.run_alike(works, _prompt_kind, lambda part: self._decode(part, features, prompted=True))
+    def _prompt(self, works: Sequence[_Work]) -> None:
+        made = self._streams.run_alike(works, _prompt_kind, lambda part: self._decode(part, prompted=True))
         for work, decoded in zip(works, made, strict=True):
             work.decoded = decoded
 
-    def _decode(self, works: Sequence[_Work], features: SliceFeatures, *, prompted: bool) -> list[Decoded]:
+    def _decode(self, works: Sequence[_Work], *, prompted: bool) -> list[Decoded]:
         conditioned = _joined([work.conditioned for work in works if work.conditioned is not None])
         points = [work.prompt for work in works if isinstance(work.prompt, Points)] if prompted else []
         previous = [work.previous.logits for work in works if work.previous is not None] if prompted else []
         decoded = self._network.decode(
-            features.repeated(len(works)),
+            _features(works),
             conditioned,
             points=_together(points),
             previous=_joined(previous) if previous else None,
         )
         return list(decoded.apart())
 
-    def _adopt(self, works: Sequence[_Work], features: SliceFeatures) -> None:
+    def _adopt(self, works: Sequence[_Work]) -> None:
         def adopt(part: Sequence[_Work]) -> list[Decoded]:
             masks = torch.cat([work.prompt for work in part if isinstance(work.prompt, Tensor)])
-            return list(self._network.adopt(features.repeated(len(part)), masks).apart())
+            return list(self._network.adopt(_features(part), masks).apart())
 
         for work, decoded in zip(works, self._streams.run(works, adopt), strict=True):
             work.decoded = decoded
 
-    def _remember(self, works: Sequence[_Work], features: SliceFeatures) -> list[Remembered]:
-        decoded = [work.decoded for work in works if work.decoded is not None]
+    def _remember(self, works: Sequence[_Work]) -> list[Remembered]:
+        def remember(part: Sequence[_Work]) -> list[Remembered]:
+            decoded = [work.decoded for work in part if work.decoded is not None]
+            return self._network.remember(_features(part), stacked(decoded))
 
-        def remember(part: Sequence[Decoded]) -> list[Remembered]:
-            return self._network.remember(features.repeated(len(part)), stacked(part))
+        def prompted(work: _Work) -> bool:
+            assert work.decoded is not None
+            return work.decoded.prompted
 
         with self._clock.stage("memory_encoder"):
-            return self._streams.run_alike(decoded, lambda one: one.prompted, remember)
+            return self._streams.run_alike(works, prompted, remember)
 
     def _done(self, work: _Work, remembered: Remembered) -> Step:
         track = work.track
@@ -222,6 +238,10 @@ class Stepper:
         rank = track.ranks[track.frame]
         track.advance(remembered, reach=self._reach)
         return Step(track, rank, remembered, work.decoded)
+
+
+def _features(works: Sequence[_Work]) -> SliceFeatures:
+    return SliceFeatures.joined([work.features for work in works])
 
 
 def _prompt_kind(work: _Work) -> tuple[int, bool]:

@@ -10,30 +10,24 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 
 import numpy as np
-from jaxtyping import UInt8
 
 from extractor.baseline_layouts import Baseline
-from extractor.baseline_pass import HieraPass, Made, Region, slice_vectors
+from extractor.baseline_pass import Region
 from extractor.baselines import SliceEncoder
-from extractor.config import ExtractConfig, Product, Variant
-from extractor.entries import Subject, baseline_entry, memory_entry
+from extractor.config import ExtractConfig, Product
 from extractor.fetch import fetched
-from extractor.memory import Stream, embed_volume
+from extractor.lockstep import FAILURES
 from extractor.outcome import ItemOutcome
 from extractor.plan import once, rois_of, sources_of
-from extractor.prompts import kept_slices, key_rank, seeded_points, tight_boxes
 from extractor.segmenter import Segmenter
 from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow
 from store_schema import Entry, EntryKey, Source, Store
 from store_schema.errors import EngramError, EntryWithdrawnError
 
-FAILURES = (EngramError, OSError, RuntimeError, MemoryError)
-"""What the pass of one modality may end in while the study's other entries are sound; torch raises RuntimeError."""
 RECORDED_VERSIONS = ("engram", "torch", "torchvision", "timm", "sam2", "SimpleITK", "numpy", "pillow", "scipy", "zarr")
 
 
@@ -62,7 +56,7 @@ class StudyTask:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """One entry in one view, with the digest of what it is made from."""
 
     key: EntryKey
@@ -76,14 +70,6 @@ class _Item:
     def names(self) -> tuple[str, str, str]:
         """Modality, ROI and layout: what the item is called within its study."""
         return self.key.modality, self.key.roi, self.layout
-
-
-def extract_study(
-    task: StudyTask, *, segmenter: Segmenter | None, store: Store, encoders: Sequence[SliceEncoder] = ()
-) -> list[ItemOutcome]:
-    """Outcome of each patient / modality / ROI / layout of one study; commits what is new or stale."""
-    loaded = load_study(task, segmenter=segmenter, store=store, encoders=encoders)
-    return [*loaded.outcomes, *(made() if isinstance(made, Write) else made for made in embed_study(loaded))]
 
 
 def load_study(
@@ -108,29 +94,14 @@ def load_study(
         with fetched(task.row.files) as files:
             prepared = prepare_study(files, task.config.rules())
     except (EngramError, OSError) as error:
-        return LoadedStudy(tuple(_failed(task, modality, roi, layout, error) for modality, roi, layout in task.items()))
+        return LoadedStudy(tuple(failed(task, modality, roi, layout, error) for modality, roi, layout in task.items()))
     networks = segmenter, tuple(encoders)
-    passes = [_Pass(task, modality, prepared, sources, *networks, store) for modality in task.config.modalities]
+    passes = [Pass(task, modality, prepared, sources, *networks, store) for modality in task.config.modalities]
     return LoadedStudy.judged([_judged(this) for this in passes])
 
 
-def embed_study(loaded: LoadedStudy) -> Iterator[ItemOutcome | Write]:
-    """Each open entry as it is embedded, ready to be written; an item whose pass fails is an outcome.
-
-    An error of a modality's pass counts against its items that were not embedded yet, and no other modality.
-    """
-    for opened in loaded.open:
-        left = {item.names: item for items in opened.items.values() for item in items}
-        try:
-            for write in _embedded(opened):
-                del left[write.item.names]
-                yield write
-        except FAILURES as error:
-            yield from (_failed(opened.this.task, *item.names, error) for item in left.values())
-
-
 @dataclass(frozen=True)
-class _Pass:
+class Pass:
     """One modality of one study on its way through the network."""
 
     task: StudyTask
@@ -142,19 +113,29 @@ class _Pass:
     encoders: tuple[SliceEncoder, ...]
     store: Store
 
-    def regions(self, items: Iterable[_Item]) -> dict[str, Region]:
+    def regions(self, items: Iterable[Item]) -> dict[str, Region]:
         """Kept slices and boxes of these items' regions."""
         masks, stride = self.prepared.masks_zyx, self.task.config.stride
         return {roi: Region.of(masks[roi], stride) for roi in dict.fromkeys(item.key.roi for item in items)}
 
 
 @dataclass(frozen=True)
-class _Open:
+class Open:
     """What one modality of a study has to be embedded."""
 
-    this: _Pass
-    items: Mapping[str, Sequence[_Item]]
+    this: Pass
+    items: Mapping[str, Sequence[Item]]
     """By ROI."""
+
+    @property
+    def all(self) -> list[Item]:
+        """Items of all ROIs."""
+        return [item for items in self.items.values() for item in items]
+
+    @property
+    def alone(self) -> bool:
+        """Whether no number depends on what else goes through the segmentation network."""
+        return self.this.segmenter is None or self.this.segmenter.batches.alone
 
 
 @dataclass(frozen=True)
@@ -163,22 +144,26 @@ class LoadedStudy:
 
     outcomes: tuple[ItemOutcome, ...]
     """Of items that need no network: held by the store, withdrawn, or failed."""
-    open: tuple[_Open, ...] = ()
+    open: tuple[Open, ...] = ()
 
     @classmethod
-    def judged(cls, modalities: Iterable[tuple[list[ItemOutcome], _Open]]) -> LoadedStudy:
-        """The study of these modalities; one of which nothing is open is dropped, and its images with it."""
+    def judged(cls, modalities: Iterable[tuple[list[ItemOutcome], Open]]) -> LoadedStudy:
+        """The study of these modalities; one of which nothing is open is dropped, and its images with it.
+
+        Where numbers depend on what shares a batch, all of the study goes through the network if anything of it does.
+        """
         found = list(modalities)
         outcomes = tuple(outcome for settled, _ in found for outcome in settled)
-        return cls(outcomes, tuple(opened for _, opened in found if opened.items))
+        whole = any(opened.items and not opened.alone for _, opened in found)
+        return cls(outcomes, tuple(opened for _, opened in found if whole or opened.items))
 
 
 @dataclass(frozen=True)
 class Write:
     """An embedded entry that waits to be written; calling it writes, and gives the item's outcome."""
 
-    this: _Pass
-    item: _Item
+    this: Pass
+    item: Item
     entry: Callable[[], Entry]
     """Puts arrays, mask and preview together."""
     embedding_s: float
@@ -188,19 +173,19 @@ class Write:
         try:
             return _publish(self.this, self.item, self.entry, self.embedding_s)
         except FAILURES as error:
-            return _failed(self.this.task, *self.item.names, error)
+            return failed(self.this.task, *self.item.names, error)
 
 
-def _judged(this: _Pass) -> tuple[list[ItemOutcome], _Open]:
+def _judged(this: Pass) -> tuple[list[ItemOutcome], Open]:
     """Outcomes of one modality's items that need no network, and those that do; its regions will share one pass."""
     outcomes: dict[tuple[str, str, str], ItemOutcome] = {}
-    open_items: dict[str, list[_Item]] = {}
+    open_items: dict[str, list[Item]] = {}
     try:
-        for item in _items(this):
+        for item in items_of(this):
             try:
                 kept = _kept(item, this)
             except EngramError as error:
-                kept = _failed(this.task, *item.names, error)
+                kept = failed(this.task, *item.names, error)
             if kept is None:
                 open_items.setdefault(item.key.roi, []).append(item)
             else:
@@ -209,94 +194,11 @@ def _judged(this: _Pass) -> tuple[list[ItemOutcome], _Open]:
         open_items.clear()
         for names in this.task.items():
             if names[0] == this.modality:
-                outcomes.setdefault(names, _failed(this.task, *names, error))
-    return list(outcomes.values()), _Open(this, open_items)
+                outcomes.setdefault(names, failed(this.task, *names, error))
+    return list(outcomes.values()), Open(this, open_items)
 
 
-def _embedded(opened: _Open) -> Iterator[Write]:
-    """Memories and what shares their image encoder in one pass, then each other encoder in its own."""
-    this, items = opened.this, [item for items in opened.items.values() for item in items]
-    if this.segmenter is not None:
-        yield from _segmented(this, this.segmenter, items)
-    for encoder in this.encoders:
-        yield from _encoded(this, encoder, items)
-
-
-def _segmented(this: _Pass, segmenter: Segmenter, items: Sequence[_Item]) -> Iterator[Write]:
-    started, alone = time.perf_counter(), segmenter.batches.alone
-    streams = _streams(this, items, alone=alone)
-    regions = this.regions(item for item in (items if alone else _items(this)) if isinstance(item.product, Baseline))
-    hiera = HieraPass(_baselines(items), regions, whole=not alone)
-    if not streams and not hiera.tap.slices:
-        return
-    layouts = tuple(dict.fromkeys(product.layout for product in this.task.config.memories.values()))
-    image_zyx = this.prepared.images_zyx[this.modality]
-    memories = embed_volume(segmenter, image_zyx, list(streams.values()), layouts=layouts, tap=hiera.tap)
-    made = hiera.finish()
-    embedding_s = (time.perf_counter() - started) / (len(streams) + len(made))
-    for item in items:
-        if isinstance(item.product, Product):
-            stream = streams[item.key.roi, item.product.variant]
-            memory, layout = memories[stream.name], item.product.layout
-            yield Write(this, item, partial(memory_entry, _subject(this, item), stream, memory, layout), embedding_s)
-        elif (item.key.roi, item.layout) in made:
-            yield _baseline_write(this, item, regions[item.key.roi], made[item.key.roi, item.layout], embedding_s)
-
-
-def _encoded(this: _Pass, encoder: SliceEncoder, items: Sequence[_Item]) -> Iterator[Write]:
-    started = time.perf_counter()
-    mine = [item for item in items if isinstance(item.product, Baseline) and item.product.encoder == encoder.name]
-    if not mine:
-        return
-    # Where numbers depend on what shares a batch, all of the modality goes through, whatever is held already.
-    regions = this.regions(mine if encoder.alone else _items(this))
-    wanted = _baselines(mine if encoder.alone else _items(this))
-    made = slice_vectors(encoder, this.prepared.images_zyx[this.modality], wanted, regions)
-    embedding_s = (time.perf_counter() - started) / len(mine)
-    for item in mine:
-        yield _baseline_write(this, item, regions[item.key.roi], made[item.key.roi, item.layout], embedding_s)
-
-
-def _baselines(items: Iterable[_Item]) -> list[tuple[str, Baseline]]:
-    return [(item.key.roi, item.product) for item in items if isinstance(item.product, Baseline)]
-
-
-def _baseline_write(this: _Pass, item: _Item, region: Region, made: Made, embedding_s: float) -> Write:
-    return Write(this, item, partial(baseline_entry, _subject(this, item), region, made), embedding_s)
-
-
-def _streams(this: _Pass, items: Sequence[_Item], *, alone: bool) -> dict[tuple[str, Variant], Stream]:
-    """What goes through the network: the items' own streams; all of the modality where numbers depend on what shares a batch."""
-    wanted = _variants(items)
-    if wanted and not alone:
-        wanted = _variants(_items(this))
-    patient, stride = this.task.row.patient, this.task.config.stride
-    return {
-        (roi, variant): _stream(EntryKey(patient, this.modality, roi), variant, this.prepared.masks_zyx[roi], stride)
-        for roi, variant in wanted
-    }
-
-
-def _variants(items: Iterable[_Item]) -> dict[tuple[str, Variant], None]:
-    products = ((item.key.roi, item.product) for item in items)
-    return dict.fromkeys((roi, product.variant) for roi, product in products if isinstance(product, Product))
-
-
-def _stream(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Stream:
-    slices = kept_slices(mask_zyx, stride)
-    return Stream(
-        name=f"{key.roi}/{variant.name}",
-        slices=slices,
-        boxes=tight_boxes(mask_zyx, slices),
-        mode=variant.mode,
-        prompt=variant.prompt,
-        points=seeded_points(mask_zyx, slices, entry=str(key)) if variant.prompt == "points" else None,
-        mask_zyx=mask_zyx,
-        key=key_rank(mask_zyx, slices),
-    )
-
-
-def _publish(this: _Pass, item: _Item, entry: Callable[[], Entry], embedding_s: float) -> ItemOutcome:
+def _publish(this: Pass, item: Item, entry: Callable[[], Entry], embedding_s: float) -> ItemOutcome:
     started = time.perf_counter()
     try:
         publication = this.store.publish(
@@ -312,19 +214,15 @@ def _publish(this: _Pass, item: _Item, entry: Callable[[], Entry], embedding_s: 
     except EntryWithdrawnError:
         return _withdrawn(item)
     except (EngramError, OSError) as error:
-        return _failed(this.task, item.key.modality, item.key.roi, item.layout, error)
+        return failed(this.task, item.key.modality, item.key.roi, item.layout, error)
     seconds = embedding_s / len(this.task.views) + time.perf_counter() - started
     result = publication.outcome
     reason = "embedded and committed" if result == "committed" else "another writer committed this input first"
     return ItemOutcome(*_names(item.key), item.layout, result, reason, publication.commit.number, seconds)
 
 
-def _subject(this: _Pass, item: _Item) -> Subject:
-    pictures = item.layout == next(iter(this.task.views))
-    return Subject(this.prepared, item.key.modality, item.key.roi, pictures)
-
-
-def _items(this: _Pass) -> Iterator[_Item]:
+def items_of(this: Pass) -> Iterator[Item]:
+    """Every item of the modality that is to have an outcome."""
     for modality, roi, layout in this.task.items():
         if modality == this.modality:
             view_id, product = this.task.views[layout], this.task.config.products[layout]
@@ -332,7 +230,7 @@ def _items(this: _Pass) -> Iterator[_Item]:
             points = isinstance(product, Product) and product.variant.prompt == "points"
             seed = str(key) if points else None
             digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id, points_of=seed)
-            yield _Item(key, layout, product, view_id, digest)
+            yield Item(key, layout, product, view_id, digest)
 
 
 def input_sha256(
@@ -358,7 +256,7 @@ def input_sha256(
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _kept(item: _Item, this: _Pass) -> ItemOutcome | None:
+def _kept(item: Item, this: Pass) -> ItemOutcome | None:
     """Outcome of an item that needs no writing; `superseded` names the commit that still holds its input."""
     state = this.store.state(item.view_id, item.key, item.input_sha256)
     if state == "withdrawn":
@@ -373,13 +271,14 @@ def _kept(item: _Item, this: _Pass) -> ItemOutcome | None:
     return ItemOutcome(*_names(item.key), item.layout, "superseded", reason, number)
 
 
-def _withdrawn(item: _Item) -> ItemOutcome:
+def _withdrawn(item: Item) -> ItemOutcome:
     return ItemOutcome(
         *_names(item.key), item.layout, "withdrawn", "withdrawn from the store while this run was at work"
     )
 
 
-def _failed(task: StudyTask, modality: str, roi: str, layout: str, error: Exception) -> ItemOutcome:
+def failed(task: StudyTask, modality: str, roi: str, layout: str, error: Exception) -> ItemOutcome:
+    """Outcome of an item that ended in an error."""
     return ItemOutcome(task.row.patient, modality, roi, layout, "failed", f"{type(error).__name__}: {error}")
 
 

@@ -18,10 +18,11 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - the usual name
 
 from extractor.config import ExtractConfig, views_of
+from extractor.embedding import embed_study
 from extractor.loading import load_networks
 from extractor.pipeline import work_through
 from extractor.table import read_study_table
-from extractor.work import StudyTask, Write, embed_study
+from extractor.work import StudyTask, Write
 from extractor.worker import StudyResult, StudyStage, WorkerSpec, worker
 from store_schema import create_store
 

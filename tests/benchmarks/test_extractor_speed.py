@@ -19,9 +19,10 @@ import SimpleITK as sitk  # noqa: N813 - the usual name
 import torch
 from scipy import ndimage
 
-from extractor.memory import Stream, embed_volume
+from extractor.memory import embed_volume
 from extractor.prompts import kept_slices, tight_boxes
 from extractor.segmenter import load_segmenter, save_checkpoint
+from extractor.streams import Stream
 
 pytestmark = [pytest.mark.bench, pytest.mark.real, pytest.mark.timeout(7200)]
 SLICES = int(os.environ.get("ENGRAM_BENCH_SLICES", "8"))

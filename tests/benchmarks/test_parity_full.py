@@ -18,9 +18,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - the usual name
 import torch
 
-from extractor.memory import MODES, Stream, embed_volume
+from extractor.memory import embed_volume
 from extractor.prompts import seeded_points
 from extractor.segmenter import load_segmenter, save_checkpoint
+from extractor.streams import MODES, Stream
 
 pytestmark = [pytest.mark.bench, pytest.mark.real, pytest.mark.timeout(3600)]
 

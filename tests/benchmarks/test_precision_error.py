@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the usual name
 
-from extractor.memory import Stream, embed_volume
+from extractor.memory import embed_volume
 from extractor.prompts import kept_slices, tight_boxes
 from extractor.segmenter import load_segmenter
+from extractor.streams import Stream
 
 pytestmark = [pytest.mark.bench, pytest.mark.real, pytest.mark.timeout(3600)]
 DEVICE = os.environ.get("ENGRAM_BENCH_DEVICE", "cpu")

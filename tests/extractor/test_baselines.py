@@ -18,8 +18,9 @@ from extractor.baseline_weights import PUBLISHED, fetch_published
 from extractor.baselines import SliceEncoder, cut, load_encoder, network_input
 from extractor.batching import BatchSizes
 from extractor.config import EncoderFacts, ExtractConfig, views_of
-from extractor.memory import FeatureTap, Stream, embed_volume
+from extractor.memory import FeatureTap, embed_volume
 from extractor.segmenter import load_segmenter
+from extractor.streams import Stream
 from extractor.weights import seeded
 from store_schema.errors import ConfigError, WeightsError
 

@@ -1,5 +1,6 @@
 """What one study's entries hold, against the protocol computed here with SimpleITK and NumPy; what decides that they are made."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -11,16 +12,19 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from rich.console import Console
 
+from extractor.batching import BatchSizes
 from extractor.config import EncoderFacts, ExtractConfig, views_of
-from extractor.memory import Memory, Stream, embed_volume
+from extractor.embedding import embed_studies, embed_study, extract_study
+from extractor.memory import Memory, embed_volume
 from extractor.plan import make_plan
 from extractor.run import RunOptions, RunReport, run
 from extractor.segmenter import Segmenter, load_segmenter
+from extractor.streams import Stream
 from extractor.study import prepare_study
 from extractor.table import read_study_table
 from extractor.volumes import Grid, write_image
-from extractor.work import StudyTask, extract_study, input_sha256
-from store_schema import EntryKey, Store, create_store, open_store
+from extractor.work import StudyTask, Write, input_sha256, load_study
+from store_schema import Entry, EntryKey, Store, create_store, open_store
 
 AXES = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 CT_GRID = Grid((40, 36, 12), (0.0, 0.0, 0.0), (2.0, 2.5, 3.0), AXES)
@@ -260,6 +264,88 @@ def test_an_error_of_one_modality_fails_its_items_alone(tmp_path, mini, error):
         ("CT", "b"): failure,
     }
     assert {o.result for o in extract_study(task, segmenter=mini, store=store)} == {"done", "committed"}
+
+
+# Batches: what goes through a GPU together
+
+
+def batched(segmenter: Segmenter) -> Segmenter:
+    return replace(segmenter, batches=BatchSizes(slices=4, streams=8))
+
+
+def attended(segmenter: Segmenter, act: Callable[[], object]) -> list[int]:
+    """How many streams each call of memory attention had."""
+    sizes: list[int] = []
+    hook = segmenter.network.memory_attention.register_forward_pre_hook(
+        lambda _module, _arguments, named: sizes.append(named["curr"][0].size(1)), with_kwargs=True
+    )
+    act()
+    hook.remove()
+    return sizes
+
+
+def digests(store: Store, view: str) -> dict[str, str]:
+    return {str(key): store.current(view, key).content_sha256 for key in store.keys(view)}
+
+
+def test_modalities_of_a_study_share_batches_and_a_resumed_study_computes_those_of_the_first_run(tmp_path, mini):
+    whole, task = store_and_task(write_study(tmp_path), mini, PAPER)
+    view = task.views["paper"]
+    sizes = attended(mini, lambda: extract_study(task, segmenter=batched(mini), store=whole))
+    # region a in both modalities, slice by slice
+    assert sizes == [2] * (len(range(1, 10, 2)) - 1)
+    for left in ({"PET/b"}, {"CT/a"}, {"CT/a", "CT/b"}):
+        resumed, again = store_and_task(tmp_path / "s.csv", mini, PAPER)
+        for key in whole.keys(view):
+            if f"{key.modality}/{key.roi}" not in left:
+                entry, commit = whole.read(view, key), whole.current(view, key)
+                made = Entry(entry.arrays, entry.attributes)
+                resumed.publish(view, key, made, input_sha256=commit.input_sha256)
+        outcomes = extract_study(again, segmenter=batched(mini), store=resumed)
+        assert {f"{o.modality}/{o.roi}" for o in outcomes if o.result == "committed"} == left
+        assert {o.result for o in outcomes} == {"committed", "done"}
+        assert digests(resumed, view) == digests(whole, view)
+
+
+def test_several_studies_in_one_batch_are_the_studies_alone_up_to_rounding(tmp_path, mini):
+    alone, task = store_and_task(write_study(tmp_path), mini, PAPER)
+    extract_study(task, segmenter=mini, store=alone)
+    together, _ = store_and_task(tmp_path / "s.csv", mini, PAPER)
+    tasks = [replace(task, row=replace(task.row, patient=f"P{number}")) for number in range(1, 4)]
+    refused = frozenset(tasks[1].items())
+    tasks[1] = replace(tasks[1], refused=refused)
+    many = batched(mini)
+    studies = [load_study(task, segmenter=many, store=together) for task in tasks]
+    places: list[int] = []
+
+    def embed() -> None:
+        for place, made in embed_studies(studies):
+            assert isinstance(made, Write)
+            assert made().result == "committed"
+            places.append(place)
+
+    assert max(attended(mini, embed)) == 4
+    assert sorted(places) == [0] * 4 + [2] * 4
+    for patient in ("P1", "P3"):
+        for modality, roi in itertools.product(("PET", "CT"), "ab"):
+            ours = together.read(task.views["paper"], EntryKey(patient, modality, roi))
+            theirs = alone.read(task.views["paper"], EntryKey("P1", modality, roi))
+            np.testing.assert_allclose(ours.arrays["mean_map"], theirs.arrays["mean_map"], atol=1e-3)
+            assert ours.attributes["boxes_xyxy"] == theirs.attributes["boxes_xyxy"]
+
+
+def test_in_batches_too_a_modality_that_fails_leaves_the_other_alone(tmp_path, mini):
+    store, task = store_and_task(write_study(tmp_path), mini, PAPER)
+    loaded = load_study(task, segmenter=batched(mini), store=store)
+    pet = loaded.open[0].this
+    images = {**pet.prepared.images_zyx, "PET": pet.prepared.images_zyx["PET"].astype(np.int16)}
+    broken = replace(pet, prepared=replace(pet.prepared, images_zyx=images))
+    loaded = replace(loaded, open=(replace(loaded.open[0], this=broken), loaded.open[1]))
+    found = [one() if isinstance(one, Write) else one for one in embed_study(loaded)]
+    assert [(o.modality, o.roi, o.result) for o in found] == [
+        ("PET", "a", "failed"), ("PET", "b", "failed"), ("CT", "a", "committed"), ("CT", "b", "committed"),
+    ]  # fmt: skip
+    assert "expected an image of uint8" in found[0].reason
 
 
 def test_items_that_the_plan_refused_are_left_alone(tmp_path, mini):

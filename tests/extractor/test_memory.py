@@ -15,9 +15,10 @@ import torch
 
 from extractor.batching import BatchSizes
 from extractor.layouts import LAYOUTS
-from extractor.memory import MODES, Memory, Stream, embed_volume
+from extractor.memory import Memory, Volume, embed_volume, embed_volumes
 from extractor.network import Remembered
 from extractor.segmenter import Segmenter, load_segmenter
+from extractor.streams import MODES, Stream
 from store_schema.errors import ConfigError, ImageError, MaskError
 
 
@@ -124,6 +125,63 @@ def test_prompts_that_a_stream_lacks_are_refused(mini):
         embed(mini, image_zyx, replace(stream, prompt="points", points=np.full((2, 3, 2), 60)))
     with pytest.raises(MaskError, match="rank 2"):
         embed(mini, image_zyx, replace(stream, key=2))
+
+
+def volumes(mode: str) -> list[Volume]:
+    """Two modalities of one study, and another study of another size with a slice less."""
+    streams = [make_stream("a", (12, 9, 6, 3)), make_stream("b", (10, 9, 8), (2, 2, 40, 40))]
+    streams = [replace(stream, mode=mode, key=1) for stream in streams]
+    other = replace(make_stream("a", (4, 2, 1), (1, 2, 20, 30)), mode=mode, key=1)
+    return [
+        Volume(make_image(), streams),
+        Volume(make_image(seed=1), streams),
+        Volume(make_image(6, seed=2)[:, :40], [other]),
+    ]
+
+
+def attended(segmenter: Segmenter, act) -> tuple[object, list[int]]:
+    """What an act gives, and how many streams each call of memory attention had."""
+    sizes = []
+    hook = segmenter.network.memory_attention.register_forward_pre_hook(
+        lambda _module, _arguments, named: sizes.append(named["curr"][0].size(1)), with_kwargs=True
+    )
+    try:
+        return act(), sizes
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_volumes_side_by_side_equal_volumes_alone_bit_for_bit_where_nothing_shares_a_batch(mini, mode):
+    together = embed_volumes(mini, volumes(mode), layouts=LAYOUTS)
+    for volume, made in zip(volumes(mode), together, strict=True):
+        alone = embed_volume(mini, volume.image_zyx, volume.streams, layouts=LAYOUTS)
+        assert {name: digest(memory) for name, memory in made.items()} == {
+            name: digest(memory) for name, memory in alone.items()
+        }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_volumes_side_by_side_share_batches_and_differ_from_volumes_alone_by_rounding(mini, mode):
+    batched = replace(mini, batches=BatchSizes(slices=4, streams=8))
+    together, sizes = attended(batched, lambda: embed_volumes(batched, volumes(mode), layouts=LAYOUTS))
+    alone, apart = attended(
+        mini, lambda: [embed_volume(mini, one.image_zyx, one.streams, layouts=LAYOUTS) for one in volumes(mode)]
+    )
+    assert sum(sizes) == sum(apart)
+    assert mode == "upfront" or (max(sizes) >= 3 and len(sizes) <= len(apart) / 2)
+    for ours, theirs in zip(together, alone, strict=True):
+        for name, memory in theirs.items():
+            for layout in LAYOUTS:
+                found, expected = ours[name].layouts[layout].memory, memory.layouts[layout].memory
+                np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_a_volume_that_is_refused_leaves_the_others_alone(mini):
+    wrong = Volume(make_image().astype(np.int16), [make_stream("a", (3,))])
+    first, second, third = embed_volumes(mini, [volumes("first")[0], wrong, volumes("first")[2]], layouts=LAYOUTS)
+    assert isinstance(second, ImageError)
+    assert (set(first), set(third)) == ({"a", "b"}, {"a"})
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(mini):

@@ -18,9 +18,10 @@ import torch
 
 from extractor.architectures import MODELS
 from extractor.batching import BatchSizes
-from extractor.memory import MODES, Stream, embed_volume
+from extractor.memory import Volume, embed_volume, embed_volumes
 from extractor.prompts import seeded_points
 from extractor.segmenter import Segmenter, load_segmenter, save_checkpoint
+from extractor.streams import MODES, Stream
 
 DEEP = 20  # more frames than 16 pointers and 7 memories: what attention no longer sees was really dropped
 
@@ -133,6 +134,30 @@ def test_streams_in_one_batch_agree_with_the_stock_predictor(pair, mode):
         agreement = stock.compare(ours[stream.name], run_stock(predictor, image_zyx, stream))
         assert agreement.relative_error < 1e-3, (stream.name, agreement)
         assert agreement.share_within_one_step > 0.999, (stream.name, agreement)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_streams_of_several_volumes_in_one_batch_agree_with_the_stock_predictor(pair, mode):
+    """Several studies, or the modalities of one, in the same batches."""
+    segmenter, predictor = pair
+    together = replace(segmenter, batches=BatchSizes(slices=3, streams=8))
+    image_zyx, stream = make_case(DEEP, mode)
+    # an image without a mask logit so near 0 (2e-7) that rounding turns it
+    other_zyx, other = image_zyx[:, :, ::-1].copy(), replace(stream, slices=stream.slices[2:], boxes=stream.boxes[2:])
+    cases = [(image_zyx, stream), (other_zyx, replace(other, points=None, mask_zyx=None, key=1))]
+    made: dict[int, dict[int, object]] = {0: {}, 1: {}}
+
+    def watching(place):
+        return lambda _name, rank, memory, logits: made[place].update({rank: stock.StockFrame(memory, logits)})
+
+    volumes = [Volume(image, [one], observe=watching(place)) for place, (image, one) in enumerate(cases)]
+    assert all(isinstance(found, dict) for found in embed_volumes(together, volumes, layouts=("paper",)))
+    for place, (image, one) in enumerate(cases):
+        ours = [made[place][rank] for rank in range(len(one.slices))]
+        theirs = stock.run_stock(predictor, image, one.slices, ("box", one.boxes), mode, key=one.key)
+        agreement = stock.compare(ours, theirs)
+        assert agreement.relative_error < 1e-3, (place, agreement)
+        assert agreement.share_within_one_step > 0.999, (place, agreement)
 
 
 def test_measure_tells_the_modes_apart_unless_there_is_no_object(pair, request):

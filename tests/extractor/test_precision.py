@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from extractor.memory import Stream, embed_volume
+from extractor.memory import embed_volume
 from extractor.segmenter import Segmenter, load_segmenter
+from extractor.streams import Stream
 
 
 def switches() -> tuple[bool, bool]:

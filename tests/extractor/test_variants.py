@@ -8,13 +8,14 @@ from rich.console import Console
 
 from extractor.batching import BatchSizes
 from extractor.config import EncoderFacts, ExtractConfig, views_of
+from extractor.embedding import extract_study
 from extractor.outcome import ItemOutcome
 from extractor.plan import make_plan
 from extractor.run import RunOptions, RunReport, run
 from extractor.segmenter import Segmenter, load_segmenter
 from extractor.table import read_study_table
 from extractor.volumes import Grid, write_image
-from extractor.work import StudyTask, extract_study
+from extractor.work import StudyTask
 from store_schema import Entry, EntryKey, Store, create_store, open_store
 
 AXES = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
