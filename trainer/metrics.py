@@ -7,6 +7,9 @@ from jaxtyping import Bool, Float, Int
 
 from store_schema.errors import CohortError, TaskError, UsageError
 
+BLOCK = 32
+"""Patients whose order is found pair by pair; below it a pass over all of them costs more."""
+
 
 @dataclass(frozen=True)
 class Concordance:
@@ -161,7 +164,11 @@ def checked(
 
 def _dense_rank(values: Float[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
     """Rank from 0, equal for equal values and without gaps."""
-    return np.asarray(np.unique(values, return_inverse=True)[1])
+    order = np.argsort(values)
+    ordered = values[order]
+    steps = np.zeros(len(values), dtype=np.intp)
+    steps[1:] = ordered[1:] != ordered[:-1]
+    return _moved(np.cumsum(steps), order)
 
 
 def _index_in_run(values: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
@@ -174,21 +181,38 @@ def _index_in_run(values: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " pati
 def _smaller_before(rising: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
     """How many of those before each position have a smaller value; `rising` holds the positions by rising value.
 
-    Halves blocks of positions, from all of them down to single ones, keeping the order of values in each: whoever
-    goes to the right half has before it all those that went left ahead of it.
+    Halves blocks of positions, from all of them down to `BLOCK`, keeping the order of values in each: whoever goes to the right
+    half has before it all those that went left ahead of it. What is left of a block is compared pair by pair.
     """
     n = len(rising)
-    position, index = rising.astype(np.int32), np.arange(n, dtype=np.int32)
-    smaller = np.zeros(n, dtype=np.int32)
-    for bit in reversed(range((n - 1).bit_length())):
-        right = (position >> bit) & 1
-        start = position >> (bit + 1) << (bit + 1)
+    blocks = -(-n // BLOCK)
+    # positions beyond the last have the largest values, and count for nobody
+    position = np.arange(blocks * BLOCK, dtype=np.int32)
+    position[:n] = rising
+    smaller = np.zeros(len(position), dtype=np.int32)
+    for bit in reversed(range((BLOCK - 1).bit_length(), (n - 1).bit_length())):
+        right = (position & (1 << bit)) != 0
         # blocks before this one are full, and half of each went left
-        left_ahead = np.cumsum(1 - right, dtype=np.int32) - (start >> 1)
+        left_ahead = np.cumsum(~right, dtype=np.int32) - (position >> (bit + 1) << bit)
         smaller += left_ahead * right
-        place = np.where(right, index + (1 << bit) - left_ahead, start + left_ahead - 1)
-        position, smaller = _moved(position, place), _moved(smaller, place)
-    return smaller
+        place = np.argsort(_narrow(position >> bit), kind="stable")
+        position, smaller = position[place], smaller[place]
+    return _moved(smaller + _smaller_in_block(position), position)[:n]
+
+
+def _smaller_in_block(position: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
+    """How many of a block's positions, in order of their values, come before each and are lower."""
+    # the same place of all blocks side by side
+    within = (position % BLOCK).astype(np.int8).reshape(-1, BLOCK).T.copy()
+    lower = np.zeros_like(within)
+    for apart in range(1, BLOCK):
+        lower[apart:] += within[:-apart] < within[apart:]
+    return lower.T.ravel()
+
+
+def _narrow(values: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
+    """The same in 16 bits, where they suffice: numpy sorts those by their digits."""
+    return values.astype(np.uint16) if values.max(initial=0) < 2**16 else values
 
 
 def _moved(values: Int[np.ndarray, " patient"], place: Int[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
