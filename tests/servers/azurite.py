@@ -13,7 +13,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import shutil
 import signal
 import sys
@@ -24,7 +23,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from daemons import ServerError, end, free_ports, listens, programs, run, spawn, wait
+from daemons import ServerError, end, free_ports, install_packages, listens, programs, run, spawn, wait
 
 VERSION = "3.35.0"
 PLACE = programs(f"azurite-{VERSION}")
@@ -111,17 +110,9 @@ def install() -> None:
     if installed():
         return
     if shutil.which("npm") is None:
-        _install_node()
+        install_packages(PACKAGES, "node, by which Azurite runs,")
     PLACE.mkdir(parents=True, exist_ok=True)
     run(["npm", "install", "--prefix", str(PLACE), "--no-audit", "--no-fund", "--silent", f"azurite@{VERSION}"])
-
-
-def _install_node() -> None:
-    if shutil.which("apt-get") is None:
-        raise ServerError(f"Azurite needs node and npm: Debian's packages {PACKAGES}; there is no apt-get here.")
-    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-        run([*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *command])
 
 
 def start(folder: Path) -> AzureServer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +30,15 @@ def run(command: Sequence[str], *, timeout_s: int = 600) -> str:
     if done.returncode:
         raise ServerError(f"{' '.join(command[:4])} … failed with status {done.returncode}: {done.stderr[-800:]}")
     return done.stdout
+
+
+def install_packages(packages: Sequence[str], what: str) -> None:
+    """Installs packages of Debian's that something comes in; needs root or sudo."""
+    if shutil.which("apt-get") is None:
+        raise ServerError(f"{what} comes from Debian's packages {tuple(packages)}; there is no apt-get here.")
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
+        run([*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *command], timeout_s=1800)
 
 
 def spawn(folder: Path, name: str, command: Sequence[str]) -> None:
