@@ -225,7 +225,7 @@ def _suffix_ranges(location: Location, folder: str) -> str:
     try:
         tail = location.get_part(f"{folder}/ranges", start=-20)
     except BackendError as error:
-        raise _OddError(f"no suffix ranges (Azure has none; Zarr then asks for the size first): {error}") from error
+        raise _OddError(f"no suffix ranges (Zarr readers of shards need them): {error}") from error
     if tail != DATA[-20:]:
         raise _WrongError(
             "the last 20 bytes asked for are other bytes: sharded arrays would be read wrongly by Zarr readers."

@@ -1,4 +1,4 @@
-"""The servers that tests share, of S3 and PostgreSQL: started by the first test that needs one, stopped at the end of the run."""
+"""The servers that tests share, of object storage and PostgreSQL: started by the first test that needs one, stopped at the end."""
 
 import fcntl
 import importlib.util
@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +15,19 @@ from uuid import uuid4
 
 import pytest
 
-FOLDERS = {"radosgw": "ENGRAM_TEST_S3_FOLDER", "postgres": "ENGRAM_TEST_POSTGRES_FOLDER"}
+FOLDERS = {
+    "radosgw": "ENGRAM_TEST_S3_FOLDER",
+    "gcs": "ENGRAM_TEST_GCS_FOLDER",
+    "azurite": "ENGRAM_TEST_AZURE_FOLDER",
+    "postgres": "ENGRAM_TEST_POSTGRES_FOLDER",
+}
 """Module of a server, and the variable that names the folder of the one that this run shares."""
-REQUIRE = {"radosgw": "ENGRAM_REQUIRE_S3", "postgres": "ENGRAM_REQUIRE_POSTGRES"}
+REQUIRE = {
+    "radosgw": "ENGRAM_REQUIRE_S3",
+    "gcs": "ENGRAM_REQUIRE_GCS",
+    "azurite": "ENGRAM_REQUIRE_AZURE",
+    "postgres": "ENGRAM_REQUIRE_POSTGRES",
+}
 BUCKET = "engram-tests"
 
 
@@ -56,7 +66,7 @@ def _usable(name: str, what: str) -> ModuleType:
     """The module of a server that is installed; else the test is skipped, or fails where the server is required."""
     module = _server(name)
     if not module.installed():
-        why = f"{what} is not installed (`python tests/servers/{name}.py install`, as root, on Debian)"
+        why = f"{what} is not installed (`python tests/servers/{name}.py install`)"
         if os.environ.get(REQUIRE[name]):
             pytest.fail(why)
         pytest.skip(f"{why}: nothing is tested against a real server of it")
@@ -83,12 +93,7 @@ def radosgw() -> ModuleType:
 @pytest.fixture(scope="session")
 def s3_server(radosgw: ModuleType) -> Iterator[Any]:
     """A real S3 server with an empty bucket; its address and keys are in the environment while this process has it."""
-    with pytest.MonkeyPatch.context() as patch:
-        with _shared(radosgw, FOLDERS["radosgw"]) as server:
-            for name, value in server.environment.items():
-                patch.setenv(name, value)
-            patch.delenv("AWS_PROFILE", raising=False)
-            _make_bucket()
+    with _for_clients(radosgw, FOLDERS["radosgw"], "AWS_PROFILE", lambda _: _make_bucket()) as server:
         yield server
 
 
@@ -104,6 +109,47 @@ def _make_bucket() -> None:
 def s3_url(s3_server: Any) -> str:
     """Address of an empty prefix on the S3 server."""
     return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@contextmanager
+def _for_clients(module: ModuleType, variable: str, unset: str, prepare: Callable[[Any], None]) -> Iterator[Any]:
+    """The shared server, with what its clients read in the environment and no other setting of a name that begins so."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(unset)]:
+            patch.delenv(name)
+        with _shared(module, variable) as server:
+            for name, value in server.environment.items():
+                patch.setenv(name, value)
+            prepare(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[Any]:
+    """An emulator of Google Cloud Storage with a bucket; its address is in the environment while this process has it."""
+    module = _usable("gcs", "the emulator of Google Cloud Storage")
+    with _for_clients(module, FOLDERS["gcs"], "GOOGLE_", lambda server: server.make_bucket(BUCKET)) as server:
+        yield server
+
+
+@pytest.fixture
+def gcs_url(gcs: Any) -> str:
+    """Address of an empty prefix in the emulator of Google Cloud Storage."""
+    return f"gs://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[Any]:
+    """An emulator of Azure Blob Storage with a container; its address and key are in the environment while this process has it."""
+    module = _usable("azurite", "the emulator of Azure Blob Storage")
+    with _for_clients(module, FOLDERS["azurite"], "AZURE_", lambda server: server.make_container(BUCKET)) as server:
+        yield server
+
+
+@pytest.fixture
+def azure_url(azure: Any) -> str:
+    """Address of an empty prefix in the emulator of Azure Blob Storage."""
+    return f"az://{BUCKET}/{uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,10 @@ def doctor(url: str, as_json: bool) -> None:
     Each line says what was seen or, marked ✗, what to do. Exit status 1 if a store must not be kept there.
 
     Credentials, region and endpoint of s3:// come from the usual environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-    AWS_ENDPOINT_URL) or profile (AWS_PROFILE); those of gs:// and az:// from GOOGLE_… and AZURE_… variables.
+    AWS_ENDPOINT_URL) or profile (AWS_PROFILE); of gs:// from GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT, gcloud's login
+    or the machine's account (an emulator: STORAGE_EMULATOR_HOST); of az:// from AZURE_STORAGE_ACCOUNT_NAME with
+    AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, AZURE_CLIENT_ID and its kin, or the machine's identity, and where it is not
+    Azure's own, AZURE_STORAGE_ENDPOINT.
 
     Of a project of the feature-store service (https://HOST/v1/projects/PROJECT) it says whether the key in ENGRAM_API_KEY is good,
     and what it may do; nothing is written there.
@@ -62,6 +65,7 @@ def doctor(url: str, as_json: bool) -> None:
     \b
       store-schema doctor s3://bucket/project
       AWS_ENDPOINT_URL=http://ceph:8080 store-schema doctor s3://bucket/project
+      AZURE_STORAGE_ACCOUNT_NAME=hospital store-schema doctor az://container/project
     """
     from store_schema.doctor import examine, sound  # noqa: PLC0415 - --help is instant
     from store_schema.location import open_location  # noqa: PLC0415

@@ -1,6 +1,7 @@
 """A store on any other file system that fsspec knows; knows no backend by name.
 
-Most of them cannot create a name exactly once. `store-schema init` and `doctor` try it and refuse those that cannot.
+Most of them cannot create a name exactly once: fsspec's own way is to look whether the name is free and to write then, and two
+writers at once both succeed. Nothing is created through those; `store-schema init` and `doctor` try out the others.
 """
 
 from __future__ import annotations
@@ -47,7 +48,18 @@ class FilesystemLocation(Location):
             self._fs.pipe_file(self._place(path), data)
 
     def create(self, path: str, data: bytes) -> None:
-        """See `Location.create`."""
+        """See `Location.create`.
+
+        Raises
+        ------
+        BackendError
+            Also if the file system looks first and writes then.
+        """
+        if _looks_first(self._fs):
+            raise BackendError(
+                f"{self.url}/{check_path(path)} was not created: this file system cannot create a name exactly once, and two "
+                "writers would overwrite each other. A store there can be read; write to s3://, gs://, az:// or a local folder."
+            )
         with self._told("write", path):
             self._make_parent(path)
             try:
@@ -119,3 +131,13 @@ class FilesystemLocation(Location):
             raise BackendError(
                 f"could not {action} {self.url}/{path}: {redact(str(error))[:300]} (`store-schema doctor` tells what it can do)."
             ) from None
+
+
+def _looks_first(fs: Any) -> bool:
+    """Whether a file system creates by fsspec's own way, which is not atomic; of one that wraps another, whether that one does."""
+    from fsspec import AbstractFileSystem  # noqa: PLC0415
+
+    inner = getattr(fs, "fs", None) or getattr(fs, "sync_fs", None)
+    if isinstance(inner, AbstractFileSystem):
+        return _looks_first(inner)
+    return getattr(fs.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file

@@ -27,11 +27,9 @@ PARALLEL = 32
 PART_BYTES = 4 * 2**20
 TRIES = 6
 """Of one request, beyond what obstore itself repeats; waits of 0.1, 0.2, 0.4 … seconds between them."""
-RETRIES_INSIDE, RETRY_TIMEOUT_S = 4, 60
-_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#]*)?", re.ASCII)
-REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S = 120, 10
-_DENIED = "(code: AccessDenied)"
-"""A deletion that is not allowed is told so within an answer of status 200."""
+_DENIED = re.compile(r"\(code: (AccessDenied|403)\)")
+"""A deletion that is not allowed is told so within an answer of status 200 (S3) or 202 (Azure)."""
+_NO_BUCKET = ("<Code>NoSuchBucket<", "<Code>ContainerNotFound<")
 _ODD_NAME = "object with invalid path"
 """A name such as `data//x` stands in a listing, which the client then refuses as a whole."""
 
@@ -75,11 +73,11 @@ class ObjectLocation(Location):
 
     def get_part(self, path: str, *, start: int = 0, end: int | None = None) -> bytes:
         """See `Location.get_part`."""
-        wanted: Any = {"suffix": -start} if start < 0 else {"offset": start}
-        if end is not None:
-            wanted = (start, end)
+        wanted: Any = {"offset": start} if end is None else (start, end)
 
         def part(client: ObjectStore, obs: Any) -> bytes:
+            if start < 0:
+                return _tail(client, obs, check_path(path), -start)[:end]
             return bytes(obs.get(client, check_path(path), options={"range": wanted}).bytes())
 
         return self._tried("read", path, part)
@@ -189,6 +187,8 @@ class ObjectLocation(Location):
             except exceptions.AlreadyExistsError:
                 raise AlreadyExistsError(f"{self.url}/{path} exists.") from None
             except (exceptions.BaseError, OSError) as error:
+                if any(code in str(error) for code in _NO_BUCKET):
+                    raise self._missing(path, error) from None
                 if attempt == TRIES - 1 or not _passing(error):
                     raise self._failed(action, path, error) from None
             time.sleep(0.1 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret, it spreads clients
@@ -214,18 +214,18 @@ class ObjectLocation(Location):
         try:
             return self._connect()
         except (exceptions.BaseError, ValueError) as error:
-            text = redact(str(error)).split("\n", maxsplit=1)[0][:300]
+            text = _told(error)[:300]
             raise BackendError(
                 f"{self.url} cannot be opened: {text} (check the settings and credentials in the environment)."
             ) from None
 
     def _missing(self, path: str, error: Exception) -> StoreError:
-        if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
+        if any(code in str(error) for code in _NO_BUCKET):
             return BackendError(f"{self.url} is in a bucket that does not exist: make the bucket first.")
         return ObjectMissingError(f"{self.url}/{path} is not there.")
 
     def _failed(self, action: str, path: str, error: Exception) -> BackendError:
-        text = redact(str(error)).split("\n", maxsplit=1)[0]
+        text = _told(error)
         return BackendError(f"could not {action} {self.url}/{path}: {text[:400]} ({_remedy(text)}).")
 
 
@@ -241,6 +241,22 @@ def _without_folders(found: list[ObjectInfo], prefix: str) -> list[ObjectInfo]:
     return [one for one in found if one.path not in folders]
 
 
+def _tail(client: ObjectStore, obs: Any, path: str, count: int) -> bytes:
+    """The last bytes of an object; Azure has no such ranges and is asked for the size first."""
+    from obstore import exceptions  # noqa: PLC0415
+
+    try:
+        return bytes(obs.get(client, path, options={"range": {"suffix": count}}).bytes())
+    except exceptions.NotSupportedError:
+        size = int(obs.head(client, path)["size"])
+        return bytes(obs.get(client, path, options={"range": (max(0, size - count), size)}).bytes()) if size else b""
+
+
+def _told(error: Exception) -> str:
+    """What the client says of a failure, without secrets, in one line."""
+    return " ".join(redact(str(error)).partition("Debug source:")[0].split())
+
+
 def _passing(error: Exception) -> bool:
     """Whether the same request may succeed in a moment: no answer, a cut one, or one of overload and failure."""
     from obstore import exceptions  # noqa: PLC0415
@@ -248,7 +264,7 @@ def _passing(error: Exception) -> bool:
     text = str(error)
     if isinstance(error, OSError):
         return True
-    if _DENIED in text or _ODD_NAME in text:
+    if _DENIED.search(text) or _ODD_NAME in text:
         return False
     if "status code: 4" in text:
         # S3 says RequestTimeout, with status 400, where the body of a request came too slowly.
@@ -272,105 +288,6 @@ def _remedy(text: str) -> str:
         return "another program wrote an object of that name, which no store has: remove it with the server's own tools"
     if "lacked valid authentication" in text:
         return "check the credentials, or log in again"
-    if _DENIED in text:
-        return "check the rights of the credentials, s3:DeleteObject among them"
+    if _DENIED.search(text):
+        return "check the rights of the credentials, the right to delete (s3:DeleteObject) among them"
     return "the server was tried several times: check network, endpoint and server, and run the same command again"
-
-
-# Opening
-
-
-def connect_s3(bucket: str, prefix: str) -> ObjectStore:
-    """A client for S3, by AWS's usual environment variables or profile."""
-    from obstore.store import S3Store  # noqa: PLC0415
-
-    config, provider = _s3_settings()
-    return S3Store(
-        bucket,
-        prefix=prefix or None,
-        config=config,
-        credential_provider=provider,
-        client_options=_client_options(config.get("endpoint", "")),
-        retry_config=_retries(),
-    )
-
-
-def _s3_settings() -> tuple[Any, Any]:
-    """Settings of the client and, where a profile rather than the environment holds the keys, a provider of credentials."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if os.environ.get("AWS_ACCESS_KEY_ID") and not os.environ.get("AWS_PROFILE"):
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        return _at_endpoint(endpoint) | {"region": region}, None
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - a second that most calls need not spend
-
-    try:
-        return _profile_settings(endpoint)
-    except BotoCoreError as error:
-        raise BackendError(
-            f"no AWS credentials could be had: {redact(str(error))[:300]} (check AWS_PROFILE and the files in ~/.aws, or log in "
-            "again)."
-        ) from None
-
-
-def _profile_settings(endpoint: str | None) -> tuple[Any, Any]:
-    """The same from AWS's files, SSO, container or instance; without any credentials requests are not signed."""
-    from botocore.session import Session  # noqa: PLC0415
-
-    session = Session()
-    profile = session.get_scoped_config() if session.profile in {None, *session.available_profiles} else {}
-    config = _at_endpoint(endpoint or profile.get("endpoint_url"))
-    config["region"] = os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
-    if session.get_credentials() is None:
-        return config | {"skip_signature": True}, None
-    return config, _Credentials(session)
-
-
-def _at_endpoint(endpoint: str | None) -> dict[str, Any]:
-    """Settings of a server other than AWS's own; the client would panic at what is no address."""
-    if not endpoint:
-        return {}
-    if not _ENDPOINT.fullmatch(endpoint):
-        raise UsageError(
-            f"the S3 endpoint {redact(endpoint)!a} is no address: expected http://HOST:PORT or https://HOST (AWS_ENDPOINT_URL)."
-        )
-    return {"endpoint": endpoint, "virtual_hosted_style_request": False}
-
-
-class _Credentials:
-    """Gives obstore the keys that botocore finds in profile, SSO, container or instance, fresh whenever it asks."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __call__(self) -> Any:
-        found = self._session.get_credentials().get_frozen_credentials()
-        return {
-            "access_key_id": found.access_key,
-            "secret_access_key": found.secret_key,
-            "token": found.token,
-            "expires_at": datetime.now(UTC) + timedelta(minutes=10),
-        }
-
-
-def connect_by_url(url: str) -> ObjectStore:
-    """A client for Google, Azure or HTTP, by the provider's usual environment variables."""
-    from obstore.store import from_url  # noqa: PLC0415
-
-    return from_url(url, client_options=_client_options(url), retry_config=_retries())
-
-
-def _client_options(address: str) -> Any:
-    return {
-        "allow_http": address.startswith("http://"),
-        "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
-        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-    }
-
-
-def _retries() -> Any:
-    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2}
-    return {
-        "max_retries": RETRIES_INSIDE,
-        "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
-        "backoff": backoff,
-    }

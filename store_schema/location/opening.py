@@ -12,10 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from store_schema.errors import BackendError, UsageError
 from store_schema.location.base import Location, check_path
+from store_schema.location.clients import connect_azure, connect_google, connect_http, connect_s3
 from store_schema.location.filesystem import FilesystemLocation
 from store_schema.location.folder import FolderLocation
 from store_schema.location.memory import MemoryLocation
-from store_schema.location.objects import ObjectLocation, connect_by_url, connect_s3
+from store_schema.location.objects import ObjectLocation
 from store_schema.location.service import ServiceLocation
 from store_schema.redact import redact
 from store_schema.remote import ServiceClient, is_service
@@ -71,12 +72,13 @@ def _remote(scheme: str, text: str, rest: str) -> Location:
     if scheme in PROVIDERS:
         bucket, prefix = _bucket(text, rest)
         address = _joined(PROVIDERS[scheme], bucket, prefix)
-        return ObjectLocation(address, partial(connect_by_url, address))
+        connect = connect_google if PROVIDERS[scheme] == "gs" else connect_azure
+        return ObjectLocation(address, partial(connect, address))
     if scheme in HTTP and rest.strip("/"):
         address = f"{scheme}://{rest.rstrip('/')}"
         if is_service(address):
             return ServiceLocation(ServiceClient(address))
-        return ObjectLocation(address, partial(connect_by_url, address), read_only=True)
+        return ObjectLocation(address, partial(connect_http, address), read_only=True)
     return _other(scheme, text)
 
 

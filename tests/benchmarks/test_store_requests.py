@@ -15,7 +15,7 @@ from zarr.storage import FsspecStore, ObjectStore
 
 from store_schema import BulkReader, EntryKey, Store, create_store, make_pack, open_store
 from store_schema.arrays import Entry
-from store_schema.location.objects import connect_s3
+from store_schema.location.clients import connect_s3
 from store_schema.packs import SHARD_ENTRIES
 from store_schema.testing import digest_of, example_entry, example_view
 from store_schema.testing.proxy import FaultProxy

@@ -29,7 +29,7 @@ from store_schema.arrays import Entry
 from store_schema.bulk import BulkReader
 from store_schema.commits import commit_path
 from store_schema.location import Location, open_location
-from store_schema.location.objects import connect_s3
+from store_schema.location.clients import connect_s3
 from store_schema.packs import make_pack
 from store_schema.testing import digest_of, example_view
 

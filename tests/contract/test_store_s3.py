@@ -128,7 +128,7 @@ def test_wrong_key_is_told_without_repeating_it(s3_url: str, monkeypatch: pytest
 def test_server_that_is_not_there_is_told(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("store_schema.location.objects.TRIES", 1)
-    monkeypatch.setattr("store_schema.location.objects.RETRIES_INSIDE", 1)
+    monkeypatch.setattr("store_schema.location.clients.RETRIES_INSIDE", 1)
     with pytest.raises(BackendError, match="check network, endpoint and server"):
         open_location(s3_url).get("x")
 

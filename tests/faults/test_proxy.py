@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -33,13 +35,37 @@ def through(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         proxy.__exit__()
 
 
+ENDPOINTS = {
+    "S3": ("s3_server", "s3_url", "AWS_ENDPOINT_URL"),
+    "Google": ("gcs", "gcs_url", "STORAGE_EMULATOR_HOST"),
+    "Azure": ("azure", "azure_url", "AZURE_STORAGE_ENDPOINT"),
+}
+"""Fixtures of a server and of an empty prefix on it, and the variable that names the server to clients."""
+
+
+@pytest.fixture(params=ENDPOINTS)
+def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Gives a proxy and an empty prefix, which is reached through it; of object storage of each kind."""
+    server, prefix, variable = ENDPOINTS[request.param]
+    target = urlsplit(request.getfixturevalue(server).environment[variable])
+    url = request.getfixturevalue(prefix)
+    with ExitStack() as running:
+
+        def start(**how: Any) -> tuple[FaultProxy, str]:
+            proxy = running.enter_context(FaultProxy(target.geturl(), **how))
+            monkeypatch.setenv(variable, f"{proxy.url}{target.path}")
+            return proxy, url
+
+        yield start
+
+
 def key(i: int) -> EntryKey:
     return EntryKey(f"P{i:03d}", "PET", "spine")
 
 
-def test_run_through_a_failing_network_completes_and_reads_what_was_written(through: Any, s3_url: str) -> None:
-    proxy = through(rate=0.05, seed=3)
-    store = create_store(s3_url)
+def test_run_through_a_failing_network_completes_and_reads_what_was_written(failing: Any) -> None:
+    proxy, url = failing(rate=0.05, seed=3)
+    store = create_store(url)
     view = store.put_view(example_view())
 
     def publish(i: int) -> str:
@@ -61,9 +87,9 @@ def test_run_through_a_failing_network_completes_and_reads_what_was_written(thro
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "delay"])
-def test_each_fault_alone_is_survived(through: Any, s3_url: str, fault: str) -> None:
-    proxy = through(rate=0.25, seed=1, faults=(fault,))
-    store = create_store(s3_url)
+def test_each_fault_alone_is_survived(failing: Any, fault: str) -> None:
+    proxy, url = failing(rate=0.25, seed=1, faults=(fault,))
+    store = create_store(url)
     view = store.put_view(example_view())
     for i in range(3):
         assert store.publish(view, key(i), example_entry(i), input_sha256=digest_of(str(i))).outcome == "committed"
@@ -107,10 +133,10 @@ def test_requests_of_an_entry_are_constant_whatever_the_stores_size(through: Any
         assert dict(proxy.requests) == {"GET": 2}
 
 
-def test_object_that_is_absent_is_told_so_through_failures(through: Any, s3_url: str) -> None:
+def test_object_that_is_absent_is_told_so_through_failures(failing: Any) -> None:
     """No failure of the network is ever taken for an absent object, nor the other way round."""
-    through(rate=0.3, seed=5)
-    location = open_location(s3_url)
+    _, url = failing(rate=0.3, seed=5)
+    location = open_location(url)
     location.put("there", b"x")
     for _ in range(30):
         assert location.exists("there")

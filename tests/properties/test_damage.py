@@ -5,14 +5,12 @@ import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store_schema import BulkReader, Entry, EntryKey, Snapshot, SnapshotStore, Store, create_store
+from store_schema import BulkReader, Entry, EntryKey, Snapshot, SnapshotStore, Store
 from store_schema.commits import commit_path
 from store_schema.errors import EngramError, ObjectAlteredError, ObjectMissingError, SchemaError
 from store_schema.gc import collect_garbage
@@ -25,8 +23,8 @@ KEY = EntryKey("P1", "CT", "skeleton")
 REFUSALS = (ObjectMissingError, ObjectAlteredError)
 
 
-def _store(entry: Entry) -> tuple[Store, CommitRecord, Snapshot]:
-    store = create_store(f"memory://{uuid4().hex}")
+def _store(place: Any, entry: Entry) -> tuple[Store, CommitRecord, Snapshot]:
+    store = place.new()
     view = store.put_view(example_view())
     commit = store.publish(view, KEY, entry, input_sha256=digest_of("x")).commit
     return store, commit, store.snapshot(store.make_snapshot(view))
@@ -62,59 +60,67 @@ def _flipped(data: bytes, draw: Callable[[st.SearchStrategy[int]], int]) -> byte
     return data[:position] + bytes([data[position] ^ mask]) + data[position + 1 :]
 
 
-@settings(max_examples=150, deadline=None)
-@given(entry=entries(), data=st.data())
-def test_any_changed_byte_of_any_object_is_found(entry: Entry, data: st.DataObject) -> None:
-    store, commit, snapshot = _store(entry)
-    path = data.draw(st.sampled_from(sorted(commit.objects)))
-    place = f"{commit.folder}/{path}"
-    store.location.put(place, _flipped(store.location.get(place), data.draw))
-    assert _check_found(store, commit, snapshot, [path], entry) == {"altered"}
+def test_any_changed_byte_of_any_object_is_found(place: Any) -> None:
+    def law(entry: Entry, data: st.DataObject) -> None:
+        store, commit, snapshot = _store(place, entry)
+        path = data.draw(st.sampled_from(sorted(commit.objects)))
+        damaged = f"{commit.folder}/{path}"
+        store.location.put(damaged, _flipped(store.location.get(damaged), data.draw))
+        assert _check_found(store, commit, snapshot, [path], entry) == {"altered"}
+
+    place.hold(law, 150, entry=entries(), data=st.data())
 
 
-@settings(max_examples=100, deadline=None)
-@given(entry=entries(), data=st.data())
-def test_any_truncation_of_any_object_is_found(entry: Entry, data: st.DataObject) -> None:
-    store, commit, snapshot = _store(entry)
-    path = data.draw(st.sampled_from(sorted(commit.objects)))
-    place = f"{commit.folder}/{path}"
-    whole = store.location.get(place)
-    store.location.put(place, whole[: data.draw(st.integers(0, len(whole) - 1))])
-    assert _check_found(store, commit, snapshot, [path], entry) == {"truncated"}
+def test_any_truncation_of_any_object_is_found(place: Any) -> None:
+    def law(entry: Entry, data: st.DataObject) -> None:
+        store, commit, snapshot = _store(place, entry)
+        path = data.draw(st.sampled_from(sorted(commit.objects)))
+        damaged = f"{commit.folder}/{path}"
+        whole = store.location.get(damaged)
+        store.location.put(damaged, whole[: data.draw(st.integers(0, len(whole) - 1))])
+        assert _check_found(store, commit, snapshot, [path], entry) == {"truncated"}
+
+    place.hold(law, 100, entry=entries(), data=st.data())
 
 
-@settings(max_examples=60, deadline=None)
-@given(entry=entries(), data=st.data())
-def test_any_deletion_of_objects_is_found(entry: Entry, data: st.DataObject) -> None:
-    store, commit, snapshot = _store(entry)
-    paths = data.draw(st.lists(st.sampled_from(sorted(commit.objects)), unique=True, min_size=1))
-    for path in paths:
-        store.location.delete(f"{commit.folder}/{path}")
-    assert _check_found(store, commit, snapshot, paths, entry) == {"missing"}
+def test_any_deletion_of_objects_is_found(place: Any) -> None:
+    def law(entry: Entry, data: st.DataObject) -> None:
+        store, commit, snapshot = _store(place, entry)
+        paths = data.draw(st.lists(st.sampled_from(sorted(commit.objects)), unique=True, min_size=1))
+        for path in paths:
+            store.location.delete(f"{commit.folder}/{path}")
+        assert _check_found(store, commit, snapshot, paths, entry) == {"missing"}
+
+    place.hold(law, 60, entry=entries(), data=st.data())
 
 
-@settings(max_examples=100, deadline=None)
-@given(entry=entries(), data=st.data())
-def test_any_swap_of_two_objects_is_found(entry: Entry, data: st.DataObject) -> None:
+def test_any_swap_of_two_objects_is_found(place: Any) -> None:
     """Within the entry; two objects of equal bytes are the same object in two places."""
-    store, commit, snapshot = _store(entry)
-    first, second = data.draw(st.lists(st.sampled_from(sorted(commit.objects)), unique=True, min_size=2, max_size=2))
-    _swap(store.location, f"{commit.folder}/{first}", f"{commit.folder}/{second}")
-    same = commit.objects[first] == commit.objects[second]
-    _check_found(store, commit, snapshot, [] if same else [first, second], entry)
+
+    def law(entry: Entry, data: st.DataObject) -> None:
+        store, commit, snapshot = _store(place, entry)
+        first, second = data.draw(
+            st.lists(st.sampled_from(sorted(commit.objects)), unique=True, min_size=2, max_size=2)
+        )
+        _swap(store.location, f"{commit.folder}/{first}", f"{commit.folder}/{second}")
+        same = commit.objects[first] == commit.objects[second]
+        _check_found(store, commit, snapshot, [] if same else [first, second], entry)
+
+    place.hold(law, 100, entry=entries(), data=st.data())
 
 
-@settings(max_examples=60, deadline=None)
-@given(entry=entries(), seed=st.integers(0, 9), data=st.data())
-def test_any_swap_with_another_entry_is_found(entry: Entry, seed: int, data: st.DataObject) -> None:
-    store, commit, _ = _store(entry)
-    key = EntryKey("P2", "CT", "skeleton")
-    rival = store.publish(commit.view, key, example_entry(seed), input_sha256=digest_of("y")).commit
-    path = data.draw(st.sampled_from(sorted({*commit.objects} & {*rival.objects})))
-    _swap(store.location, f"{commit.folder}/{path}", f"{rival.folder}/{path}")
-    found = {finding.path for finding in store.verify().findings}
-    differ = commit.objects[path] != rival.objects[path]
-    assert found == ({f"{commit.folder}/{path}", f"{rival.folder}/{path}"} if differ else set())
+def test_any_swap_with_another_entry_is_found(place: Any) -> None:
+    def law(entry: Entry, seed: int, data: st.DataObject) -> None:
+        store, commit, _ = _store(place, entry)
+        key = EntryKey("P2", "CT", "skeleton")
+        rival = store.publish(commit.view, key, example_entry(seed), input_sha256=digest_of("y")).commit
+        path = data.draw(st.sampled_from(sorted({*commit.objects} & {*rival.objects})))
+        _swap(store.location, f"{commit.folder}/{path}", f"{rival.folder}/{path}")
+        found = {finding.path for finding in store.verify().findings}
+        differ = commit.objects[path] != rival.objects[path]
+        assert found == ({f"{commit.folder}/{path}", f"{rival.folder}/{path}"} if differ else set())
+
+    place.hold(law, 60, entry=entries(), seed=st.integers(0, 9), data=st.data())
 
 
 def _swap(location: Location, first: str, second: str) -> None:
@@ -123,46 +129,52 @@ def _swap(location: Location, first: str, second: str) -> None:
     location.put(second, one)
 
 
-@settings(max_examples=40, deadline=None)
-@given(entry=entries(), seed=st.integers(0, 9), data=st.data())
-def test_any_swap_between_two_commits_of_an_entry_is_found(entry: Entry, seed: int, data: st.DataObject) -> None:
+def test_any_swap_between_two_commits_of_an_entry_is_found(place: Any) -> None:
     """Of their objects, and of the commits themselves: an earlier content never passes for the current one."""
-    store, old, _ = _store(entry)
-    new = store.publish(old.view, KEY, example_entry(seed), input_sha256=digest_of("y")).commit
-    path = data.draw(st.sampled_from(sorted({*old.objects} & {*new.objects})))
-    _swap(store.location, f"{old.folder}/{path}", f"{new.folder}/{path}")
-    found = {finding.path for finding in store.verify().findings}
-    differ = old.objects[path] != new.objects[path]
-    assert found == ({f"{old.folder}/{path}", f"{new.folder}/{path}"} if differ else set())
-    _swap(store.location, commit_path(old.view, KEY, 0), commit_path(old.view, KEY, 1))
-    with pytest.raises(SchemaError, match="another place"):
-        store.read(old.view, KEY)
-    assert {commit_path(old.view, KEY, number) for number in (0, 1)} <= {one.path for one in store.verify().findings}
+
+    def law(entry: Entry, seed: int, data: st.DataObject) -> None:
+        store, old, _ = _store(place, entry)
+        new = store.publish(old.view, KEY, example_entry(seed), input_sha256=digest_of("y")).commit
+        path = data.draw(st.sampled_from(sorted({*old.objects} & {*new.objects})))
+        _swap(store.location, f"{old.folder}/{path}", f"{new.folder}/{path}")
+        found = {finding.path for finding in store.verify().findings}
+        differ = old.objects[path] != new.objects[path]
+        assert found == ({f"{old.folder}/{path}", f"{new.folder}/{path}"} if differ else set())
+        _swap(store.location, commit_path(old.view, KEY, 0), commit_path(old.view, KEY, 1))
+        with pytest.raises(SchemaError, match="another place"):
+            store.read(old.view, KEY)
+        assert {commit_path(old.view, KEY, number) for number in (0, 1)} <= {
+            one.path for one in store.verify().findings
+        }
+
+    place.hold(law, 40, entry=entries(), seed=st.integers(0, 9), data=st.data())
 
 
 JUNK = (None, True, 0, -1, 3.5, 10**30, "", "x", "../x", "0" * 64, [], {}, [[]], {"a": None}, ["bytes", "zstd"])
 
 
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_sealed_commit_of_any_content_is_read_as_it_says_or_refused(data: st.DataObject) -> None:
+def test_sealed_commit_of_any_content_is_read_as_it_says_or_refused(place: Any) -> None:
     """Another program may seal what it likes: no reader and no tool breaks, and no other value is read."""
-    entry = example_entry()
-    store, commit, _ = _store(entry)
-    path = commit_path(commit.view, KEY, 0)
-    record = json.loads(unseal(store.location.get(path), where=path))
-    for _ in range(data.draw(st.integers(1, 2))):
-        _change_one(record, data)
-    store.location.put(path, seal(canonical_json(record)))
-    for act in (store.verify, partial(collect_garbage, store), partial(usage, store)):
-        assert act() is not None
-    try:
-        read = store.read(commit.view, KEY).arrays
-    except EngramError:
-        assert not store.verify().ok
-        return
-    if store.verify().ok:
-        assert {name: read[name].tobytes() for name in read} == {n: v.tobytes() for n, v in entry.arrays.items()}
+
+    def law(data: st.DataObject) -> None:
+        entry = example_entry()
+        store, commit, _ = _store(place, entry)
+        path = commit_path(commit.view, KEY, 0)
+        record = json.loads(unseal(store.location.get(path), where=path))
+        for _ in range(data.draw(st.integers(1, 2))):
+            _change_one(record, data)
+        store.location.put(path, seal(canonical_json(record)))
+        for act in (store.verify, partial(collect_garbage, store), partial(usage, store)):
+            assert act() is not None
+        try:
+            read = store.read(commit.view, KEY).arrays
+        except EngramError:
+            assert not store.verify().ok
+            return
+        if store.verify().ok:
+            assert {name: read[name].tobytes() for name in read} == {n: v.tobytes() for n, v in entry.arrays.items()}
+
+    place.hold(law, 150, data=st.data())
 
 
 def _junk(data: st.DataObject) -> Any:
@@ -190,23 +202,23 @@ def _change_one(record: dict[str, Any], data: st.DataObject) -> None:
             node.append(_junk(data))
 
 
-def test_every_changed_byte_of_a_commit_is_found() -> None:
+def test_every_changed_byte_of_a_commit_is_found(place: Any) -> None:
     """Each position, one bit after another; `verify` asked at every eighth."""
-    store, commit, snapshot = _store(Entry({"memory": example_entry().arrays["memory"]}, {}))
+    store, commit, snapshot = _store(place, Entry({"memory": example_entry().arrays["memory"]}, {}))
     path = commit_path(commit.view, KEY, 0)
     whole = store.location.get(path)
-    for i in range(len(whole)):
+    for i in place.positions(len(whole)):
         store.location.put(path, whole[:i] + bytes([whole[i] ^ (1 << (i % 8))]) + whole[i + 1 :])
         _check_commit_refused(store, commit, snapshot, verify=i % 8 == 0)
     store.location.put(path, whole)
     assert store.verify().ok
 
 
-def test_every_truncation_of_a_commit_is_found() -> None:
-    store, commit, snapshot = _store(Entry({"memory": example_entry().arrays["memory"]}, {}))
+def test_every_truncation_of_a_commit_is_found(place: Any) -> None:
+    store, commit, snapshot = _store(place, Entry({"memory": example_entry().arrays["memory"]}, {}))
     path = commit_path(commit.view, KEY, 0)
     whole = store.location.get(path)
-    for length in range(len(whole)):
+    for length in place.positions(len(whole)):
         store.location.put(path, whole[:length])
         _check_commit_refused(store, commit, snapshot, verify=length % 8 == 0)
 
@@ -222,8 +234,8 @@ def _check_commit_refused(store: Store, commit: CommitRecord, snapshot: Snapshot
         assert ("altered", f"snapshots/{snapshot.id}.jsonl.zst") in kinds
 
 
-def test_deleted_commit_is_found_by_every_later_one_and_by_snapshots() -> None:
-    store, commit, snapshot = _store(example_entry())
+def test_deleted_commit_is_found_by_every_later_one_and_by_snapshots(place: Any) -> None:
+    store, commit, snapshot = _store(place, example_entry())
     store.location.delete(commit_path(commit.view, KEY, 0))
     with pytest.raises(ObjectMissingError):
         snapshot.read(KEY)
@@ -232,10 +244,10 @@ def test_deleted_commit_is_found_by_every_later_one_and_by_snapshots() -> None:
     assert report.orphans == (commit.folder,)
 
 
-def test_arrays_of_zeros_are_legal_and_their_loss_is_found() -> None:
+def test_arrays_of_zeros_are_legal_and_their_loss_is_found(place: Any) -> None:
     """An absent chunk reads as zeros in plain Zarr: here it must be told from zeros that were written."""
     zeros = Entry({name: np.zeros_like(values) for name, values in example_entry().arrays.items()}, {})
-    store, commit, snapshot = _store(zeros)
+    store, commit, snapshot = _store(place, zeros)
     assert store.verify().ok
     read = store.read(commit.view, KEY)
     assert all(not values.any() and values.shape == zeros.arrays[name].shape for name, values in read.arrays.items())

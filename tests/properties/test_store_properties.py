@@ -1,15 +1,15 @@
 """Laws of the store over all entries, keys and orders of inputs."""
 
 import json
-from uuid import uuid4
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from store_schema import Entry, EntryKey, create_store
+from store_schema import Entry, EntryKey, Store
 from store_schema.arrays import content_sha256
 from store_schema.errors import InvalidKeyError, ObjectAlteredError
 from store_schema.keys import check_id
@@ -21,25 +21,22 @@ from store_schema.writer import Publication
 assert StoreContract  # the strategies come with the contract
 
 
-def _memory_store():
-    return create_store(f"memory://{uuid4().hex}")
+def test_what_is_read_is_what_was_written(place: Any) -> None:
+    def law(entry: Entry, key: EntryKey) -> None:
+        store = place.new()
+        view = store.put_view(example_view())
+        commit = store.publish(view, key, entry, input_sha256=digest_of("x")).commit
+        read = store.snapshot(store.make_snapshot(view)).read(key)
+        assert store.keys(view) == [key]
+        assert set(read.arrays) == set(entry.arrays)
+        for name, values in entry.arrays.items():
+            assert read.arrays[name].dtype == values.dtype
+            assert read.arrays[name].tobytes() == values.tobytes()
+        assert read.attributes == json.loads(json.dumps(entry.attributes))
+        assert content_sha256(read.arrays) == commit.content_sha256
+        assert store.verify().ok
 
-
-@settings(max_examples=60, deadline=None)
-@given(entry=entries(), key=keys())
-def test_what_is_read_is_what_was_written(entry: Entry, key: EntryKey) -> None:
-    store = _memory_store()
-    view = store.put_view(example_view())
-    commit = store.publish(view, key, entry, input_sha256=digest_of("x")).commit
-    read = store.snapshot(store.make_snapshot(view)).read(key)
-    assert store.keys(view) == [key]
-    assert set(read.arrays) == set(entry.arrays)
-    for name, values in entry.arrays.items():
-        assert read.arrays[name].dtype == values.dtype
-        assert read.arrays[name].tobytes() == values.tobytes()
-    assert read.attributes == json.loads(json.dumps(entry.attributes))
-    assert content_sha256(read.arrays) == commit.content_sha256
-    assert store.verify().ok
+    place.hold(law, 60, entry=entries(), key=keys())
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,9 +94,9 @@ def test_sealed_record_opens_and_any_changed_byte_does_not(value: dict[str, obje
 class Chain(RuleBasedStateMachine):
     """Any order of publishing few inputs, against a plain list as the model of the commits."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__()
-        self.store = _memory_store()
+        self.store = store
         self.view = self.store.put_view(example_view())
         self.key = EntryKey("P1", "CT", "skeleton")
         self.inputs: list[str] = []
@@ -134,5 +131,6 @@ class Chain(RuleBasedStateMachine):
         assert report.orphans == ()
 
 
-Chain.TestCase.settings = settings(max_examples=15, stateful_step_count=10, deadline=None)
-test_any_order_of_inputs_gives_the_chain_of_the_model = Chain.TestCase
+def test_any_order_of_inputs_gives_the_chain_of_the_model(place: Any) -> None:
+    steps = settings(place.settings_of(15), stateful_step_count=10)
+    run_state_machine_as_test(lambda: Chain(place.new()), settings=steps)

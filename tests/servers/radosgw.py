@@ -13,23 +13,19 @@ the gateway hangs at its start.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from daemons import PATIENCE_S, ServerError, end, free_ports, install_packages, listens, run, spawn, wait
 
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-mgr")
 PROGRAMS = ("radosgw", "radosgw-admin", "ceph", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-authtool", "monmaptool")
 DAEMONS = ("gateway", "osd", "mgr", "mon")
 """In the order in which they are stopped."""
-PATIENCE_S = 120
 ACCESS_KEY, SECRET_KEY = "ENGRAMTESTACCESSKEY0", "engram-test-secret-that-opens-nothing-else"
 BLOCK_BYTES = 16 * 2**30
 """Of a sparse file: what the tests may store at most."""
@@ -102,10 +98,6 @@ class S3Server:
         }
 
 
-class ServerError(RuntimeError):
-    """The server could not be installed or started."""
-
-
 def installed() -> bool:
     """Whether every program is on the path."""
     return all(shutil.which(program) for program in PROGRAMS)
@@ -115,16 +107,7 @@ def install() -> None:
     """Installs Debian's packages; needs root or sudo."""
     if installed():
         return
-    if shutil.which("apt-get") is None:
-        raise ServerError(f"the S3 server for tests comes from Debian's packages {PACKAGES}; there is no apt-get here.")
-    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(
-            [*root, "apt-get", *command], capture_output=True, text=True, env=environment, check=False
-        )
-        if done.returncode:
-            raise ServerError(f"apt-get {command[0]} failed: {done.stderr[-800:]}")
+    install_packages(PACKAGES, "the S3 server for tests")
 
 
 def start(folder: Path) -> S3Server:
@@ -134,7 +117,7 @@ def start(folder: Path) -> S3Server:
     folder = folder.absolute()
     for name in ("", "mon", "mgr", "osd", "rgw", "run", "logs", "keyrings"):
         (folder / name).mkdir(parents=True, exist_ok=name == "")
-    mon_port, mon_port_v1, port = _free_ports(3)
+    mon_port, mon_port_v1, port = free_ports(3)
     fsid = str(uuid.uuid4())
     values = {"fsid": fsid, "mon_port": mon_port, "mon_port_v1": mon_port_v1, "port": port}
     config = CONFIG.format(folder=folder, block_bytes=BLOCK_BYTES, **values)
@@ -143,7 +126,7 @@ def start(folder: Path) -> S3Server:
     (folder / "server.json").write_text(json.dumps(asdict(server)))
     _make_monitor(folder, fsid, mon_port, mon_port_v1)
     _spawn(folder, "mon", ["ceph-mon", "-f", "-i", "a"])
-    _wait(lambda: _try(folder, "status"), "the monitor to answer")
+    wait(lambda: _try(folder, "status"), "the monitor to answer")
     _make_osd(folder)
     _keyring(folder, "mgr.a", "mon", "allow profile mgr", "osd", "allow *")
     _keyring(folder, "client.rgw.a", "mon", "allow rw", "osd", "allow rwx")
@@ -168,25 +151,22 @@ def restart(folder: Path) -> S3Server:
     folder = folder.absolute()
     server = running(folder)
     _spawn(folder, "mon", ["ceph-mon", "-f", "-i", "a"])
-    _wait(lambda: _try(folder, "status"), "the monitor to answer")
+    wait(lambda: _try(folder, "status"), "the monitor to answer")
     _start_the_rest(folder, server)
     return server
 
 
 def kill(folder: Path, *, how: signal.Signals = signal.SIGKILL) -> None:
     """Ends every daemon at once; by default as a power cut would."""
-    pids = [pid for name in DAEMONS if (pid := _pid(folder, name))]
-    for pid in pids:
-        os.kill(pid, how)
-    _wait(lambda: not any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in pids), "the daemons to end")
+    end(folder, DAEMONS, how=how)
 
 
 def _start_the_rest(folder: Path, server: S3Server) -> None:
     _spawn(folder, "osd", ["ceph-osd", "-f", "-i", "0"])
     _spawn(folder, "mgr", ["ceph-mgr", "-f", "-i", "a"])
-    _wait(lambda: '"num_up_osds":1' in _ceph(folder, "osd", "stat", "-f", "json").replace(" ", ""), "the OSD to be up")
+    wait(lambda: '"num_up_osds":1' in _ceph(folder, "osd", "stat", "-f", "json").replace(" ", ""), "the OSD to be up")
     _spawn(folder, "gateway", ["radosgw", "-f", "-n", "client.rgw.a"])
-    _wait(lambda: _listens(server.port), "the gateway to listen")
+    wait(lambda: listens(server.port), "the gateway to listen")
 
 
 def _make_monitor(folder: Path, fsid: str, port: int, port_v1: int) -> None:
@@ -216,30 +196,7 @@ def _keyring(folder: Path, name: str, *caps: str) -> None:
 
 
 def _spawn(folder: Path, name: str, command: list[str]) -> None:
-    """A daemon in a session of its own, so that it outlives this process and its terminal."""
-    with (folder / "logs" / f"{name}.out").open("ab") as out:
-        process = subprocess.Popen(
-            [*command, "-c", str(folder / "ceph.conf")],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-    (folder / "run" / f"{name}.pid").write_text(str(process.pid))
-
-
-def _pid(folder: Path, name: str) -> int | None:
-    """The daemon's process, if it runs still and is a daemon of this folder."""
-    try:
-        pid = int((folder / "run" / f"{name}.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return None
-    return pid if str(folder.absolute()).encode() in command else None
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+    spawn(folder, name, [*command, "-c", str(folder / "ceph.conf")])
 
 
 def _ceph(folder: Path, *command: str) -> str:
@@ -259,35 +216,7 @@ def _try(folder: Path, *command: str) -> bool:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
-    if done.returncode:
-        raise ServerError(f"{' '.join(command[:4])} … failed with status {done.returncode}: {done.stderr[-800:]}")
-    return done.stdout
-
-
-def _wait(ready: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not ready():
-        if time.monotonic() > end:
-            raise ServerError(f"waited {PATIENCE_S} s for {what}.")
-        time.sleep(0.1)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    return run(command, timeout_s=PATIENCE_S)
 
 
 def main(arguments: list[str]) -> None:

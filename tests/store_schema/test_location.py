@@ -223,7 +223,7 @@ def test_request_that_came_too_slowly_is_made_again(refusing: list[str]) -> None
 
 
 def test_forbidden_deletion_is_told_at_once(refusing: list[str]) -> None:
-    with pytest.raises(BackendError, match="check the rights of the credentials, s3:DeleteObject"):
+    with pytest.raises(BackendError, match="check the rights of the credentials, the right to delete"):
         open_location("s3://bucket/store").delete("a")
     assert refusing == ["POST"]
 
@@ -237,6 +237,57 @@ def test_endpoint_that_is_no_address_is_wrong_use(no_aws: pytest.MonkeyPatch, en
     with pytest.raises(UsageError, match="is no address: expected http://HOST:PORT") as caught:
         open_location("s3://bucket/store").get("a")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["http://", "http://host name", "https://user:secret@host"])
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [("STORAGE_EMULATOR_HOST", "gs://b/s"), ("GOOGLE_BASE_URL", "gs://b/s"), ("AZURE_STORAGE_ENDPOINT", "az://b/s")],
+)
+def test_endpoint_of_google_or_azure_that_is_no_address_is_wrong_use(
+    monkeypatch: pytest.MonkeyPatch, variable: str, address: str, endpoint: str
+) -> None:
+    monkeypatch.setenv(variable, endpoint)
+    with pytest.raises(UsageError, match=rf"is no address: expected http://HOST:PORT.*{variable}") as caught:
+        open_location(address).get("a")
+    assert "secret" not in str(caught.value)
+
+
+class Witness(BaseHTTPRequestHandler):
+    """Notes what each request shows of who asks, and has no object."""
+
+    shown: list[str | None]
+
+    def do_GET(self) -> None:
+        self.shown.append(self.headers["Authorization"])
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def witness() -> Iterator[tuple[str, list[str | None]]]:
+    """Host and port of a server, and what it was shown."""
+    shown: list[str | None] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Witness,), {"shown": shown})) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}", shown
+        server.shutdown()
+
+
+@pytest.mark.parametrize("variable", ["STORAGE_EMULATOR_HOST", "GOOGLE_BASE_URL"])
+def test_emulator_is_shown_no_credential_and_an_endpoint_is(
+    witness: tuple[str, list[str | None]], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    host, shown = witness
+    monkeypatch.setenv(variable, f"http://{host}")
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "planted-token")
+    with pytest.raises(ObjectMissingError):
+        open_location("gs://bucket/store").get("a")
+    assert shown == [f"Bearer {'emulator' if variable == 'STORAGE_EMULATOR_HOST' else 'planted-token'}"]
 
 
 @pytest.mark.parametrize(
