@@ -15,7 +15,8 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 
 from extractor.config import ExtractConfig, views_of
-from extractor.dispatch import SCHEDULER_LOST, Cluster, _Errand, run_on_cluster
+from extractor.dispatch import SCHEDULER_LOST, Cluster, run_on_cluster
+from extractor.errands import Errand
 from extractor.loading import load_networks
 from extractor.phantom import write_cohort
 from extractor.run import RunOptions, RunReport, run
@@ -221,7 +222,7 @@ def test_a_store_of_the_same_address_that_is_another_one_is_refused(sent, cluste
 
 def test_what_travels_is_small_and_shows_no_path_to_a_worker_that_logs_it(sent):
     tasks, spec, _ = sent
-    errand = _Errand(pickle.dumps(tasks[0]), spec, "Worker-1", "topic", "key")
+    errand = Errand(pickle.dumps(tasks[0]), spec, "Worker-1", "topic", "key")
     assert len(pickle.dumps(errand)) < 4096
     assert "P001" not in repr(errand)
 
