@@ -181,7 +181,8 @@ class _Run:
             return
         self.looked_s = time.monotonic()
         try:
-            present = dict(self.client.scheduler_info()["workers"])
+            # Not `scheduler_info()`: what that gives is overwritten by the client's own looks, which ask for no worker.
+            present = dict(self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"])
         except (OSError, TimeoutError):
             # The client finds out by itself whether its scheduler is gone.
             return

@@ -147,6 +147,16 @@ def test_stages_say_which_study_is_where_and_every_study_has_one_result(sent, cl
         assert seen == ["loading", "embedding", "writing"]
 
 
+def test_what_dasks_own_looks_at_its_scheduler_leave_makes_no_worker_seem_gone(sent, cluster, monkeypatch):
+    """They ask for no worker, and their answer may stand where that to another question is read."""
+    tasks, spec, _ = sent
+    events: list[StudyStage | StudyResult] = []
+    monkeypatch.setattr(Client, "scheduler_info", lambda _client, n_workers=0: {"workers": {}})
+    run_on_cluster(tasks, spec, Cluster(cluster.scheduler_address, wait_s=20), tell=events.append)
+    assert [event.error for event in events if isinstance(event, StudyResult)] == [None] * len(tasks)
+    assert not [event for event in events if isinstance(event, StudyStage) and event.stage is None]
+
+
 def test_a_study_that_raises_fails_alone(sent, cluster):
     tasks, spec, _ = sent
     defective = StudyTask(tasks[0].row, CONFIG, {"nonsense": "no-view"})
