@@ -1,14 +1,13 @@
 """Spreads studies over the workers of a Dask cluster and survives their deaths; the only module of the extractor that knows Dask.
 
 What travels is a study's small description, one a Dask task, to a worker that this module chose; never a tensor, model, credential
-or signature. A worker process opens store and network once and keeps them; where it has several threads, it loads and writes
-studies while another is in the network.
+or signature, and sealed where patients have pseudonyms. A worker process opens store and network once and keeps them; where it
+has several threads, it loads and writes studies while another is in the network.
 """
 
 from __future__ import annotations
 
 import logging
-import pickle
 import queue
 import threading
 import time
@@ -18,12 +17,13 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from distributed import Client, Future, KilledWorker, get_worker
 
-from extractor.outcome import ItemOutcome
+from extractor.errands import Answer, Errand
 from extractor.pipeline import work_on
+from extractor.sealing import Envelope, envelope, key_here, key_lack
 from extractor.versions import versions
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
@@ -68,12 +68,14 @@ def run_on_cluster(
     Raises
     ------
     UsageError
-        If the scheduler cannot be reached, has no worker of use, or a worker runs other code or libraries than this process.
+        If the scheduler cannot be reached, has no worker of use, or a worker runs other code or libraries than this process, or
+        holds not the secret by which studies are sealed.
     """
     if not tasks:
         return
     with _connected(cluster) as client:
-        _Run(client, Waiting(list(tasks), tell), spec, cluster.wait_s, tell, look()).run()
+        sealing = envelope(spec.sealed_with)
+        _Run(client, Waiting(list(tasks), tell), spec, sealing, cluster.wait_s, tell, look()).run()
 
 
 @contextmanager
@@ -91,32 +93,6 @@ def _connected(cluster: Cluster) -> Iterator[Client]:
                 f"the scheduler at {address} has no worker: start one with `dask worker {address}`"
             ) from error
         yield client
-
-
-# What travels
-
-
-@dataclass(frozen=True)
-class _Errand:
-    """One study, for one worker process."""
-
-    task: bytes = field(repr=False)
-    """The pickled study: the scheduler passes it on unread. No worker repeats it in a log, since paths may name patients."""
-    spec: WorkerSpec = field(repr=False)
-    worker_id: str
-    topic: str
-    key: str
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What came of an errand."""
-
-    kind: Literal["done", "broken", "elsewhere", "cancelled"]
-    """`broken`: this worker cannot work; `elsewhere`: Dask gave it to another process than was meant; `cancelled`: the
-    scheduler was lost or restarted, and nothing is known."""
-    outcomes: tuple[ItemOutcome, ...] = ()
-    error: str | None = field(default=None, repr=False)
 
 
 class _News(NamedTuple):
@@ -160,6 +136,7 @@ class _Run:
     client: Client
     waiting: Waiting
     spec: WorkerSpec
+    envelope: Envelope
     wait_s: float
     tell: Told
     expected: Mapping[str, str]
@@ -204,7 +181,8 @@ class _Run:
             return
         self.looked_s = time.monotonic()
         try:
-            present = dict(self.client.scheduler_info()["workers"])
+            # Not `scheduler_info()`: what that gives is overwritten by the client's own looks, which ask for no worker.
+            present = dict(self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"])
         except (OSError, TimeoutError):
             # The client finds out by itself whether its scheduler is gone.
             return
@@ -244,8 +222,10 @@ class _Run:
             return _Unfit("declares no GPU: start it with `--resources GPU=1`, one process a GPU", wrong=False)
         if not isinstance(answer, _About):
             return _Unfit(f"cannot import `extractor` ({answer}): install engram[extractor] there", wrong=True)
-        other = differing(answer.versions, self.expected)
-        return _Unfit(f"runs {other}: install the same on workers and client", wrong=True) if other else None
+        if other := differing(answer.versions, self.expected):
+            return _Unfit(f"runs {other}: install the same on workers and client", wrong=True)
+        lack = key_lack(answer.key_fingerprint, self.spec.sealed_with)
+        return None if lack is None else _Unfit(lack, wrong=True)
 
     def _set_aside(self, address: str, unfit: _Unfit) -> None:
         self.unfit[address] = unfit
@@ -271,7 +251,7 @@ class _Run:
         self.number += 1
         # A line of the table and no id: keys are shown on the scheduler's pages.
         key = f"study-line-{task.row.line}-{self.call}-{self.number}"
-        errand = _Errand(pickle.dumps(task), self.spec, place.worker_id, self._topic, key)
+        errand = Errand(self.envelope.close(task), self.spec, place.worker_id, self._topic, key)
         future = self.client.submit(
             _on_worker, errand, key=key, workers=[place.address], resources=place.resources, pure=False
         )
@@ -307,7 +287,7 @@ class _Run:
         task = place.held.pop(key)
         self._drop(key)
         if answer.kind == "done":
-            self.tell(StudyResult(task, answer.outcomes, answer.error))
+            self.tell(self._result(task, answer))
             return
         if answer.kind == "cancelled":
             self.waiting.put_back(task)
@@ -317,19 +297,25 @@ class _Run:
             self.waiting.put_back(one)
         self._leave(place)
 
-    def _answer(self, key: str) -> _Answer | None:
+    def _result(self, task: StudyTask, answer: Answer) -> StudyResult:
+        if answer.made is None:
+            return StudyResult(task, error=answer.error)
+        outcomes, error = self.envelope.open(answer.made)
+        return StudyResult(task, outcomes, error)
+
+    def _answer(self, key: str) -> Answer | None:
         """What came of an errand that has ended; None where its worker died with it."""
         future = self.futures[key]
         if future.status in ("cancelled", "lost"):
-            return _Answer("cancelled")
+            return Answer("cancelled")
         try:
             error = future.exception(timeout=ANSWER_S) if future.status == "error" else None
-            answer = _Answer("done", error=reason_of(error)) if error else future.result(timeout=ANSWER_S)
+            answer = Answer("done", error=reason_of(error)) if error else future.result(timeout=ANSWER_S)
         except (TimeoutError, CancelledError):
             return None
         if isinstance(error, KilledWorker):
             return None
-        assert isinstance(answer, _Answer)
+        assert isinstance(answer, Answer)
         return answer
 
     def _lost(self, place: _Place) -> None:
@@ -373,28 +359,30 @@ class _About(NamedTuple):
 
     worker_id: str
     versions: dict[str, str]
+    key_fingerprint: str | None
+    """Of the pseudonym key that it holds."""
 
 
 def _about(dask_worker: Any) -> _About:
-    return _About(str(dask_worker.id), versions())
+    return _About(str(dask_worker.id), versions(), key_here())
 
 
-def _on_worker(errand: _Errand) -> _Answer:
+def _on_worker(errand: Errand) -> Answer:
     """Extracts a study where it landed; what it raises is part of the answer, so that no worker logs the study."""
     here = get_worker()
     if here.id != errand.worker_id:
-        return _Answer("elsewhere")
+        return Answer("elsewhere")
     try:
-        load = worker(errand.spec)
+        sealing, load = envelope(errand.spec.sealed_with), worker(errand.spec)
     except (EngramError, OSError, RuntimeError, MemoryError) as error:
-        return _Answer("broken", error=reason_of(error))
+        return Answer("broken", error=reason_of(error))
     one_thread()
-    task: StudyTask = pickle.loads(errand.task)  # noqa: S301 - whoever reaches a scheduler runs code anyway
+    task: StudyTask = sealing.open(errand.task)
     made = work_on(task, load, partial(_tell, here, errand), network=_network)
-    return _Answer("done", made.outcomes, made.error)
+    return Answer("done", sealing.close((made.outcomes, made.error)))
 
 
-def _tell(here: Any, errand: _Errand, event: StudyStage | StudyResult) -> None:
+def _tell(here: Any, errand: Errand, event: StudyStage | StudyResult) -> None:
     """Sends a stage to the process that has the plan: the errand's key and a word."""
     if isinstance(event, StudyStage):
         here.log_event(errand.topic, (errand.key, event.stage))

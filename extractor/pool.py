@@ -1,7 +1,7 @@
 """Spreads studies over processes of this machine and survives the death of one; knows a study only as a task.
 
 Each process is started by spawn (forked ones would inherit locks), works for one device, and asks for its next study when its
-loader is free: nothing is queued in it that another process could do.
+loader is free: nothing is queued in it that another process could do. Whatever speaks of a study travels in an envelope.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NoReturn
 
 from extractor.pipeline import work_through
+from extractor.sealing import Envelope, envelope
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
 from extractor.worker import MAX_DEATHS, NO_WORKER, StudyResult, StudyStage, Told, WorkerSpec, reason_of, worker
@@ -30,7 +32,12 @@ END_S = 20.0
 """How long a process that was told to end may take to write what it has embedded, before it is killed."""
 
 Message = tuple[Literal["ready", "next", "broken", "told"], Any]
-"""From a process: it is ready; it asks for a study; it cannot work, and why; something happened to a study."""
+"""From a process: it is ready; it asks for a study; it cannot work, and why; something happened to a study, in an envelope."""
+
+Send = Callable[..., None]
+"""Sends a message's kind, and its content if it has any."""
+NO_MORE = b""
+"""What ends a process: no envelope is empty."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,17 @@ def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, processes: Process
     when it died waits until all others are done, and then runs alone, so that the one that kills is known.
 
     When the call ends early (Ctrl-C), what is embedded is still written and what is committed stands.
+
+    Raises
+    ------
+    UsageError
+        If studies are to be sealed, and this process holds not the secret.
     """
     if processes.jobs == 0:
         load = worker(replace(spec, device=processes.devices[0]))
         work_through(tasks, load, _one_at_a_time(tell), prefetch=processes.prefetch)
     else:
-        _Pool(Waiting(list(tasks), tell), spec, processes, tell).run()
+        _Pool(Waiting(list(tasks), tell), spec, envelope(spec.sealed_with), processes, tell).run()
 
 
 def _one_at_a_time(tell: Told) -> Told:
@@ -78,7 +90,7 @@ class _Process:
     """One place for a process; it gets another one when its process dies."""
 
     spec: WorkerSpec
-    prefetch: bool
+    envelope: Envelope
     process: BaseProcess
     connection: Connection
     asks: bool = False
@@ -89,22 +101,27 @@ class _Process:
     """Studies that it was given and that have no result."""
 
     @classmethod
-    def started(cls, spec: WorkerSpec, *, prefetch: bool) -> _Process:
+    def started(cls, spec: WorkerSpec, sealing: Envelope, *, prefetch: bool) -> _Process:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        # What a presigned address hides goes to these processes alone, past every task, log and record.
-        process = context.Process(target=_main, args=(spec, there, remembered(), prefetch), daemon=True)
+        process = context.Process(target=_main, args=(spec, there, prefetch), daemon=True)
         process.start()
         there.close()
-        return cls(spec, prefetch, process, here)
+        place = cls(spec, sealing, process, here)
+        # What a presigned address hides goes to these processes alone, past every task, log and record.
+        place._send(sealing.close(remembered()))
+        return place
 
     def give(self, task: StudyTask | None) -> None:
         """The next study; None ends the process. One that died meanwhile is noticed when it is listened to."""
         self.asks = False
         if task is not None:
             self.held.append(task)
+        self._send(NO_MORE if task is None else self.envelope.close(task))
+
+    def _send(self, data: bytes) -> None:
         with suppress(OSError):
-            self.connection.send(task)
+            self.connection.send_bytes(data)
 
     def end(self, *, at_once: bool) -> None:
         """Lets the process end: with what it was given, or with what it has embedded."""
@@ -125,6 +142,7 @@ class _Pool:
 
     waiting: Waiting
     spec: WorkerSpec
+    envelope: Envelope
     processes: Processes
     tell: Told
     places: list[_Process] = field(default_factory=list)
@@ -148,7 +166,7 @@ class _Pool:
                 place.end(at_once=not finished)
 
     def _start(self, spec: WorkerSpec) -> _Process:
-        return _Process.started(spec, prefetch=self.processes.prefetch)
+        return _Process.started(spec, self.envelope, prefetch=self.processes.prefetch)
 
     def _serve(self) -> None:
         """Gives studies to the processes that ask; they share this machine's memory, so that a suspect shares it with none."""
@@ -176,12 +194,16 @@ class _Pool:
             place.asks = True
         elif kind == "broken":
             self.why_none = content
-        elif isinstance(content, StudyResult):
-            held = next(task for task in place.held if task.row.patient == content.task.row.patient)
-            place.held.remove(held)
-            self.tell(content)
         else:
-            self.tell(replace(content, where=self._name(place)))
+            self._happened(place, self.envelope.open(content))
+
+    def _happened(self, place: _Process, event: StudyStage | StudyResult) -> None:
+        if isinstance(event, StudyStage):
+            self.tell(replace(event, where=self._name(place)))
+            return
+        held = next(task for task in place.held if task.row.patient == event.task.row.patient)
+        place.held.remove(held)
+        self.tell(event)
 
     def _name(self, place: _Process) -> str:
         """What tells the place from the others: its device, where there are several."""
@@ -204,20 +226,21 @@ class _Pool:
 # In the processes that work
 
 
-def _main(spec: WorkerSpec, connection: Connection, secrets: dict[str, str], prefetch: bool) -> None:
+def _main(spec: WorkerSpec, connection: Connection, prefetch: bool) -> None:
     """What a process does: studies until it is told to end, or until the one that started it is gone."""
     # Ctrl-C reaches every process of a terminal; the first one decides what becomes of the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
-    remember(secrets)
     sending = threading.Lock()
-    inbox: queue.SimpleQueue[StudyTask | None] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def send(kind: str, content: object = None) -> None:
         with sending:
             connection.send((kind, content))
 
     try:
+        sealing = envelope(spec.sealed_with)
+        remember(sealing.open(connection.recv_bytes()))
         load = worker(spec)
     except (EngramError, OSError, RuntimeError, MemoryError) as error:
         send("broken", reason_of(error))
@@ -225,10 +248,11 @@ def _main(spec: WorkerSpec, connection: Connection, secrets: dict[str, str], pre
     send("ready")
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
-        work_through(_asked(send, inbox), load, lambda event: send("told", event), prefetch=prefetch)
+        told = partial(_tell, send, sealing)
+        work_through(_asked(send, inbox, sealing), load, told, prefetch=prefetch)
     finally:
         # The loader may wait for a study that will not come.
-        inbox.put(None)
+        inbox.put(NO_MORE)
 
 
 def _end(_number: int, _frame: object) -> NoReturn:
@@ -236,24 +260,29 @@ def _end(_number: int, _frame: object) -> NoReturn:
     sys.exit(1)
 
 
-def _asked(send: Callable[[str], None], inbox: queue.SimpleQueue[StudyTask | None]) -> Iterator[StudyTask]:
+def _tell(send: Send, sealing: Envelope, event: StudyStage | StudyResult) -> None:
+    send("told", sealing.close(event))
+
+
+def _asked(send: Send, inbox: queue.SimpleQueue[bytes], sealing: Envelope) -> Iterator[StudyTask]:
     """Studies as they are asked for, until there is none."""
     while True:
         send("next")
-        task = inbox.get()
-        if task is None:
+        data = inbox.get()
+        if data == NO_MORE:
             return
+        task: StudyTask = sealing.open(data)
         yield task
 
 
-def _receive(connection: Connection, inbox: queue.SimpleQueue[StudyTask | None]) -> None:
+def _receive(connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
     """Takes what the first process sends; when that is gone, this one ends too."""
     while True:
         try:
-            task = connection.recv()
+            data = connection.recv_bytes()
         except (EOFError, OSError):
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        inbox.put(task)
-        if task is None:
+        inbox.put(data)
+        if data == NO_MORE:
             return

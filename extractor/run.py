@@ -23,6 +23,7 @@ from extractor.outcome import ItemOutcome, PlanItem, one_line, to_jsonl
 from extractor.plan import make_plan, plan_study
 from extractor.pool import Processes, run_studies
 from extractor.progress import bars, study_progress
+from extractor.sealing import envelope
 from extractor.sending import check_sendable
 from extractor.shards import Shard, elsewhere
 from extractor.table import StudyRow, read_study_table
@@ -139,7 +140,8 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
     plan = tuple(make_plan(rows, views=views, store=store, config=config))
     if options.dry_run:
         return RunReport(run_id=None, views=views, plan=tuple(_cleaned(plan, options.ids.clean)))
-    spec = replace(spec, store_url=store.url, store_id=store.store_id)
+    key = options.ids.rule.key_fingerprint
+    spec = replace(spec, store_url=store.url, store_id=store.store_id, sealed_with=key)
     return _Run(table, rows, plan, views, spec, store, config, options, console).execute()
 
 
@@ -163,6 +165,9 @@ def _check(config: ExtractConfig, options: RunOptions) -> None:
         raise UsageError(
             "a memory store lives in one process: use --jobs 0 and no --scheduler, or a folder as the store."
         )
+    if options.jobs != 0 and not options.dry_run:
+        # Other processes could open nothing: better said before anything is done.
+        envelope(options.ids.rule.key_fingerprint)
 
 
 def _check_pet_units(config: ExtractConfig, rows: Sequence[StudyRow]) -> None:

@@ -59,6 +59,8 @@ class WorkerSpec:
     """Whether anything is made by the segmentation network."""
     store_id: str | None = None
     """Of the store that is meant: another machine may have another one at the same address."""
+    sealed_with: str | None = None
+    """Fingerprint of the pseudonym key under which studies travel sealed; None where patients are called by their own ids."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def run(
     everything is committed, 1 when something failed, 2 when the call was wrong. Withdrawn entries are listed and left alone.
 
     With --pseudonymise patients, studies and files are called by codes, the same on every machine with the same key; a store holds
-    either plain ids or the pseudonyms of one key. `trainer cv --pseudonymise` with that key finds them again.
+    either plain ids or the pseudonyms of one key. `trainer cv --pseudonymise` with that key finds them again. What is sent to
+    workers is sealed under it: each needs the same ENGRAM_PSEUDONYM_KEY in its own environment.
 
     Workers of a --scheduler take their credentials from their own environment. They must reach store, images and weights by the
     same addresses, and run the same version of engram. With --device cuda a worker is one process with one GPU, started by

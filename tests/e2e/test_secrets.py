@@ -20,7 +20,7 @@ import yaml
 from numcodecs import Zstd
 
 from extractor.config import ExtractConfig
-from extractor.dispatch import _Errand
+from extractor.errands import Errand
 from extractor.phantom import write_cohort
 from extractor.pool import WorkerSpec
 from extractor.table import read_study_table
@@ -254,7 +254,7 @@ def pickles(world: SimpleNamespace) -> dict[str, bytes]:
         "reader": BulkReader(snapshot),
         "studies": tasks,
         "worker": spec,
-        "errands of a Dask graph": [_Errand(pickle.dumps(task), spec, "Worker-1", "topic", "key") for task in tasks],
+        "errands of a Dask graph": [Errand(pickle.dumps(task), spec, "Worker-1", "topic", "key") for task in tasks],
         "tasks": plan.tasks(
             first_jobs(plan.config, permutations=plan.splits, folds=len(plan.splits[0])), f"{world.url}/run"
         ),

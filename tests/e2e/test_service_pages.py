@@ -29,6 +29,10 @@ NAMED = """() => {
   return [one.tagName, one.id, one.textContent.replace(/\\s+/g, " ").trim(), one.getAttribute("href") || ""];
 }"""
 SANDBOXED = "sandboxed and the 'allow-scripts' permission is not set"
+INLINE = "violates the following Content Security Policy"
+"""What a published report that holds a script makes a browser complain of."""
+OF_THE_TRAINER = {("report", "empty-table-header"), ("report", "scrollable-region-focusable")}
+"""What axe-core finds in a published report: the service shows it as the trainer made it, and mends nothing in it."""
 STATUS = "the server responded with a status of"
 """What the browser complains of where a page says why there is nothing to show."""
 FOCUSABLE = """() => [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']")]
@@ -54,6 +58,8 @@ class Site:
     view: str
     pooled: str
     snapshot: str
+    withdrawn: str
+    """A snapshot that names patients who were withdrawn later."""
 
     @property
     def pages(self):
@@ -85,10 +91,13 @@ def site(tmp_path_factory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     service = Service.open(Settings(data=folder, reconcile_s=0, key_cache_s=0))
     migrate(service.database)
-    cohort = sibling("services", "page_cohort").make_cohort(folder / "cohort")
+    cohort = sibling("services", "page_cohort").make_cohort(folder / "cohort", sibling("services", "page_runs"))
     operations.create_project(service, "myeloma", str(folder / "cohort"))
     operations.create_project(service, "lymphoma")
+    sibling("e2e", "page_states").publish_report(cohort.store.url, folder / "trained")
     reindex(service, "myeloma")
+    # After the catalogue was made: no page leads to it.
+    cohort.store.put_run(sibling("e2e", "page_states").BROKEN_RUN, "start.json", b"[]")
     labels = {"admin": "Data office", "write": "extraction on node 3", "read": "dashboard of the ward"}
     keys = {
         scope: operations.make_key(service, "myeloma", label=label, scope=scope, expires_days=90).text
@@ -100,7 +109,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
     operations.make_grant(service, "myeloma", "lymphoma", view=cohort.pooled)
     operations.make_grant(service, "myeloma", "lymphoma", snapshot=cohort.snapshot, expires_days=30)
     with sibling("services", "serving").running(service) as server:
-        yield Site(server.url, service, keys, cohort.view, cohort.pooled, cohort.snapshot)
+        yield Site(server.url, service, keys, cohort.view, cohort.pooled, cohort.snapshot, cohort.withdrawn)
 
 
 @pytest.fixture(scope="module")
@@ -159,49 +168,67 @@ def tab_to(page, wanted, *, most=400):
     raise AssertionError(f"{wanted} was not reached by Tab")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_axe_finds_nothing_on_any_page(browser, site, scheme):
-    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 - only this test needs it
+@pytest.fixture(scope="module", params=SCHEMES)
+def looked(browser, site, request, tmp_path_factory):
+    """Every state at every width; the screenshots are for people."""
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415 - only this fixture needs it
 
-    axe, found = Axe(), {}
-    with looking(browser, site, scheme=scheme, key=None) as page:
-        show(page, site, "/login")
-        found["login"] = axe.run(page)
-        page.get_by_label("API key").fill("engram_wrong")
-        page.get_by_role("button", name="Log in").click()
-        found["bad login"] = axe.run(page)
-    for width, names in ((1280, list(site.pages)), (320, ["view", "trainer", "keys"])):
-        with looking(browser, site, scheme=scheme, width=width) as page:
-            for name in names:
-                show(page, site, site.pages[name])
+    pages, axe, visits = sibling("e2e", "page_states"), Axe(), sibling("e2e", "page_states").Visits()
+    states, folder = pages.states(site), tmp_path_factory.mktemp(f"pages-{request.param}")
+    looked = pages.Looked([], {}, set())
+    assert len({state.name for state in states}) == len(states)
+    for key in {state.key: None for state in states}:
+        with looking(browser, site, scheme=request.param, key=key, known=(INLINE,)) as page:
+            page.on("response", visits.note)
+            for state in [state for state in states if state.key == key]:
+                visits.seen.clear()
+                state.open(page)
+                looked.statuses[state.name] = visits.seen[-1][2], state.status
+                looked.routes |= pages.routes_of(visits)
                 for summary in page.locator("summary").all():
                     summary.click()
-                found[f"{name} at {width}"] = axe.run(page)
-    assert all(results.response["testEngine"]["name"] == "axe-core" for results in found.values())
-    told = [
-        f"{where}: {one['id']}: {one['nodes'][0]['html']}"
-        for where, results in found.items()
-        for one in results.response["violations"]
-    ]
-    assert not told, "\n".join(told)
+                looked.seen += [pages.look(page, axe, state.name, width, folder) for width in WIDTHS]
+    return looked
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
-def test_pages_fit_their_window(browser, site, scheme, width, tmp_path):
-    """Nothing scrolls sideways but tables and curves; the screenshots are for people."""
-    with looking(browser, site, scheme=scheme, width=width) as page:
-        for name, path in site.pages.items():
-            status = show(page, site, path)
-            assert status == {"withdrawn": 410, "forbidden": 403}.get(name, 200), name
-            page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
-            assert page.evaluate("document.documentElement.scrollWidth") == width, name
-            for picture in page.locator("img").all():
-                assert picture.evaluate("one => one.complete && one.naturalWidth > 0"), name
-    with looking(browser, site, scheme=scheme, width=width, key=None) as page:
-        show(page, site, "/login")
-        page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") == width
+def test_every_state_of_a_page_has_its_status(looked):
+    assert {name: was for name, (was, _) in looked.statuses.items()} == {
+        name: wanted for name, (_, wanted) in looked.statuses.items()
+    }
+    assert {401, 403, 404, 405, 409, 410, 422, 500} <= {status for status, _ in looked.statuses.values()}
+
+
+def test_every_page_of_the_router_is_among_the_states(looked):
+    """A new page is looked at, or said to be a file."""
+    assert looked.routes == sibling("e2e", "page_states").page_routes()
+
+
+def test_what_is_said_to_be_a_file_is_none_that_a_browser_shows_as_a_page(browser, site):
+    names = {"project": "myeloma", "view": site.view, "patient": "MM_0001", "modality": "PET", "roi": "spine_dilated"}
+    names |= {"kind": "csv", "run": sibling("services", "page_runs").TRAINER_RUN, "name": "km.json"}
+    with looking(browser, site) as page:
+        for pattern, kind in sibling("e2e", "page_states").FILES.items():
+            answer = page.request.get(f"{site.url}{pattern.format(**names)}")
+            assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (200, kind), pattern
+
+
+def test_axe_finds_nothing_in_any_state_of_any_page_at_any_width(looked):
+    assert all(one.axe["testEngine"]["name"] == "axe-core" and one.axe["passes"] for one in looked.seen)
+    assert {one.width for one in looked.seen} == set(WIDTHS)
+    told = {
+        (one.name, found["id"]): f"{one.name} at {one.width}: {found['id']}: {found['nodes'][0]['html']}"
+        for one in looked.seen
+        for found in one.axe["violations"]
+    }
+    assert not [text for place, text in told.items() if place not in OF_THE_TRAINER]
+    assert told.keys() == OF_THE_TRAINER, "what was mended is known no longer"
+
+
+def test_pages_fit_their_window(looked):
+    """Nothing scrolls sideways but tables and curves."""
+    assert not [(one.name, one.width, one.scroll_width) for one in looked.seen if one.scroll_width != one.width]
+    assert not [(one.name, one.width) for one in looked.seen if not all(one.pictures)]
+    assert sum(len(one.pictures) for one in looked.seen)
 
 
 def test_schemes_have_colours_of_their_own(browser, site):
@@ -228,7 +255,7 @@ def test_every_page_is_reached_by_links_without_scripts(browser, site):
                 if address in seen or address.startswith("#") or link.get_attribute("download") is not None:
                     continue
                 kinds[kind] = kinds.get(kind, 0) + 1
-                if kinds[kind] <= 3:
+                if kinds[kind] <= 4:
                     seen.add(address)
                     waiting.append(address)
     missing = [
@@ -326,10 +353,7 @@ def test_a_guest_sees_what_was_granted(browser, site):
 
 def test_scripts_run_nowhere(browser, site):
     """Neither one that found its way into a page, nor that of a published report."""
-    known = (
-        SANDBOXED,
-        "violates the following Content Security Policy",
-    )
+    known = (SANDBOXED, INLINE)
     with looking(browser, site, key="read", known=known) as page:
         show(page, site, site.pages["project"])
         script = "Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'})"

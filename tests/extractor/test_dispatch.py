@@ -15,7 +15,8 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 
 from extractor.config import ExtractConfig, views_of
-from extractor.dispatch import SCHEDULER_LOST, Cluster, _Errand, run_on_cluster
+from extractor.dispatch import SCHEDULER_LOST, Cluster, run_on_cluster
+from extractor.errands import Errand
 from extractor.loading import load_networks
 from extractor.phantom import write_cohort
 from extractor.run import RunOptions, RunReport, run
@@ -146,6 +147,16 @@ def test_stages_say_which_study_is_where_and_every_study_has_one_result(sent, cl
         assert seen == ["loading", "embedding", "writing"]
 
 
+def test_what_dasks_own_looks_at_its_scheduler_leave_makes_no_worker_seem_gone(sent, cluster, monkeypatch):
+    """They ask for no worker, and their answer may stand where that to another question is read."""
+    tasks, spec, _ = sent
+    events: list[StudyStage | StudyResult] = []
+    monkeypatch.setattr(Client, "scheduler_info", lambda _client, n_workers=0: {"workers": {}})
+    run_on_cluster(tasks, spec, Cluster(cluster.scheduler_address, wait_s=20), tell=events.append)
+    assert [event.error for event in events if isinstance(event, StudyResult)] == [None] * len(tasks)
+    assert not [event for event in events if isinstance(event, StudyStage) and event.stage is None]
+
+
 def test_a_study_that_raises_fails_alone(sent, cluster):
     tasks, spec, _ = sent
     defective = StudyTask(tasks[0].row, CONFIG, {"nonsense": "no-view"})
@@ -221,7 +232,7 @@ def test_a_store_of_the_same_address_that_is_another_one_is_refused(sent, cluste
 
 def test_what_travels_is_small_and_shows_no_path_to_a_worker_that_logs_it(sent):
     tasks, spec, _ = sent
-    errand = _Errand(pickle.dumps(tasks[0]), spec, "Worker-1", "topic", "key")
+    errand = Errand(pickle.dumps(tasks[0]), spec, "Worker-1", "topic", "key")
     assert len(pickle.dumps(errand)) < 4096
     assert "P001" not in repr(errand)
 

@@ -41,6 +41,8 @@ class Cohort:
     pooled: str
     """Vectors of the same pass, without pictures."""
     snapshot: str
+    withdrawn: str
+    """A snapshot that names patients who were withdrawn later."""
 
 
 def make_cohort(folder: Path, runs: Any, *, patients: int = 40) -> Cohort:
@@ -51,12 +53,12 @@ def make_cohort(folder: Path, runs: Any, *, patients: int = 40) -> Cohort:
     for number in range(patients):
         _publish_patient(store, view, pooled, number, studies[number % PAINTED])
     _publish_again(store, view, studies[0])
-    snapshot = store.make_snapshot(view, where=["modality=PET"])
+    withdrawn = store.make_snapshot(view, where=["modality=PET"])
     withdraw(store, patients=list(WITHDRAWN), reason="consent withdrawn on 2026-03-12")
     snapshot = store.make_snapshot(view)
     runs.publish_trainer_run(store, view, snapshot)
     runs.publish_extractions(store, {"paper": view, "pooled": pooled}, snapshot, _items(patients))
-    return Cohort(store, view, pooled, snapshot)
+    return Cohort(store, view, pooled, snapshot, withdrawn)
 
 
 def _items(patients: int) -> list[tuple[str, str, str, bool]]:
