@@ -108,8 +108,8 @@ def cv(*, config_path: str, **options: Any) -> None:
     addresses, and run the same version of engram.
 
     \b
-    Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, folds.csv, risks.csv (out-of-fold
-    risks), of searches search.csv, of studies tables/, run.json, cohort.json, splits.json and a file per task.
+    Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, table_one.csv, folds.csv, risks.csv
+    (out-of-fold risks), of searches search.csv, of studies tables/, run.json, cohort.json, splits.json and a file per task.
 
     \b
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run
