@@ -251,7 +251,7 @@ def test_the_page_shows_the_same_drawings_with_their_captions(study):
     for name in ("study-fusion-attention", "study-fusion-averaging", "study-downsampling", f"quartiles-{BEST}"):
         root = drawn(study, name)
         inline = re.search(
-            rf'<svg[^>]*aria-labelledby="{re.escape(name)}-title .*?</svg>\s*<figcaption>(.*?)</figcaption>',
+            rf'<svg[^>]*aria-labelledby="{re.escape(name)}-title .*?</svg>\s*</div>\s*<figcaption>(.*?)</figcaption>',
             study.page,
             re.DOTALL,
         )

@@ -129,4 +129,5 @@ def _paint(figure: Any, bars: Bars) -> None:
     axes.set_ylim(max(0.0, min(0.45, low - 0.02)), None)
     axes.set_xlabel(bars.x_name)
     axes.set_ylabel("Harrell's c")
-    axes.legend(title=bars.hue_name)
+    # above the bars, which leave no room that is sure to be free
+    axes.legend(title=bars.hue_name, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(hues), alignment="left")
