@@ -116,8 +116,8 @@ def cv(*, config_path: str, **options: Any) -> None:
     workers that declare one (`dask worker … --resources GPU=1`, one process a GPU).
 
     \b
-    Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, folds.csv, risks.csv (out-of-fold
-    risks), of searches search.csv, of studies tables/, run.json, cohort.json, splits.json and a file per task.
+    Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, table_one.csv, folds.csv, risks.csv
+    (out-of-fold risks), of searches search.csv, of studies tables/, run.json, cohort.json, splits.json and a file per task.
 
     \b
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run

@@ -17,6 +17,9 @@ from trainer.stats import holm, paired_contrast
 CONTRAST_FACTS = ("mean", "se", "t", "df", "p_two_sided", "low", "high", "differences")
 """Figures of a contrast as the test gives them."""
 
+FEW = 4
+"""Rows that a note calls by their names."""
+
 Scores = Mapping[str, Float[np.ndarray, " fold"]]
 """c of every fold by the label of a row; rows that miss a fold are not in it."""
 
@@ -145,14 +148,35 @@ def _tested(
 ) -> ContrastResult:
     """Differences are averaged over the pairs within each fold, then tested over folds."""
     lines = [line for pair in pairs for line in pair]
-    optimistic = sorted({line.label for line in lines if line.way == "paper"})
-    note = f"tuned on the reported folds: {', '.join(optimistic)}" if optimistic else None
-    made = contrast.model_copy(update={"note": note})
+    made = contrast.model_copy(update={"note": _tuned_note(lines)})
     if any(line.label not in scores for line in lines):
         return made
     one, two = (np.mean([scores[pair[side].label] for pair in pairs], axis=0) for side in (0, 1))
     found = paired_contrast(one, two, test_to_train=splits.test_to_train)
     return made.model_copy(update={name: getattr(found, name) for name in CONTRAST_FACTS})
+
+
+def _tuned_note(lines: Sequence[Line]) -> str | None:
+    """From how many settings the tuned rows of a contrast were chosen, and which of them on the reported folds."""
+    tried = {line.label: line.tried for line in sorted(lines, key=lambda line: line.label) if line.way == "nested"}
+    optimistic = {line.label: line.tried for line in sorted(lines, key=lambda line: line.label) if line.way == "paper"}
+    told = [
+        f"{said}: {_by_number(rows)}"
+        for said, rows in (
+            ("tuned inside the training folds", tried),
+            ("tuned on the reported folds, OPTIMISTIC", optimistic),
+        )
+        if rows
+    ]
+    return "; ".join(told) or None
+
+
+def _by_number(rows: Mapping[str, int]) -> str:
+    """Rows with the settings tried of each; where all had as many and there are several, how many rows."""
+    numbers = set(rows.values())
+    if len(rows) > FEW and len(numbers) == 1:
+        return f"{len(rows)} rows, best of {numbers.pop()} settings each"
+    return ", ".join(f"{label} best of {number} settings" for label, number in rows.items())
 
 
 def _adjusted(found: Sequence[ContrastResult]) -> tuple[ContrastResult, ...]:

@@ -14,7 +14,16 @@ from trainer.run import CvReport
 from trainer.saved import Card
 from trainer.study_tables import StudyTable, study_tables
 from trainer.validation_results import AS_IT_IS, Validation
-from trainer.wording import contrast_text, estimate_text, mean_text, p_text, scores_text, slope_text
+from trainer.wording import (
+    chosen_text,
+    contrast_text,
+    estimate_text,
+    mean_text,
+    p_text,
+    scores_text,
+    slope_text,
+    tuning_text,
+)
 
 CAPTION = (
     "c: Harrell's c of the test part, 0.5 is chance; mean ± SE over folds. p: t-test against 0.5 as in the paper, one- and "
@@ -48,8 +57,8 @@ def print_model(card: Card, url: str, console: Console) -> None:
     )
     if judged.mean is not None:
         spread = "" if judged.se is None else f" ± {judged.se:.3f}"
-        optimistic = "; tuned ON THE REPORTED FOLDS: optimistic" if judged.tuned == "paper" else ""
-        of = f"{judged.folds} folds, {judged.tried} settings tried{optimistic}"
+        tuned = chosen_text(judged.tried, judged.tuned)
+        of = f"{judged.folds} folds, {judged.tried} settings tried{tuned and f'; {tuned}'}"
         told = f"c        {judged.mean:.3f}{spread} in cross-validation ({of})"
         console.print(told, markup=False, soft_wrap=True)
     console.print(
@@ -68,14 +77,15 @@ def print_validation(found: Validation, url: str, console: Console) -> None:
     for reason, excluded, _ in found.flow[1:]:
         if excluded:
             console.print(f"excluded {excluded}: {reason}", markup=False, soft_wrap=True)
-    tuned = " (tuned on the reported folds: optimistic)" if found.developed_optimistic else ""
+    chosen = chosen_text(found.developed_tried, found.developed_tuned)
+    tuned = chosen and f" ({chosen})"
     developed = (
         "" if found.developed_c is None else f"; {found.developed_c:.3f} in cross-validation where it was made{tuned}"
     )
     ratio = f"{again.observed_over_expected:.2f} [95% {again.low:.2f} to {again.high:.2f}]"
     told = [
         f"cohort   {found.patients} patients, {found.events} events; model of {found.developed_patients} patients",
-        f"c        {estimate_text(frozen.pooled_c)}{developed}",
+        f"c        {estimate_text(frozen.pooled_c)}; bootstrap over patients, {frozen.intervals}{developed}",
         f"Uno's c  {estimate_text(frozen.uno_c)}",
         f"slope    {estimate_text(frozen.calibration_slope, 2)}; 1 is right, below it risks spread too far",
         f"events   {ratio} observed over expected; 1 is right",
@@ -122,10 +132,12 @@ def _duration(seconds: float) -> str:
 def print_results(config: RunConfig, results: RunResults, console: Console) -> None:
     """Table of rows, a study's tables, contrasts, then failures and warnings."""
     table = Table(title="Harrell's c in cross-validation", caption=CAPTION, caption_justify="left")
-    for name in ("model", "c, mean ± SE", "folds", "p one-sided", "p two-sided", "p corrected", "p permutation"):
-        table.add_column(name, justify="left" if name in ("model", "folds") else "right", overflow="fold")
+    tuned = ("settings",) if any(row.tuned for row in results.rows) else ()
+    tests = ("p one-sided", "p two-sided", "p corrected", "p permutation")
+    for name in ("model", "c, mean ± SE", *tuned, "folds", *tests):
+        table.add_column(name, justify="left" if name in ("model", "folds", *tuned) else "right", overflow="fold")
     for row in results.rows:
-        table.add_row(escape(row.label), mean_text(row), *_cells(row))
+        table.add_row(escape(row.label), mean_text(row), *([tuning_text(row) or "–"] if tuned else []), *_cells(row))
     console.print(table)
     for found in study_tables(config, results):
         _print_study_table(found, console)
@@ -153,12 +165,12 @@ def _print_study_table(found: StudyTable, console: Console) -> None:
 def _print_tuning(results: RunResults, console: Console) -> None:
     for row in results.of_kind("model"):
         if row.tuned is not None:
-            how = "inside the training folds" if row.tuned == "nested" else "ON THE REPORTED FOLDS: optimistic"
-            console.print(
-                f"tuned    {row.label}: best of {row.tried} settings, chosen {how}", markup=False, soft_wrap=True
-            )
+            console.print(f"tuned    {row.label}: {tuning_text(row)}", markup=False, soft_wrap=True)
     for found in results.optimism:
-        told = f"{found.paper:.3f} the paper's way − {found.nested:.3f} nested = {found.optimism:+.3f}"
+        told = (
+            f"{found.paper:.3f} the paper's way − {found.nested:.3f} nested = {found.optimism:+.3f}, "
+            f"best of {found.tried} settings"
+        )
         console.print(f"optimism {found.model}: {told}", markup=False, soft_wrap=True)
 
 

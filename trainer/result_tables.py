@@ -11,9 +11,11 @@ from jaxtyping import Float, Int
 from trainer.candidates import search_table
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
-from trainer.results import RunResults
+from trainer.results import RunResults, TableOne
 from trainer.row_measures import COLUMNS, Measures, measure_lines
 from trainer.summary import Judgement
+from trainer.table_one import COLUMNS as TABLE_ONE
+from trainer.table_one import table_one_lines
 from trainer.task_results import InnerScore, JobResult
 
 FOLD_FACTS = ("c", "concordant", "discordant", "tied_risk", "comparable", "train_c")
@@ -35,13 +37,15 @@ GROUP_FACTS = ("chi_squared", "nominal_p", "permutation_p", "low_median", "high_
 
 
 def folds_csv(judgement: Judgement) -> str:
-    """One line per row and fold: its c, pairs, sizes and epochs."""
+    """One line per row and fold: its c, pairs, sizes and epochs, and from how many settings it was chosen, by which folds."""
     header = ("model", "permutation", "repeat", "fold", *FOLD_FACTS, "test_patients", *SIZES)
     centres = dict(enumerate(judgement.centres_left_out))
+    tuning = {line.label: (line.tried, line.way) for line in judgement.lines}
     lines = (
-        [*_fold_line(result), None if result.permutation else centres.get(result.fold)] for result in judgement.results
+        [*_fold_line(result), None if result.permutation else centres.get(result.fold), *tuning[result.model]]
+        for result in judgement.results
     )
-    return _csv((*header, "stopped_by", "epochs_run", "best_epoch", "centre"), lines)
+    return _csv((*header, "stopped_by", "epochs_run", "best_epoch", "centre", "tried", "tuned"), lines)
 
 
 def _fold_line(result: JobResult) -> list[Any]:
@@ -114,6 +118,11 @@ def predictions_csv(
 def measures_csv(measures: Measures) -> str:
     """One line per measure, row, horizon and group."""
     return _csv(COLUMNS, measure_lines(measures))
+
+
+def table_one_csv(found: TableOne) -> str:
+    """One line per figure of the cohort."""
+    return _csv(TABLE_ONE, table_one_lines(found))
 
 
 def summary_csv(results: RunResults) -> str:

@@ -8,6 +8,63 @@ from store_schema.errors import SchemaError
 from trainer.task_results import Record
 
 
+class CovariateSummary(Record):
+    """One covariate of the cohort.
+
+    Attributes
+    ----------
+    name
+        Column of the clinical table.
+    known, missing
+        Studies with a value, and without one.
+    missing_share
+        Of all studies.
+    lower_quartile, median, upper_quartile
+        Of the known values of a continuous covariate; None of a categorical one, and where no value is known.
+    levels
+        How many studies have each level of a categorical covariate; None of a continuous one.
+    """
+
+    name: str
+    known: int
+    missing: int
+    missing_share: float
+    lower_quartile: float | None = None
+    median: float | None = None
+    upper_quartile: float | None = None
+    levels: dict[str, int] | None = None
+
+
+class TableOne(Record):
+    """Who was analysed.
+
+    Attributes
+    ----------
+    patients, studies, events
+        Persons, their studies, and studies with the event.
+    time_unit, median_follow_up
+        By reverse Kaplan-Meier; None where it is not reached.
+    causes
+        First events by their names, where some compete with the one that is modelled; else empty.
+    covariates
+        In their order.
+    parameters
+        Coefficients of a linear model of the covariates as it is fitted: one for each level of a categorical covariate.
+    events_per_parameter
+        The fewer, the less a figure can be trusted; None without covariates.
+    """
+
+    patients: int
+    studies: int
+    events: int
+    time_unit: str
+    median_follow_up: float | None
+    causes: dict[str, int]
+    covariates: tuple[CovariateSummary, ...]
+    parameters: int
+    events_per_parameter: float | None
+
+
 class FoldScore(Record):
     """One fold of a row of the table; `c` is None where the task failed, `centre` where folds are not centres left out."""
 
@@ -107,7 +164,7 @@ class ContrastResult(Record):
     differences
         Fold by fold.
     note
-        What weakens it.
+        What weakens it, and from how many settings its tuned rows were chosen.
     """
 
     label: str
@@ -212,6 +269,8 @@ class RunResults(Record):
         Tasks without a result.
     task_ids
         Tasks whose results these are, in order.
+    table_one
+        Who was analysed; None of runs of engram 0.1.
     """
 
     layout: Literal["engram-results-2"] = "engram-results-2"
@@ -223,6 +282,7 @@ class RunResults(Record):
     notes: tuple[str, ...]
     failures: tuple[Failure, ...]
     task_ids: tuple[str, ...]
+    table_one: TableOne | None = None
 
     def of_kind(self, kind: str) -> tuple[Row, ...]:
         """Rows of one kind."""

@@ -16,7 +16,9 @@ from trainer.measures.row_measures import Estimate, HorizonMeasures, RowMeasures
 from trainer.summary import Judgement, pooled_risks
 from trainer.task_results import JobResult
 
-COLUMNS = ("row", "measure", "horizon", "group", "value", "low", "high", "reason")
+COLUMNS = ("row", "measure", "horizon", "group", "value", "low", "high", "reason", "interval", "tried", "tuned")
+BOOTSTRAPPED = ("pooled_c", "c")
+"""Measures whose interval is drawn from resamples of persons."""
 ESTIMATES = ("uno_c", "pooled_c", "mean_auc", "ibs", "ibs_km", "ibs_scaled", "calibration_slope")
 AT_HORIZON = ("auc", "brier", "brier_km", "observed", "observed_over_expected")
 
@@ -35,7 +37,8 @@ def measures_of(judgement: Judgement) -> Measures:
     for place, line in enumerate(judgement.lines):
         results = judgement.of(line.label)
         if len(results) == len(judgement.splits):
-            found[line.label] = _of_row(judgement, results, place)
+            measured = _of_row(judgement, results, place)
+            found[line.label] = measured.model_copy(update={"tried": line.tried, "tuned": line.way})
     return Measures(found)
 
 
@@ -80,29 +83,43 @@ def parse_measures(data: bytes, *, where: str) -> Measures:
 def measure_lines(measures: Measures) -> Iterator[tuple[Any, ...]]:
     """One line per figure, in the columns of `COLUMNS`."""
     for label, row in measures.root.items():
-        for name in ESTIMATES:
-            yield (label, name, None, None, *_figure(getattr(row, name)))
-        yield (label, "d_calibration_chi_squared", None, None, row.d_calibration.statistic, None, None, None)
-        yield (label, "d_calibration_p", None, None, row.d_calibration.p, None, None, None)
-        for horizon in row.horizons:
-            yield from _at_horizon(label, horizon)
-        for left in row.horizons_left_out:
-            yield (label, "horizon", left.time, None, None, None, None, left.reason)
-        for covariate, groups in row.subgroups.items():
-            for group in groups:
-                yield (label, "c", None, f"{covariate}={group.label}", group.c, group.low, group.high, group.reason)
-        for found in row.incidence:
-            who = f"risk_group={found.group}; {found.cause}" if found.group != "all" else f"all; {found.cause}"
-            none = "the group's follow-up ends before" if found.incidence is None else None
-            yield (label, "cumulative_incidence", found.horizon, who, found.incidence, found.low, found.high, none)
-            yield (label, "one_minus_km", found.horizon, who, found.one_minus_km, None, None, none)
-        yield (label, "tau", None, None, row.tau, None, None, None if row.tau is not None else row.uno_c.reason)
-        yield (label, "beyond_tau", None, None, row.beyond_tau, None, None, None)
-        yield (label, "beyond_training", None, None, row.beyond_training, None, None, None)
-        if row.centres is not None:
-            yield (label, "c_within_centres", None, None, row.centres.within, None, None, None)
-        for group in () if row.centres is None else row.centres.groups:
-            yield (label, "c", None, f"centre={group.label}", group.c, group.low, group.high, group.reason)
+        for line in _row_lines(label, row):
+            yield (*line, _interval(row, line), row.tried, row.tuned)
+
+
+def _interval(row: RowMeasures, line: tuple[Any, ...]) -> str | None:
+    """What the interval of a line is; None where it has none."""
+    _, measure, _, _, _, low, *_ = line
+    if low is None:
+        return None
+    return f"95%{', bootstrap over persons' if measure in BOOTSTRAPPED else ''}, {row.intervals}"
+
+
+def _row_lines(label: str, row: RowMeasures) -> Iterator[tuple[Any, ...]]:
+    """Of one row: all columns but the last three."""
+    for name in ESTIMATES:
+        yield (label, name, None, None, *_figure(getattr(row, name)))
+    yield (label, "d_calibration_chi_squared", None, None, row.d_calibration.statistic, None, None, None)
+    yield (label, "d_calibration_p", None, None, row.d_calibration.p, None, None, None)
+    for horizon in row.horizons:
+        yield from _at_horizon(label, horizon)
+    for left in row.horizons_left_out:
+        yield (label, "horizon", left.time, None, None, None, None, left.reason)
+    for covariate, groups in row.subgroups.items():
+        for group in groups:
+            yield (label, "c", None, f"{covariate}={group.label}", group.c, group.low, group.high, group.reason)
+    for found in row.incidence:
+        who = f"risk_group={found.group}; {found.cause}" if found.group != "all" else f"all; {found.cause}"
+        none = "the group's follow-up ends before" if found.incidence is None else None
+        yield (label, "cumulative_incidence", found.horizon, who, found.incidence, found.low, found.high, none)
+        yield (label, "one_minus_km", found.horizon, who, found.one_minus_km, None, None, none)
+    yield (label, "tau", None, None, row.tau, None, None, None if row.tau is not None else row.uno_c.reason)
+    yield (label, "beyond_tau", None, None, row.beyond_tau, None, None, None)
+    yield (label, "beyond_training", None, None, row.beyond_training, None, None, None)
+    if row.centres is not None:
+        yield (label, "c_within_centres", None, None, row.centres.within, None, None, None)
+    for group in () if row.centres is None else row.centres.groups:
+        yield (label, "c", None, f"centre={group.label}", group.c, group.low, group.high, group.reason)
 
 
 def _at_horizon(label: str, horizon: HorizonMeasures) -> Iterator[tuple[Any, ...]]:

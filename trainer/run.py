@@ -24,7 +24,7 @@ from trainer.failures import Faults, permutation_notes, pruning_notes, row_failu
 from trainer.jobs import first_jobs, kept_jobs, outer_job
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
-from trainer.result_tables import folds_csv, measures_csv, risks_csv, search_csv, summary_csv
+from trainer.result_tables import folds_csv, measures_csv, risks_csv, search_csv, summary_csv, table_one_csv
 from trainer.results import Failure, RunResults
 from trainer.row_measures import measures_of
 from trainer.run_folder import MEASURES, RESULTS, RunFolder, task_name
@@ -235,6 +235,8 @@ def _write_results(work: _Work) -> RunResults:
     folder.replace("folds.csv", folds_csv(judgement))
     folder.replace("risks.csv", risks_csv(judgement))
     folder.replace("summary.csv", summary_csv(results))
+    if results.table_one is not None:
+        folder.replace("table_one.csv", table_one_csv(results.table_one))
     for table in study_tables(plan.config, results):
         folder.replace(f"tables/{table.name}.csv", table.to_csv())
     if plan.config.tuned:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from trainer.config import RunConfig
 from trainer.model_config import Facets
 from trainer.results import Row, RunResults
-from trainer.wording import mean_text
+from trainer.wording import mean_text, tuning_text
+
+TUNED = "Settings tried"
+"""Column that a table of the paper gets where a row of it was tuned."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class StudyTable:
 
 
 def study_tables(config: RunConfig, results: RunResults) -> tuple[StudyTable, ...]:
-    """Tables 1 to 3 of a study whose rows have facets; none of a run without.
+    """Tables 1 to 3 of a study whose rows have facets; none of a run without. Where a row was tuned, a last column says how.
 
     References
     ----------
@@ -74,7 +77,8 @@ def _image_table(found: Sequence[tuple[Facets, Row]]) -> StudyTable:
         (facets.origin, facets.mask, facets.model, facets.downsampling, facets.fusion, mean_text(row), paper_p(row))
         for facets, row in found
     ]
-    return StudyTable("table-1", "Table 1. Image-only configurations (sorted by c-index)", columns, tuple(lines))
+    title = "Table 1. Image-only configurations (sorted by c-index)"
+    return _table("table-1", title, columns, lines, [row for _, row in found])
 
 
 def _multimodal_table(found: Sequence[tuple[Facets, Row]]) -> StudyTable:
@@ -84,7 +88,18 @@ def _multimodal_table(found: Sequence[tuple[Facets, Row]]) -> StudyTable:
     for facets, row in found:
         more = (facets.model, facets.downsampling, facets.fusion) if several else ()
         lines.append((facets.origin, facets.mask, *more, mean_text(row), paper_p(row)))
-    return StudyTable("table-2", "Table 2. Multimodal configurations (sorted by c-index)", columns, tuple(lines))
+    title = "Table 2. Multimodal configurations (sorted by c-index)"
+    return _table("table-2", title, columns, lines, [row for _, row in found])
+
+
+def _table(
+    name: str, title: str, columns: tuple[str, ...], lines: Sequence[tuple[str, ...]], rows: Sequence[Row]
+) -> StudyTable:
+    """The table, with what was tried beside every figure where any of its rows was tuned."""
+    if any(row.tuned for row in rows):
+        columns = (*columns, TUNED)
+        lines = [(*line, tuning_text(row) or "–") for line, row in zip(lines, rows, strict=True)]
+    return StudyTable(name, title, columns, tuple(lines))
 
 
 def _family(facets: Facets, kind: str) -> str | None:
@@ -110,9 +125,10 @@ def _best_table(config: RunConfig, found: Sequence[tuple[Facets, Row]]) -> Study
     for family, mine in families.items():
         of_several = f" (best of {len(mine)})" if len(mine) > 1 else ""
         best.append((family + of_several, _sorted(mine)[0][1]))
-    lines = [(name, mean_text(row)) for name, row in sorted(best, key=lambda pair: -(pair[1].mean or 0.0))]
+    best.sort(key=lambda pair: -(pair[1].mean or 0.0))
+    lines = [(name, mean_text(row)) for name, row in best]
     title = (
         "Table 3. Best models (cross-validation mean ± SE). The best of several rows is chosen by the figure that is shown, "
         "which flatters it"
     )
-    return StudyTable("table-3", title, ("Model", "c-index"), tuple(lines))
+    return _table("table-3", title, ("Model", "c-index"), lines, [row for _, row in best])

@@ -20,6 +20,7 @@ from trainer.risk_groups import RiskQuartiles, risk_quartiles
 from trainer.selection import Line
 from trainer.splits import Splits
 from trainer.stats import CHANCE, corrected_t, mean_se, permutation_p, t_against_half
+from trainer.table_one import table_one
 from trainer.task_results import JobResult
 
 TESTS = ("mean", "se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided")
@@ -89,10 +90,10 @@ def summarise(
     """
     config = judgement.config
     named = () if config.control is None else config.control.models
-    controls = [line.label for line in judgement.lines if line.row in named]
+    controls = [line for line in judgement.lines if line.row in named]
     rows = [
         *(_model_row(judgement, line) for line in judgement.lines),
-        *(_permuted_row(judgement, label) for label in controls),
+        *(_permuted_row(judgement, line) for line in controls),
         *(_oracle_row(judgement, column) for column in judgement.oracle),
     ]
     asked = config.permuted_control != "auto"
@@ -102,10 +103,14 @@ def summarise(
         rows=tuple(rows),
         contrasts=_contrasts(judgement),
         optimism=_optimism(judgement, rows),
-        warnings=(*leak_warnings(rows, dict.fromkeys(controls, band)), *kin_warnings(judgement.cohort.person)),
+        warnings=(
+            *leak_warnings(rows, {line.label: band for line in controls}),
+            *kin_warnings(judgement.cohort.person),
+        ),
         notes=(*_notes(judgement), *notes),
         failures=tuple(failures),
         task_ids=tuple(task_ids),
+        table_one=table_one(judgement.cohort, config.columns.causes, config.preprocessing),
     )
 
 
@@ -243,15 +248,25 @@ def _model_row(judgement: Judgement, line: Line) -> Row:
     )
 
 
-def _permuted_row(judgement: Judgement, name: str) -> Row:
-    """Of one permutation the folds stand side by side, of several the permutations' means."""
+def _permuted_row(judgement: Judgement, line: Line) -> Row:
+    """Of one permutation the folds stand side by side, of several the permutations' means; tuned anew in each."""
+    name = line.label
     if len(judgement.permutations) == 1:
         tests = _tests(_scores(judgement, name, 1), judgement.splits)
     else:
         means = ((number, _mean(judgement, name, number)) for number in judgement.permutations)
         # cross-validation under the null is not centred on 0.5 to the last digit: no test of the permutations against it
         tests = _tests(tuple(FoldScore(fold=number, repeat=0, c=c) for number, c in means), None)
-    return Row(label=f"{name} (permuted)", kind="permuted", model=name, **tests, permutation_p=None, pooled_c=None)
+    return Row(
+        label=f"{name} (permuted)",
+        kind="permuted",
+        model=name,
+        tried=line.tried,
+        tuned=line.way,
+        **tests,
+        permutation_p=None,
+        pooled_c=None,
+    )
 
 
 def _oracle_row(judgement: Judgement, column: str) -> Row:

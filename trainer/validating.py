@@ -209,6 +209,7 @@ def judge(
         developed_patients=card.training.patients,
         developed_events=card.training.events,
         developed_c=card.judged.mean,
+        developed_tried=card.judged.tried,
         developed_optimistic=card.judged.tuned == "paper",
         **_facts(card, scored),
     )

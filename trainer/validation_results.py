@@ -81,9 +81,9 @@ class Validation(Record):
         Patients without a value, by covariate; filled as in training.
     risk_mean, risk_sd
         Of this cohort's log-risks in standard deviations of the training patients', whose mean is 0: how alike the cohorts are.
-    developed_patients, developed_events, developed_c, developed_optimistic
-        Of the cohort that the model was fitted on, its c in cross-validation there, and whether its settings were chosen on the
-        folds that gave it.
+    developed_patients, developed_events, developed_c, developed_tried, developed_optimistic
+        Of the cohort that the model was fitted on, its c in cross-validation there, from how many settings it was chosen, and
+        whether on the folds that gave it.
     measures
         By how the model was taken: as it is, or fifth by fifth, as it is or recalibrated by the other four. Only those of fifths
         are to be compared with each other: their Kaplan-Meier curves and weights for censoring are of the other four, too.
@@ -121,6 +121,7 @@ class Validation(Record):
     developed_patients: int
     developed_events: int
     developed_c: float | None
+    developed_tried: int = 1
     developed_optimistic: bool
     measures: dict[str, RowMeasures]
     without: dict[str, str]
@@ -130,6 +131,13 @@ class Validation(Record):
     groups: tuple[ValidatedGroup, ...]
     log_rank_p: float | None
     versions: dict[str, str]
+
+    @property
+    def developed_tuned(self) -> Literal["nested", "paper"] | None:
+        """How the model's settings were chosen."""
+        if self.developed_optimistic:
+            return "paper"
+        return "nested" if self.developed_tried > 1 else None
 
 
 def parse_validation(data: bytes, *, where: str) -> Validation:

@@ -1,7 +1,33 @@
 """Says figures as text, the same on the terminal and on the page; computes nothing."""
 
+from collections.abc import Iterable
+from typing import Literal
+
 from trainer.measures.row_measures import Estimate
 from trainer.results import ContrastResult, FoldScore, Row
+
+CHOSEN_BY = {"nested": "inside the training folds", "paper": "on the reported folds: OPTIMISTIC"}
+"""Folds by which a tuned row's settings were chosen."""
+
+
+def chosen_text(tried: int, tuned: Literal["nested", "paper"] | None) -> str:
+    """From how many settings a figure's own was chosen, and by which folds; empty where nothing was chosen."""
+    return "" if tuned is None else f"best of {tried} settings, chosen {CHOSEN_BY[tuned]}"
+
+
+def tuning_text(row: Row) -> str:
+    """How a row was tuned; empty where it was not."""
+    return chosen_text(row.tried, row.tuned)
+
+
+def named(row: Row) -> str:
+    """What a row is called, and how it was tuned."""
+    return row.label if row.tuned is None else f"{row.label} ({tuning_text(row)})"
+
+
+def tunings_text(rows: Iterable[Row]) -> str:
+    """How several rows were tuned, each way once; empty where none was."""
+    return "; ".join(dict.fromkeys(filter(None, map(tuning_text, rows))))
 
 
 def mean_text(row: Row) -> str:

@@ -1,7 +1,6 @@
 """The service's pages in a real Chromium: without scripts, by keyboard, light and dark, narrow and wide, checked by axe-core."""
 
 import importlib.util
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from services.service import Service
 from services.settings import Settings
 
 TESTS = Path(__file__).parent.parent
-REQUIRE = "ENGRAM_REQUIRE_CHROMIUM"
 SCHEMES, WIDTHS = ("light", "dark"), (320, 1280)
 OUTLINED = """() => {
   const style = getComputedStyle(document.activeElement);
@@ -110,23 +108,6 @@ def site(tmp_path_factory) -> Iterator[Site]:
     operations.make_grant(service, "myeloma", "lymphoma", snapshot=cohort.snapshot, expires_days=30)
     with sibling("services", "serving").running(service) as server:
         yield Site(server.url, service, keys, cohort.view, cohort.pooled, cohort.snapshot, cohort.withdrawn)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, or word of why there is none."""
-    chromium = sibling("servers", "chromium")
-    if not chromium.installed():
-        why = "Chromium is not installed (`python tests/servers/chromium.py install`, as root, on Debian)"
-        if os.environ.get(REQUIRE):
-            pytest.fail(why)
-        pytest.skip(f"{why}: the pages are looked at in no browser")
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only these tests need it
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium.PROGRAM, args=list(chromium.ARGUMENTS))
-        yield found
-        found.close()
 
 
 @contextmanager

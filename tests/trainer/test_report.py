@@ -16,6 +16,7 @@ from store_schema.errors import NotCommittedError, ObjectAlteredError, SchemaErr
 from trainer.config import parse_config
 from trainer.dispatch import Workers
 from trainer.plan import Inputs
+from trainer.report.drawing import draw
 from trainer.report.page import write_report
 from trainer.results import parse_results
 from trainer.run import cross_validate
@@ -209,3 +210,22 @@ def test_warnings_and_failures_stand_in_the_page(tmp_path, finished):
     page = (tmp_path / "failed" / "report.html").read_text()
     assert "cox: too good" in page
     assert "image, fold 1: TaskError: diverged" in page
+
+
+def test_a_name_with_spaces_and_brackets_makes_ids_that_every_reference_finds():
+    name = 'curves-deep (paper\'s way) "1"'
+    figures = [
+        draw(one, "caption", "said", (2, 2), lambda figure: figure.subplots().plot([0, 1]))
+        for one in (name, f"{name} ")
+    ]
+    every = []
+    for drawn in figures:
+        root = ET.fromstring(drawn.svg)
+        ids = [one.get("id") for one in root.iter() if one.get("id")]
+        assert all(re.fullmatch(r"[\w.-]+", one) for one in ids)
+        labels, used = root.get("aria-labelledby").split(), re.findall(r"url\(#([^)]+)\)", drawn.svg)
+        assert len(labels) == 2
+        assert used
+        assert {*labels, *used} <= set(ids)
+        every += ids
+    assert len(every) == len(set(every))

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from store_schema.errors import SchemaError
 from trainer.dispatch import Workers
 from trainer.plan import Inputs
 from trainer.report.checklists import CLEAR, TRIPOD_AI, checklists
+from trainer.report.page import write_report
 from trainer.report.reading import read_run
 from trainer.row_measures import COLUMNS, parse_measures
 from trainer.run import cross_validate
@@ -65,3 +68,29 @@ def test_the_checklists_have_all_their_items_and_leave_to_a_person_what_no_run_c
         assert 0 < checklist.filled < len(checklist.items)
     flow = next(item for item in tripod.items if item.number == "6b")
     assert flow.answer.startswith("40 in the table, 40 analysed")
+
+
+def test_every_interval_says_that_it_is_conditional_on_the_fitted_models(done):
+    record = json.loads(done.folder.read("measures.json") or b"")
+    assert {found["intervals"] for found in record.values()} == {"conditional on the fitted models"}
+    lines = list(csv.DictReader(io.StringIO((done.folder.read("measures.csv") or b"").decode())))
+    assert {line["interval"] for line in lines if not line["low"]} == {""}
+    told = {measure: {line["interval"] for line in lines if line["measure"] == measure and line["low"]} for measure in (
+        "pooled_c", "c", "calibration_slope", "observed"
+    )}  # fmt: skip
+    drawn = {"95%, bootstrap over persons, conditional on the fitted models"}
+    assert told["pooled_c"] == told["c"] == drawn
+    assert told["calibration_slope"] == told["observed"] == {"95%, conditional on the fitted models"}
+
+
+def test_the_page_says_so_beside_every_bootstrap_interval(done):
+    write_report(done.folder.url)
+    page = (done.folder.read("report.html") or b"").decode()
+    tables = [table for table in page.split("<table")[1:] if re.search(r"pooled c \[95%|>c \[95%", table)]
+    assert len(tables) == 2
+    for table in tables:
+        caption = re.sub(r"\s+", " ", table.partition("</caption>")[0])
+        assert "bootstrap interval over persons, conditional on the fitted models" in caption
+        assert "c [95%, conditional]" in table
+    measures = read_run(done.folder).measures["cox"].pooled_c
+    assert f"{measures.value:.3f} [{measures.low:.3f} to {measures.high:.3f}]" in tables[0]

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from trainer.final import fit_final
 from trainer.measures.recalibration import in_the_large, refitted, rescaled
 from trainer.plan import Inputs
 from trainer.predicting import Newcomers, predict
+from trainer.printed import print_validation
 from trainer.report.validation_page import write_validation_page
 from trainer.run import cross_validate
 from trainer.saved import read_model
@@ -333,3 +335,40 @@ def test_a_run_or_a_model_is_not_overwritten(made):
     for name, what in (("run", "a run"), ("cox", "a model")):
         with pytest.raises(AlreadyExistsError, match=f"holds {what}"):
             write_validation(found, others, card, str(made / name))
+
+
+def told_of(made, folder, **judged):
+    """A validation whose model was judged so, as the terminal, the page and the table of measures tell it."""
+    card, others = scored(made)
+    card = card.model_copy(update={"judged": card.judged.model_copy(update=judged)})
+    found, console = judge(card, others), Console(file=io.StringIO(), width=160)
+    print_validation(found, "there", console)
+    write_validation_page(write_validation(found, others, card, str(folder)))
+    return console.file.getvalue(), (folder / "report.html").read_text(), pd.read_csv(folder / "measures.csv")
+
+
+def test_the_bootstrap_interval_is_said_to_be_conditional_wherever_it_stands(made, tmp_path):
+    terminal, page, table = told_of(made, tmp_path / "out")
+    (line,) = [one for one in terminal.splitlines() if one.startswith("c  ")]
+    assert re.search(r"\[95% .* to .*\]; bootstrap over patients, conditional on the fitted models", line)
+    assert "Harrell's c [95%, bootstrap over patients, conditional on the fitted models]" in page
+    assert "bootstrap interval over patients, conditional on the fitted models" in page[page.index('id="h-groups"') :]
+    drawn = table[(table["measure"].isin(["pooled_c", "c"])) & table["low"].notna()]
+    assert set(drawn["interval"]) == {"95%, bootstrap over persons, conditional on the fitted models"}
+    record = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert {one["intervals"] for one in record["measures"].values()} == {"conditional on the fitted models"}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "said"),
+    [
+        ("paper", "best of 8 settings, chosen on the reported folds: OPTIMISTIC"),
+        ("nested", "best of 8 settings, chosen inside the training folds"),
+    ],
+)
+def test_the_c_where_the_model_was_made_stands_beside_the_settings_tried_for_it(made, tmp_path, tuned, said):
+    terminal, page, _ = told_of(made, tmp_path / "out", tuned=tuned, tried=8)
+    assert f"in cross-validation where it was made ({said})" in terminal
+    assert f"In cross-validation where it was made, {said}" in page
+    plain, plain_page, _ = told_of(made, tmp_path / "plain")
+    assert "best of" not in plain + plain_page

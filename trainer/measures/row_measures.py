@@ -1,12 +1,16 @@
 """Record of every measure of one row of a run's table; knows nothing of how they were computed."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from trainer.measures.censoring import LeftOutTime
 from trainer.measures.d_calibration import DCalibration
 from trainer.measures.subgroups import GroupC, GroupedC
+
+Conditional = Literal["conditional on the fitted models"]
+CONDITIONAL: Conditional = "conditional on the fitted models"
+"""What every interval of a measure is: it leaves out how models would differ if they were fitted on other patients."""
 
 
 class _Record(BaseModel):
@@ -159,10 +163,13 @@ class Incidence(_Record):
 class RowMeasures(_Record):
     """Every measure of one row's out-of-fold predictions.
 
-    Intervals are conditional on the fitted models: they leave out how models would differ on other patients.
-
     Attributes
     ----------
+    intervals
+        What the intervals are: conditional on the fitted models, so that they leave out how models would differ on other patients.
+    tried, tuned
+        From how many settings the row was chosen, and how: ``nested`` (inside the training folds), ``paper`` (on the reported
+        folds: optimistic), or None.
     folds, repeats
         Test parts judged, and dealings of the patients they come from.
     patients, events
@@ -206,6 +213,9 @@ class RowMeasures(_Record):
         Of each event at each horizon, by quartile of pooled risk; empty without competing events.
     """
 
+    intervals: Conditional = CONDITIONAL
+    tried: int = 1
+    tuned: Literal["nested", "paper"] | None = None
     folds: int
     repeats: int
     patients: int

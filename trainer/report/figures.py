@@ -17,6 +17,7 @@ from trainer.results import Row
 from trainer.risk_groups import RiskQuartiles
 from trainer.summary import quartiles_of
 from trainer.task_results import JobResult
+from trainer.wording import tuning_text
 
 LOW, HIGH = SERIES[0], SERIES[1]
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -29,16 +30,21 @@ def draw_all(run: FinishedRun) -> list[Drawn]:
         found = (_quartiles(run, model), draw_incidence(run, model), _curves(run, model), _gate(run, model))
         drawn += [figure for figure in found if figure]
         if model in run.measures:
-            drawn += draw_measures(run.measures[model], model, run.cohort.time_unit)
+            drawn += draw_measures(run.measures[model], model, run.cohort.time_unit, called=run.named(model))
     return drawn
 
 
 def _folds(run: FinishedRun) -> Drawn:
     rows = run.results.rows
     said = "; ".join(f"{row.label} {'incomplete' if row.mean is None else f'{row.mean:.3f}'}" for row in rows)
-    caption = "c-index of every fold (points) with mean ± SE (bar). The line at 0.5 is chance."
+    caption = "c-index of every fold (points) with mean ± SE (bar). The line at 0.5 is chance." + _tuned(rows)
     size = (7.2, 0.9 + 0.42 * len(rows))
     return draw("folds", caption, f"Mean c-index by row: {said}.", size, lambda figure: _paint_folds(figure, rows))
+
+
+def _tuned(rows: Sequence[Row]) -> str:
+    """Sentences on the rows that were tuned; empty where none was."""
+    return "".join(f" {row.label}: {tuning_text(row)}." for row in rows if row.tuned)
 
 
 def _paint_folds(figure: Any, rows: Sequence[Row]) -> None:
@@ -66,14 +72,14 @@ def _quartiles(run: FinishedRun, model: str) -> Drawn | None:
         found = quartiles_of(run.of(model), run.cohort)
     except (CohortError, TaskError):
         return None
-    row = next(row for row in run.results.of_kind("model") if row.model == model)
+    row = next(row for row in run.results.of_kind("model") if row.label == model)
     groups = row.risk_groups
     if groups is None:
         return None
     permutation = "not computed" if groups.permutation_p is None else f"{groups.permutation_p:.3f}"
     caption = (
-        f"{model}: survival in the lowest and the highest quartile of out-of-fold risk, with 95% log-log bands. Log-rank p "
-        f"{groups.nominal_p:.2g} (nominal: it rejects a true null 11 to 20% of the time); permutation p {permutation}."
+        f"{run.named(model)}: survival in the lowest and the highest quartile of out-of-fold risk, with 95% log-log bands. "
+        f"Log-rank p {groups.nominal_p:.2g} (nominal: it rejects a true null 11 to 20% of the time); permutation p {permutation}."
     )
     said = (
         f"Lowest quartile: {groups.low_patients} patients, {groups.low_events} events. Highest: {groups.high_patients} "
@@ -142,7 +148,7 @@ def _gate(run: FinishedRun, model: str) -> Drawn | None:
         return None
     first, second = pairs.pop()
     every = np.concatenate([result.alpha or () for result in results])
-    caption = f"{model}: the gate's weight of {first} (α) for each test patient, by fold; the rest goes to {second}."
+    caption = f"{run.named(model)}: the gate's weight of {first} (α) for each test patient, by fold; the rest goes to {second}."
     said = f"Median {np.median(every):.3f}, from {every.min():.3f} to {every.max():.3f} over {len(every)} patients."
     return draw(f"gate-{model}", caption, said, (5.6, 2.4), lambda figure: _paint_gate(figure, results, f"α ({first})"))
 

@@ -33,8 +33,9 @@ def draw_incidence(run: FinishedRun, label: str) -> Drawn | None:
         return None
     causes = run.config.columns.causes
     caption = (
-        f"{label}: cumulative incidence of each event (Aalen–Johansen, with 95% bands) in the lowest and the highest quartile of "
-        f"out-of-fold risk. Faint: 1 − Kaplan–Meier of {causes[0]} with other events as censorings, which is never below it."
+        f"{run.named(label)}: cumulative incidence of each event (Aalen–Johansen, with 95% bands) in the lowest and the highest "
+        f"quartile of out-of-fold risk. Faint: 1 − Kaplan–Meier of {causes[0]} with other events as censorings, which is never "
+        "below it."
     )
     parts = {place: (cohort.time[quartile == place], cohort.cause[quartile == place]) for place in PANELS}
     said = "; ".join(

@@ -11,15 +11,26 @@ MOST = 4
 """Horizons side by side."""
 
 
-def draw_measures(measures: RowMeasures, label: str, unit: str) -> list[Drawn]:
-    """Calibration and decision curves of predictions, as far as their horizons allow them."""
+def draw_measures(measures: RowMeasures, label: str, unit: str, *, called: str | None = None) -> list[Drawn]:
+    """Calibration and decision curves of predictions, as far as their horizons allow them.
+
+    Parameters
+    ----------
+    measures, unit
+        What is drawn, and the unit of its horizons.
+    label
+        Of whom: part of the figures' names.
+    called
+        What the captions call it, where that is more than the label.
+    """
+    title = called or label
     horizons = measures.horizons[:MOST]
     calibrated = [horizon for horizon in horizons if horizon.calibration]
     decided = [horizon for horizon in horizons if horizon.decision is not None]
     drawn = []
     if calibrated:
         caption = (
-            f"{label}: observed (1 − Kaplan–Meier, with 95% intervals) against predicted probability of the event in groups of "
+            f"{title}: observed (1 − Kaplan–Meier, with 95% intervals) against predicted probability of the event in groups of "
             "equal size; the line is perfect calibration."
         )
         said = "; ".join(
@@ -33,7 +44,7 @@ def draw_measures(measures: RowMeasures, label: str, unit: str) -> list[Drawn]:
             )
         )
     if decided:
-        caption = f"{label}: net benefit of treating by predicted risk (solid), of treating everybody (dashed) and nobody (0)."
+        caption = f"{title}: net benefit of treating by predicted risk (solid), of treating everybody (dashed) and nobody (0)."
         size = (2.1 * len(decided) + 0.7, 2.6)
         said = f"Decision curves at {', '.join(f'{h.horizon:g}' for h in decided)} {unit}."
         drawn.append(

@@ -4,24 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from trainer.kaplan_meier import median_follow_up
 from trainer.leaks import SUSPICIOUS_C
 from trainer.measures.row_measures import Estimate
-from trainer.preprocess import ClinicalPreprocessor
 from trainer.report.checklists import checklists
 from trainer.report.drawing import Drawn
 from trainer.report.figures import draw_all
 from trainer.report.reading import FinishedRun, read_run
 from trainer.report.svg import for_page
+from trainer.results import CovariateSummary
 from trainer.run_folder import REPORT, RunFolder
 from trainer.study_tables import study_tables
-from trainer.wording import mean_text, p_text, scores_text
+from trainer.table_one import table_one
+from trainer.wording import mean_text, p_text, scores_text, tuning_text
 
 SECTIONS = {
     "folds": "results",
@@ -84,6 +82,7 @@ def render(run: FinishedRun, figures: Sequence[Drawn], *, left_out: Sequence[str
             checklists=checklists(run),
             measures=run.measures,
             left_out=left_out,
+            tuning={row.label: tuning_text(row) for row in run.results.rows if row.tuned},
         )
     )
 
@@ -114,46 +113,31 @@ def _by_section(figures: Sequence[Drawn]) -> dict[str, list[dict[str, Any]]]:
 
 def _patients(run: FinishedRun) -> list[tuple[str, str, str]]:
     """Lines of table one: what, value, how many are missing."""
-    cohort = run.cohort
-    follow_up = median_follow_up(cohort.time, cohort.event)
+    found = table_one(run.cohort, run.config.columns.causes, run.config.preprocessing)
     lines = [
-        ("Patients", str(len(set(cohort.person))), ""),
-        ("Events", f"{int(cohort.event.sum())} ({100 * cohort.event.mean():.0f}%)", ""),
-        (f"Median follow-up, {cohort.time_unit} (reverse Kaplan–Meier)", _months(follow_up), ""),
+        ("Patients", str(found.patients), ""),
+        ("Events", f"{found.events} ({100 * found.events / found.studies:.0f}%)", ""),
+        (f"Median follow-up, {found.time_unit} (reverse Kaplan–Meier)", _months(found.median_follow_up), ""),
     ]
-    if len(cohort) > len(set(cohort.person)):
-        lines.insert(1, ("Studies", str(len(cohort)), ""))
-    if cohort.cause is not None:
-        counts = ", ".join(
-            f"{name}: {int((cohort.cause == code).sum())}"
-            for code, name in enumerate(run.config.columns.causes, start=1)
-        )
+    if found.studies > found.patients:
+        lines.insert(1, ("Studies", str(found.studies), ""))
+    if found.causes:
+        counts = ", ".join(f"{name}: {count}" for name, count in found.causes.items())
         lines.append(("First event, the one modelled and those that compete with it", counts, ""))
-    lines += [_covariate(cohort.frame[name]) for name in cohort.frame.columns]
-    return lines + _parameters(run)
+    lines += map(_covariate, found.covariates)
+    if found.covariates:
+        each = "–" if found.events_per_parameter is None else f"{found.events_per_parameter:.1f}"
+        lines.append((f"Events per parameter ({found.parameters} features of the covariates)", each, ""))
+    return lines
 
 
-def _parameters(run: FinishedRun) -> list[tuple[str, str, str]]:
-    """Events for each parameter of a linear model of the covariates: the fewer, the less a figure can be trusted."""
-    frame = run.cohort.frame
-    if not len(frame.columns):
-        return []
-    features = len(ClinicalPreprocessor.fit(frame, run.config.preprocessing).feature_names)
-    each = f"{run.cohort.event.sum() / features:.1f}" if features else "–"
-    return [(f"Events per parameter ({features} features of the covariates)", each, "")]
-
-
-def _covariate(column: pd.Series) -> tuple[str, str, str]:
-    missing = int(column.isna().sum())
-    told = f"{missing} ({100 * missing / len(column):.0f}%)"
-    known = column.dropna()
-    if column.dtype.kind == "f":
-        if not len(known):
-            return str(column.name), "no value", told
-        low, middle, high = np.quantile(known.to_numpy(dtype=float), (0.25, 0.5, 0.75))
-        return str(column.name), f"{middle:.4g} [{low:.4g}–{high:.4g}]", told
-    counts = known.value_counts().sort_index()
-    return str(column.name), ", ".join(f"{level}: {count}" for level, count in counts.items()) or "no value", told
+def _covariate(found: CovariateSummary) -> tuple[str, str, str]:
+    told = f"{found.missing} ({100 * found.missing_share:.0f}%)"
+    if found.levels is not None:
+        return found.name, ", ".join(f"{level}: {count}" for level, count in found.levels.items()) or "no value", told
+    if found.median is None:
+        return found.name, "no value", told
+    return found.name, f"{found.median:.4g} [{found.lower_quartile:.4g}–{found.upper_quartile:.4g}]", told
 
 
 def _months(value: float | None) -> str:

@@ -15,6 +15,7 @@ from trainer.run_folder import MEASURES, RESULTS, RUN, RunFolder, read_cohort, r
 from trainer.selection import Line, lines_of
 from trainer.splits import Splits
 from trainer.task_results import JobResult, TaskResult, of_model, parse_result
+from trainer.wording import named
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class FinishedRun:
         """Results of every row under its label."""
         outer = [result for task in self.tasks for result in task.outer]
         return tuple(result for line in self.lines for result in line.of(outer))
+
+    def named(self, label: str) -> str:
+        """What a model's row is called, and how it was tuned."""
+        return next((named(row) for row in self.results.of_kind("model") if row.label == label), label)
 
     def of(self, label: str) -> tuple[JobResult, ...]:
         """Results of one row on the real outcomes, by fold."""

@@ -11,7 +11,9 @@ from trainer.model_config import Facets
 from trainer.report.drawing import Drawn, draw
 from trainer.report.reading import FinishedRun
 from trainer.report.svg import INK, SERIES
-from trainer.stats import MeanSE, mean_se
+from trainer.results import Row
+from trainer.stats import MeanSE, corrected_t, mean_se
+from trainer.wording import tunings_text
 
 HATCHES = ("", "///", "...", "xxx")
 """Beside the colour, so that bars are told apart without it."""
@@ -25,6 +27,8 @@ class Bars:
     hue_name: str
     values: Mapping[tuple[str, str], MeanSE]
     """By (x, hue)."""
+    rows: tuple[Row, ...] = ()
+    """What they are means of."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -62,19 +66,37 @@ def _fused_by(head: str, facets: Facets) -> bool:
 
 
 def bars_of(run: FinishedRun, x: str, hue: str, wanted: Callable[[Facets], bool]) -> Bars:
-    """Means over folds of image-only rows; several rows of one bar are averaged within each fold first."""
+    """Means over folds of image-only rows; several rows of one bar are averaged within each fold first.
+
+    With repeated folds, which share their patients, the standard error is the corrected one, as in the tables.
+    """
     rows = {row.label: row for row in run.results.of_kind("model") if row.mean is not None}
     found: dict[tuple[str, str], list[np.ndarray]] = {}
+    used: list[Row] = []
     for model in run.config.models:
         facets = model.facets
-        if facets is None or facets.table != "image" or model.name not in rows or not wanted(facets):
+        # baselines of other encoders with heads of their own are no rows of the embedding
+        if facets is None or facets.table != "image" or facets.baseline or not wanted(facets):
+            continue
+        if model.name not in rows:
             continue
         scores = np.array([score.c for score in rows[model.name].scores], dtype=np.float64)
+        used.append(rows[model.name])
         found.setdefault((getattr(facets, x), getattr(facets, hue)), []).append(scores)
-    return Bars(x, hue, {place: mean_se(np.mean(several, axis=0)) for place, several in found.items()})
+    values = {place: _mean_se(run, np.mean(several, axis=0)) for place, several in found.items()}
+    return Bars(x, hue, values, tuple(used))
+
+
+def _mean_se(run: FinishedRun, scores: np.ndarray) -> MeanSE:
+    plain = mean_se(scores)
+    if run.splits.repeats == 1:
+        return plain
+    return MeanSE(plain.mean, corrected_t(scores, test_to_train=run.splits.test_to_train).se, plain.n)
 
 
 def _drawn(name: str, caption: str, bars: Bars) -> Drawn:
+    tuned = tunings_text(bars.rows)
+    caption += f" Each row: {tuned}." if tuned else ""
     said = "; ".join(
         f"{x}, {hue}: {value.mean:.3f}" + ("" if value.se is None else f" ± {value.se:.3f}")
         for (x, hue), value in bars.values.items()
@@ -107,4 +129,5 @@ def _paint(figure: Any, bars: Bars) -> None:
     axes.set_ylim(max(0.0, min(0.45, low - 0.02)), None)
     axes.set_xlabel(bars.x_name)
     axes.set_ylabel("Harrell's c")
-    axes.legend(title=bars.hue_name)
+    # above the bars, which leave no room that is sure to be free
+    axes.legend(title=bars.hue_name, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(hues), alignment="left")

@@ -59,6 +59,7 @@ def _paint_at_risk(axes: Any, curves: Sequence[Painted], ticks: np.ndarray, last
             axes.text(tick, place, str(count), color=painted.colour, ha=side, va="center", fontsize=9)
     axes.set_yticks(range(len(curves)), [painted.short for painted in curves])
     axes.set_ylim(len(curves) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    # room between a group's name and its number at the start
+    axes.tick_params(axis="y", length=0, pad=9)
     axes.set_title("at risk", fontsize=9)
     axes.spines["left"].set_visible(False)

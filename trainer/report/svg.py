@@ -55,12 +55,18 @@ def to_svg(figure: Figure, *, name: str, title: str, description: str) -> str:
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
+    name = as_id(name)
     svg = _own_ids(svg, name)
     labels = f"<title id={quoteattr(name + '-title')}>{escape(title)}</title>"
     labels += f"<desc id={quoteattr(name + '-desc')}>{escape(description)}</desc>"
     opening, rest = svg.split(">", 1)
     told = f' role="img" aria-labelledby={quoteattr(f"{name}-title {name}-desc")}>'
     return f"{opening}{told}{labels}{rest}".strip() + "\n"
+
+
+def as_id(name: str) -> str:
+    """The name as a beginning of ids: names of rows hold spaces and brackets, which end an id in `aria-labelledby` and `url()`."""
+    return re.sub(r"[^A-Za-z0-9.-]", lambda found: f"_{ord(found[0]):x}_", name)
 
 
 def for_page(svg: str) -> str:

@@ -16,6 +16,7 @@ from trainer.report.svg import SERIES, for_page
 from trainer.risk_groups import GROUPS
 from trainer.run_folder import REPORT, RunFolder
 from trainer.validation_results import BY_FIFTHS, PREDICTIONS, VALIDATION, Validation, parse_validation
+from trainer.wording import chosen_text
 
 
 def write_validation_page(url: str) -> str:
@@ -41,7 +42,9 @@ def write_validation_page(url: str) -> str:
         {"name": figure.name, "caption": figure.caption, "svg": Markup(for_page(figure.svg))}  # noqa: S704
         for figure in figures
     ]
-    page = page_environment().get_template("validation.html.jinja").render(found=found, figures=shown, names=GROUPS)
+    developed = chosen_text(found.developed_tried, found.developed_tuned)
+    template = page_environment().get_template("validation.html.jinja")
+    page = template.render(found=found, figures=shown, names=GROUPS, tuning={}, developed=developed)
     folder.replace(REPORT, page)
     return f"{folder.url}/{REPORT}"
 

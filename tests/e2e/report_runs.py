@@ -1,0 +1,127 @@
+"""Runs whose pages show every kind of table and figure, on a small planted cohort, for tests of pages; knows no browser."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from store_schema import EntryKey, Store, create_store
+from trainer.config import parse_config
+from trainer.dispatch import Workers
+from trainer.final import fit_final
+from trainer.plan import Inputs
+from trainer.predicting import Newcomers
+from trainer.report.page import write_report
+from trainer.report.validation_page import write_validation_page
+from trainer.run import cross_validate
+from trainer.saved import read_model
+from trainer.study_config import parse_study
+from trainer.validating import judge, score_others, write_validation
+
+MASKS = ("spine_dilated", "skeleton")
+SHORT = {"epochs": 12, "min_epochs": 1, "min_validation_events": 2}
+
+
+def make_pages(folder: Path, kit: ModuleType) -> dict[str, Path]:
+    """Pages of a searched run with competing events, of a study and of a validation; `kit` draws patients and their entries."""
+    table = _planted(folder / "a", kit, patients=90, seed=0, prefix="MM")
+    _planted(folder / "b", kit, patients=120, seed=77, prefix="QX")
+    _searched(folder, table)
+    _studied(folder)
+    return {
+        "searched": folder / "searched/report.html",
+        "study": folder / "study/report.html",
+        "validation": _validated(folder),
+    }
+
+
+def _planted(place: Path, kit: ModuleType, *, patients: int, seed: int, prefix: str) -> pd.DataFrame:
+    """A store and a clinical table with gaps, centres and some first events of another kind."""
+    table, rng = kit.draw(patients, seed), np.random.default_rng([seed, 1])
+    table["patient"] = [f"{prefix}{row:04d}" for row in range(patients)]
+    place.mkdir(parents=True)
+    _fill(create_store(place / "store"), kit, table)
+    table["centre"] = np.where(np.arange(patients) % 2, "Oslo", "Turin")
+    table["event"] = np.where((table["event"] == 1) & (rng.random(patients) < 0.15), 2, table["event"])
+    table["age"] = table["age"].where(rng.random(patients) > 0.1)
+    table["stage"] = table["stage"].where(rng.random(patients) > 0.2)
+    table.drop(columns=["z", "log_hazard"]).to_csv(place / "clinical.csv", index=False)
+    table[["patient", "log_hazard"]].to_csv(place / "truth.csv", index=False)
+    return table
+
+
+def _fill(store: Store, kit: ModuleType, table: pd.DataFrame) -> None:
+    view = store.put_view(kit.VIEW)
+    for row, (patient, z) in enumerate(zip(table["patient"], table["z"], strict=True)):
+        for place, (modality, mask) in enumerate((m, r) for m in ("PET", "CT") for r in MASKS):
+            entry = kit.entry(z if modality == "PET" else 0.3 * z, [0, row, place])
+            digest = hashlib.sha256(entry.arrays["mean_map"].tobytes()).hexdigest()
+            store.publish(view, EntryKey(patient, modality, mask), entry, input_sha256=digest)
+
+
+def _settings(**changes: Any) -> dict[str, Any]:
+    columns = {
+        "time": "months",
+        "time_unit": "months",
+        "event": "event",
+        "competing_values": ["2"],
+        "centre": "centre",
+        "continuous": ["age"],
+        "categorical": ["stage"],
+    }
+    return {"columns": columns, "splits": {"folds": 3}, "fit": SHORT, **changes}
+
+
+def _cross_validate(folder: Path, name: str, config: Any) -> None:
+    inputs = Inputs(folder / "a/clinical.csv", str(folder / "a/store"))
+    quiet = Console(file=io.StringIO())
+    report = cross_validate(config, inputs, out=str(folder / name), workers=Workers(number=0), console=quiet)
+    assert report.results.complete, report.results.failures
+    write_report(report.folder.url)
+
+
+def _searched(folder: Path, table: pd.DataFrame) -> None:
+    image = {"kind": "network", "view": "tiny", "images": {"roi": "spine_dilated"}, "hidden": [4]}
+    ranges = {"fit.learning_rate": {"log": [1e-4, 1e-2]}, "dropout": {"range": [0, 0.6]}}
+    settings = _settings(
+        search={"mode": "both", "points": 2, "inner_folds": 2},
+        models=[
+            {"name": "clinical-cox", "kind": "ridge_cox"},
+            {"name": "clinical-deepsurv", "kind": "network", "clinical": True, "hidden": [4], "search": ranges},
+            {"name": "image-gate", "fusion": "gate", **image},
+            {"name": "image-and-clinical", "clinical": True, **image},
+        ],
+        permuted_control={"models": ["clinical-cox"], "repeats": 19},
+        oracle={"table": str(folder / "a/truth.csv"), "columns": ["log_hazard"]},
+    )
+    _cross_validate(folder, "searched", parse_config(settings))
+
+
+def _studied(folder: Path) -> None:
+    own = {"model": ["MedSAM2"], "downsampling": ["averaging", "attention"], "settings": {"hidden": [4]}}
+    rows = [
+        {"origin": ["combined"], "mask": list(MASKS), "fusion": ["concatenation", "gated"], **own},
+        {"origin": ["PET", "CT"], "mask": ["spine_dilated"], **own},
+        {"table": "multimodal", "origin": ["PET", "combined"], "mask": ["spine_dilated"], **own, "downsampling": ["averaging"]},
+        {"table": "clinical", "name": "clinical-deepsurv", "settings": {"hidden": [4]}},
+    ]  # fmt: skip
+    settings = _settings(views={"MedSAM2": "tiny"}, rows=rows, permuted_control=None)
+    _cross_validate(folder, "study", parse_study(settings))
+
+
+def _validated(folder: Path) -> Path:
+    fit_final(str(folder / "searched"), "image-and-clinical", out=str(folder / "model"))
+    card, trained = read_model(str(folder / "model"))
+    others = score_others(
+        card, trained, Newcomers(str(folder / "b/store"), clinical=folder / "b/clinical.csv"), card.columns
+    )
+    out = write_validation(judge(card, others), others, card, str(folder / "validation"))
+    write_validation_page(out)
+    return folder / "validation/report.html"
