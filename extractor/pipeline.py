@@ -1,39 +1,42 @@
-"""Overlaps the stages of studies in one process: the next is loaded and the last one written while one is embedded.
+"""Overlaps the stages of studies in one process: the next are loaded and the last ones written while some are embedded.
 
 It knows nothing of what the stages do, of other processes, or of a plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from extractor.embedding import embed_study
+from extractor.embedding import embed_studies, embed_study
 from extractor.outcome import ItemOutcome
 from extractor.work import LoadedStudy, StudyTask, Write
 from extractor.worker import Load, StudyResult, StudyStage, Told, reason_of
 
 Embed = Callable[[LoadedStudy], Iterator[ItemOutcome | Write]]
+EmbedGroup = Callable[[Sequence[LoadedStudy]], Iterator[tuple[int, ItemOutcome | Write]]]
+Group = Sequence[StudyTask]
+"""Studies that go through the network side by side; mostly one."""
 
 
 def work_through(
-    tasks: Iterable[StudyTask], load: Load, tell: Told, *, prefetch: bool = True, embed: Embed = embed_study
+    groups: Iterable[Group], load: Load, tell: Told, *, prefetch: bool = True, embed: EmbedGroup = embed_studies
 ) -> None:
-    """Extracts one study after the other; every study ends in a result that is told.
+    """Extracts one group of studies after the other; every study ends in a result that is told.
 
-    The network runs in the calling thread. With `prefetch` a second thread loads the next study meanwhile, and asks for no task
-    beyond it; a third writes what is embedded, in order. At most three studies are in memory: one loaded, one in the network,
-    one being written. Numbers do not depend on it. Without `prefetch` a study is loaded once the one before is written.
+    The network runs in the calling thread. With `prefetch` a second thread loads the next group meanwhile, and asks for no task
+    beyond it; a third writes what is embedded, in order. At most three groups are in memory: one loaded, one in the network,
+    one being written. Numbers do not depend on it. Without `prefetch` a group is loaded once the one before is written.
 
     A study that raises is a result with an error. When the call ends early, what is embedded is still written.
 
     Parameters
     ----------
-    tasks
+    groups
         Asked for one at a time, and in another thread.
     load
         Reads a study.
@@ -45,7 +48,7 @@ def work_through(
     loader = ThreadPoolExecutor(1, "load")
     with ThreadPoolExecutor(1, "write") as writer:
         try:
-            _Stages(iter(tasks), load, tell, loader, writer, embed).run(prefetch=prefetch)
+            _Stages(iter(groups), load, tell, loader, writer, embed).run(prefetch=prefetch)
         finally:
             # Not waited for: it may be asking for a task, and nobody will want what it loads.
             loader.shutdown(wait=False, cancel_futures=True)
@@ -94,35 +97,53 @@ def work_on(
 
 @dataclass(frozen=True)
 class _Coming:
-    """A study that is being loaded; its task is None where there is none left."""
+    """A group that is being loaded; it is None where there is none left."""
 
-    task: Future[StudyTask | None]
-    loaded: Future[LoadedStudy]
+    group: Future[Group | None]
+    loaded: Future[list[LoadedStudy | Exception]]
+
+
+@dataclass
+class _Made:
+    """What came of a study's items so far, and the error that ended it."""
+
+    task: StudyTask
+    outcomes: list[ItemOutcome] = field(default_factory=list)
+    writes: list[Future[ItemOutcome]] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def result(self) -> StudyResult:
+        """The study's result, once all is written."""
+        errors = [self.error, *(write.exception() for write in self.writes)]
+        found = next((one for one in errors if one is not None), None)
+        if found is not None:
+            return StudyResult(self.task, error=reason_of(found))
+        return StudyResult(self.task, (*self.outcomes, *(write.result() for write in self.writes)))
 
 
 @dataclass
 class _Stages:
     """The three stages, and the threads of two of them."""
 
-    tasks: Iterator[StudyTask]
+    groups: Iterator[Group]
     load: Load
     tell: Told
     loader: ThreadPoolExecutor
     writer: ThreadPoolExecutor
-    embed: Embed
+    embed: EmbedGroup
     _written: list[Future[None]] = field(default_factory=list)
-    """One for each study that is not known to be written."""
+    """One for each group that is not known to be written."""
 
     def run(self, *, prefetch: bool) -> None:
         coming = self._coming()
-        while (task := coming.task.result()) is not None:
+        while (group := coming.group.result()) is not None:
             loaded = coming.loaded
             error = loaded.exception()
-            # Before the next is loaded: else a slow writer would let a fourth study into memory.
+            # Before the next is loaded: else a slow writer would let a fourth group into memory.
             self._wait_for_writes(but=1)
             if prefetch:
                 coming = self._coming()
-            self._embed(task, loaded, error)
+            self._embed(group, loaded, error)
             del loaded
             if not prefetch:
                 self._wait_for_writes()
@@ -130,50 +151,57 @@ class _Stages:
         self._wait_for_writes()
 
     def _coming(self) -> _Coming:
-        task = self.loader.submit(next, self.tasks, None)
-        return _Coming(task, self.loader.submit(self._loaded, task))
+        group = self.loader.submit(next, self.groups, None)
+        return _Coming(group, self.loader.submit(self._loaded, group))
 
-    def _loaded(self, coming: Future[StudyTask | None]) -> LoadedStudy:
-        task = coming.result()
-        if task is None:
-            return LoadedStudy(())
+    def _loaded(self, coming: Future[Group | None]) -> list[LoadedStudy | Exception]:
+        return [self._read(task) for task in coming.result() or ()]
+
+    def _read(self, task: StudyTask) -> LoadedStudy | Exception:
+        """A study, or the error that reading it ended in."""
         self.tell(StudyStage(task, "loading"))
-        return self.load(task)
-
-    def _embed(self, task: StudyTask, loaded: Future[LoadedStudy], error: BaseException | None) -> None:
-        """Runs the network on one study; its writing, and then its result, wait in the writer's queue."""
-        outcomes: list[ItemOutcome] = []
-        writes: list[Future[ItemOutcome]] = []
+        study = None
         defect = _Defect()
-        if error is None:
-            self.tell(StudyStage(task, "embedding"))
-            with defect:
-                study = loaded.result()
-                outcomes += study.outcomes
-                for made in self.embed(study):
-                    if isinstance(made, Write):
-                        writes.append(self.writer.submit(made))
-                    else:
-                        outcomes.append(made)
-            self.tell(StudyStage(task, "writing"))
-        self._written.append(self.writer.submit(self._finish, task, outcomes, writes, error or defect.error))
+        with defect:
+            study = self.load(task)
+        if study is not None:
+            return study
+        assert defect.error is not None
+        return defect.error
 
-    def _finish(
-        self,
-        task: StudyTask,
-        outcomes: list[ItemOutcome],
-        writes: list[Future[ItemOutcome]],
-        error: BaseException | None,
-    ) -> None:
-        """Tells the study's result; in the writer's queue it stands behind the study's writes."""
-        errors = [error, *(write.exception() for write in writes)]
-        found = next((one for one in errors if one is not None), None)
-        if found is None:
-            self.tell(StudyResult(task, (*outcomes, *(write.result() for write in writes))))
-        else:
-            self.tell(StudyResult(task, error=reason_of(found)))
+    def _embed(self, group: Group, loaded: Future[list[LoadedStudy | Exception]], error: BaseException | None) -> None:
+        """Runs the network on one group; its writing, and then its results, wait in the writer's queue."""
+        made = [_Made(task, error=error) for task in group]
+        if error is None:
+            self._pass(made, loaded.result())
+        self._written.append(self.writer.submit(self._finish, made))
+
+    def _pass(self, made: Sequence[_Made], loaded: Sequence[LoadedStudy | Exception]) -> None:
+        sound: list[tuple[_Made, LoadedStudy]] = []
+        for one, study in zip(made, loaded, strict=True):
+            if isinstance(study, Exception):
+                one.error = study
+            else:
+                one.outcomes += study.outcomes
+                sound.append((one, study))
+                self.tell(StudyStage(one.task, "embedding"))
+        defect = _Defect()
+        with defect:
+            for place, found in self.embed([study for _, study in sound]):
+                if isinstance(found, Write):
+                    sound[place][0].writes.append(self.writer.submit(found))
+                else:
+                    sound[place][0].outcomes.append(found)
+        for one, _ in sound:
+            one.error = defect.error
+            self.tell(StudyStage(one.task, "writing"))
+
+    def _finish(self, made: Sequence[_Made]) -> None:
+        """Tells the studies' results; in the writer's queue they stand behind their writes."""
+        for one in made:
+            self.tell(one.result())
 
     def _wait_for_writes(self, but: int = 0) -> None:
-        """Lets no more than `but` studies be in the writer's hands, so that memory is bounded."""
+        """Lets no more than `but` groups be in the writer's hands, so that memory is bounded."""
         while len(self._written) > but:
             self._written.pop(0).result()

@@ -1,6 +1,6 @@
 """Spreads studies over processes of this machine and survives the death of one; knows a study only as a task.
 
-Each process is started by spawn (forked ones would inherit locks), works for one device, and asks for its next study when its
+Each process is started by spawn (forked ones would inherit locks), works for one device, and asks for its next studies when its
 loader is free: nothing is queued in it that another process could do. Whatever speaks of a study travels in an envelope.
 """
 
@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import batched
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NoReturn
 
-from extractor.pipeline import work_through
+from extractor.pipeline import Group, work_through
 from extractor.sealing import Envelope, envelope
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
@@ -49,7 +50,9 @@ class Processes:
     devices: tuple[str, ...] = ("cpu",)
     """Dealt to the processes in turn."""
     prefetch: bool = True
-    """Whether a process loads its next study while one is embedded."""
+    """Whether a process loads its next studies while some are embedded."""
+    at_once: int = 1
+    """Studies that go through a process's network side by side."""
 
 
 def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, processes: Processes, *, tell: Told) -> None:
@@ -67,7 +70,8 @@ def run_studies(tasks: Sequence[StudyTask], spec: WorkerSpec, processes: Process
     """
     if processes.jobs == 0:
         load = worker(replace(spec, device=processes.devices[0]))
-        work_through(tasks, load, _one_at_a_time(tell), prefetch=processes.prefetch)
+        groups = batched(tasks, processes.at_once)
+        work_through(groups, load, _one_at_a_time(tell), prefetch=processes.prefetch)
     else:
         _Pool(Waiting(list(tasks), tell), spec, envelope(spec.sealed_with), processes, tell).run()
 
@@ -112,12 +116,11 @@ class _Process:
         place._send(sealing.close(remembered()))
         return place
 
-    def give(self, task: StudyTask | None) -> None:
-        """The next study; None ends the process. One that died meanwhile is noticed when it is listened to."""
+    def give(self, group: Group) -> None:
+        """The next studies; none ends the process. One that died meanwhile is noticed when it is listened to."""
         self.asks = False
-        if task is not None:
-            self.held.append(task)
-        self._send(NO_MORE if task is None else self.envelope.close(task))
+        self.held += group
+        self._send(self.envelope.close(tuple(group)) if group else NO_MORE)
 
     def _send(self, data: bytes) -> None:
         with suppress(OSError):
@@ -128,7 +131,7 @@ class _Process:
         if at_once:
             self.process.terminate()
         else:
-            self.give(None)
+            self.give(())
         self.process.join(END_S)
         if self.process.is_alive():
             self.process.kill()
@@ -172,8 +175,19 @@ class _Pool:
         """Gives studies to the processes that ask; they share this machine's memory, so that a suspect shares it with none."""
         for place in self.places:
             held = [task for other in self.places for task in other.held]
-            if place.asks and (task := self.waiting.take(beside=held)) is not None:
-                place.give(task)
+            if place.asks and (group := self._group(held)):
+                place.give(group)
+
+    def _group(self, held: Sequence[StudyTask]) -> list[StudyTask]:
+        """The next studies for a process, so many that the others have as many; none where none may be worked on now."""
+        share = -(-len(self.waiting.tasks) // max(1, len(self.places)))
+        group: list[StudyTask] = []
+        while len(group) < min(self.processes.at_once, share):
+            task = self.waiting.take(beside=[*held, *group])
+            if task is None:
+                break
+            group.append(task)
+        return group
 
     def _listen(self) -> None:
         """Waits until a process tells something or dies."""
@@ -264,15 +278,15 @@ def _tell(send: Send, sealing: Envelope, event: StudyStage | StudyResult) -> Non
     send("told", sealing.close(event))
 
 
-def _asked(send: Send, inbox: queue.SimpleQueue[bytes], sealing: Envelope) -> Iterator[StudyTask]:
-    """Studies as they are asked for, until there is none."""
+def _asked(send: Send, inbox: queue.SimpleQueue[bytes], sealing: Envelope) -> Iterator[Group]:
+    """Studies as they are asked for, a group at a time, until there is none."""
     while True:
         send("next")
         data = inbox.get()
         if data == NO_MORE:
             return
-        task: StudyTask = sealing.open(data)
-        yield task
+        group: Group = sealing.open(data)
+        yield group
 
 
 def _receive(connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:

@@ -65,6 +65,8 @@ class RunOptions:
     """Whether the mean maps of each snapshot are packed for readers of whole cohorts."""
     ids: PlainIds = field(default_factory=PlainIds)
     """What patients are called, and the filter of every text that leaves."""
+    at_once: int = 1
+    """Studies whose streams share batches in a process on a GPU; more than one, and numbers differ by rounding."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -157,6 +159,11 @@ def _training(facts: EncoderFacts) -> str:
 def _check(config: ExtractConfig, options: RunOptions) -> None:
     if options.scheduler is not None and options.jobs is not None:
         raise UsageError("--jobs counts local processes, and --scheduler names a cluster: give one of them.")
+    if options.at_once > 1 and (options.scheduler is not None or not options.device.startswith("cuda")):
+        raise UsageError(
+            "--at-once makes batches of several studies in a process on a GPU of this machine: use it with --device cuda and "
+            "without --scheduler"
+        )
     if options.scheduler is not None and len(options.devices) > 1:
         raise UsageError(
             f"--device {options.device}: with --scheduler it is the device of each worker, one process a GPU: give cuda or cpu."
@@ -243,7 +250,7 @@ class _Run:
             run_on_cluster(tasks, self.spec, Cluster(self.options.scheduler), tell=tell)
             return
         jobs = process_count(self.options, studies=len(tasks), cores=len(os.sched_getaffinity(0)))
-        run_studies(tasks, self.spec, Processes(jobs, self.options.devices), tell=tell)
+        run_studies(tasks, self.spec, Processes(jobs, self.options.devices, at_once=self.options.at_once), tell=tell)
 
     def _task(self, row: StudyRow) -> StudyTask:
         mine = [item for item in self.plan if item.patient == row.patient and item.state in LEFT_ALONE]

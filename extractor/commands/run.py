@@ -41,6 +41,13 @@ _TABLE = FileOrAddress()
     "--device", default="cpu", show_default=True, help="torch device: cpu, cuda, or several GPUs: cuda:0,cuda:1."
 )
 @click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Studies that share batches on a large GPU; last digits then depend on which do.",
+)
+@click.option(
     "--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, instead of local processes."
 )
 @click.option(
@@ -59,6 +66,7 @@ def run(
     model: str | None,
     jobs: int | None,
     device: str,
+    at_once: int,
     scheduler: str | None,
     shard: str | None,
     dry_run: bool,
@@ -121,6 +129,7 @@ def run(
         make_current=make_current,
         pack=not no_pack,
         ids=Pseudonyms.from_environment() if pseudonymise else PlainIds(),
+        at_once=at_once,
     )
     try:
         report = run_extraction(config, chosen, console=error_console())

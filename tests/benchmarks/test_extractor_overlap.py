@@ -85,7 +85,7 @@ def overlapped(table: Path, folder: Path) -> float:
             results.append(event)
 
     begun = time.perf_counter()
-    work_through(tasks, load, tell)
+    work_through([[task] for task in tasks], load, tell)
     seconds = time.perf_counter() - begun
     assert [result.error for result in results] == [None] * len(tasks)
     assert all(outcome.result == "committed" for result in results for outcome in result.outcomes)

@@ -129,6 +129,7 @@ def test_a_dry_run_prints_the_plan_and_writes_no_store(folder):
         (SETTINGS, ("--device", "tpux"), "cpu, cuda"),
         (SETTINGS, ("--scheduler", "tcp://127.0.0.1:9"), "give one of them"),
         (SETTINGS, ("--shard", "0/4"), "--array=1-8"),
+        (SETTINGS, ("--at-once", "2"), "use it with --device cuda"),
     ],
 )
 def test_a_wrong_call_exits_2_and_says_why(folder, settings, more, said):

@@ -285,6 +285,7 @@ def test_the_cluster_keeps_no_result_of_a_study(sent, cluster):
         ({"jobs": 2}, "give one of them"),
         ({"device": "cuda:0,cuda:1"}, "one process a GPU"),
         ({"store": "memory://x"}, "lives in one process"),
+        ({"device": "cuda", "at_once": 2}, "without --scheduler"),
     ],
 )
 def test_options_that_do_not_go_with_a_scheduler_are_refused(studies, tmp_path, options, said):

@@ -1,7 +1,8 @@
 """The stages of studies in one process: overlapped, in order, bounded, and whole however one of them ends."""
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -65,9 +66,14 @@ class Stages:
         self.log.append(f"embedded {patient}")
         yield write(patient, "paper", log=self.log)
 
-    def run(self, patients: str) -> dict[str, StudyResult]:
-        tasks = [task(patient) for patient in patients]
-        work_through(tasks, self.load, self.events.append, prefetch=self.prefetch, embed=self.embed)
+    def embed_group(self, group: Sequence[LoadedStudy]) -> Iterator[tuple[int, ItemOutcome | Write]]:
+        for place, study in enumerate(group):
+            for made in self.embed(study):
+                yield place, made
+
+    def run(self, patients: str, *, at_once: int = 1) -> dict[str, StudyResult]:
+        groups = itertools.batched([task(patient) for patient in patients], at_once)
+        work_through(groups, self.load, self.events.append, prefetch=self.prefetch, embed=self.embed_group)
         return self.results
 
     @property
@@ -79,15 +85,36 @@ class Stages:
         return [event.stage if isinstance(event, StudyStage) else "result" for event in mine]
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 9])
 @pytest.mark.parametrize("prefetch", [True, False])
-def test_every_study_ends_in_one_result_with_all_outcomes_after_its_stages(prefetch):
+def test_every_study_ends_in_one_result_with_all_outcomes_after_its_stages(prefetch, at_once):
     stages = Stages(prefetch=prefetch)
-    results = stages.run("abcde")
+    results = stages.run("abcde", at_once=at_once)
     assert list(results) == list("abcde")
     for patient, result in results.items():
         assert result.error is None
         assert [one.layout for one in result.outcomes] == ["held", "paper"]
         assert stages.stages_of(patient) == ["loading", "embedding", "writing", "result"]
+
+
+def test_a_study_that_cannot_be_read_leaves_the_others_of_its_group_alone():
+    class Broken(Stages):
+        def load(self, this: StudyTask) -> LoadedStudy:
+            if this.row.patient in "ad":
+                raise ZeroDivisionError("planted")
+            return super().load(this)
+
+    stages = Broken()
+    results = stages.run("abcd", at_once=3)
+    assert {patient: result.error is None for patient, result in results.items()} == {
+        "a": False,
+        "b": True,
+        "c": True,
+        "d": False,
+    }
+    assert "ZeroDivisionError: planted" in results["a"].error
+    assert stages.stages_of("a") == ["loading", "result"]
+    assert [one.layout for one in results["c"].outcomes] == ["held", "paper"]
 
 
 def test_no_study_is_no_work():

@@ -77,6 +77,33 @@ def test_a_study_whose_process_dies_once_is_done_by_another_process(planned):
     assert report.entries == report.commits == 2 * len(tasks)
 
 
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_studies_that_are_worked_on_at_once_have_the_results_of_studies_alone(planned, jobs):
+    tasks, spec = planned
+    events = []
+    run_studies(tasks, spec, Processes(jobs, at_once=3), tell=events.append)
+    results = [event for event in events if isinstance(event, StudyResult)]
+    assert [result.task.row.patient for result in results] == [task.row.patient for task in tasks]
+    assert {result.error for result in results} == {None}
+    assert {outcome.result for result in results for outcome in result.outcomes} == {"committed"}
+    stages = [(event.task.row.patient, event.stage) for event in events if isinstance(event, StudyStage)]
+    first, *_ = (place for place, (_, stage) in enumerate(stages) if stage == "embedding")
+    # the fourth may be loaded meanwhile, never embedded
+    assert [name for name, stage in stages[first : first + 4] if stage == "embedding"][:3] == [
+        task.row.patient for task in tasks[:3]
+    ]
+    assert open_store(spec.store_url).verify().ok
+
+
+def test_of_studies_in_a_process_that_died_each_is_tried_alone(planned):
+    tasks, spec = planned
+    killer = Killer("P001", times=2)
+    run_studies(tasks, spec, Processes(1, at_once=3), tell=killer)
+    assert {patient: result.error for patient, result in killer.results.items()} == {
+        task.row.patient: DIED if task.row.patient == "P001" else None for task in tasks
+    }
+
+
 def test_a_study_whose_process_dies_twice_is_given_up_and_no_other_suffers(planned):
     tasks, spec = planned
     killer = Killer("P002", times=99)
