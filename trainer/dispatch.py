@@ -226,7 +226,9 @@ def _check_gpus(client: Client, resources: Mapping[str, int] | None) -> None:
     """Refuse a cluster none of whose workers declares what tasks ask for: they would wait for good."""
     if resources is None:
         return
-    declared = [about["resources"].get("GPU", 0) for about in client.scheduler_info(n_workers=-1)["workers"].values()]
+    # asked for anew: what the client keeps is overwritten by looks of Dask's own that ask for no workers
+    present = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    declared = [about["resources"].get("GPU", 0) for about in present.values()]
     if not any(number >= 1 for number in declared):
         raise UsageError(
             "no worker declares a GPU, and the run says `device: cuda`: start workers with `--resources GPU=1`, one process a GPU"
