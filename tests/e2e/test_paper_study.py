@@ -89,13 +89,21 @@ def test_rows_of_vectors_are_tuned_inside_the_folds_too(tmp_path):
 
 
 @pytest.mark.timeout(1800)
-def test_the_papers_study_fills_its_tables_and_resumes_after_a_kill_to_the_same_ones(tmp_path):
+@pytest.mark.parametrize(
+    ("patients", "folds", "kills"),
+    [
+        pytest.param(24, 2, (10,), id="small"),
+        pytest.param(227, 5, (10, 60, 110), id="of its size", marks=[pytest.mark.soak, pytest.mark.timeout(0)]),
+    ],
+)
+def test_the_papers_study_fills_its_tables_and_resumes_after_a_kill_to_the_same_ones(tmp_path, patients, folds, kills):
     fit = "{epochs: 1, min_epochs: 1, min_validation_events: 1}"
-    arguments = prepare(tmp_path, patients=24, fit=fit, folds=2)
+    arguments = prepare(tmp_path, patients=patients, fit=fit, folds=folds)
     finished(arguments, tmp_path / "whole")
     rows = [len(pd.read_csv(tmp_path / "whole" / "tables" / f"table-{number}.csv")) for number in (1, 2, 3)]
     assert rows == [22, 6, 5]
-    killed_after(arguments, tmp_path / "killed", tasks=10)
+    for tasks in kills:
+        killed_after(arguments, tmp_path / "killed", tasks=tasks)
     finished(arguments, tmp_path / "killed")
     assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
     for number in (1, 2, 3):
