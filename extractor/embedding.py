@@ -190,7 +190,7 @@ def _streams(this: Pass, items: Iterable[Item]) -> dict[tuple[str, Variant], Str
     """Streams of these items, one for each region and way of prompting."""
     patient, stride = this.task.row.patient, this.task.config.stride
     return {
-        (roi, variant): _stream(EntryKey(patient, this.modality, roi), variant, this.prepared.masks_zyx[roi], stride)
+        (roi, variant): stream_of(EntryKey(patient, this.modality, roi), variant, this.prepared.masks_zyx[roi], stride)
         for roi, variant in _variants(items)
     }
 
@@ -225,7 +225,8 @@ def _variants(items: Iterable[Item]) -> dict[tuple[str, Variant], None]:
     return dict.fromkeys((roi, product.variant) for roi, product in products if isinstance(product, Product))
 
 
-def _stream(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Stream:
+def stream_of(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Stream:
+    """Kept slices and prompts of a region."""
     slices = kept_slices(mask_zyx, stride)
     return Stream(
         name=f"{key.roi}/{variant.name}",
