@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
+from trainer.explain_command import explain
 from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
 
@@ -286,5 +287,5 @@ def report(run: str) -> None:
     click.echo(write_report(run))
 
 
-for _command in (fit, predict, publish, validate):
+for _command in (explain, fit, predict, publish, validate):
     main.add_command(_command)

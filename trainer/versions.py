@@ -14,6 +14,7 @@ LIBRARIES = ("engram", "numpy", "pandas", "scipy", "scikit-survival", "torch", "
 SHOWING = (
     "report",
     "cli.py",
+    "explain_command.py",
     "patient_free.py",
     "printed.py",
     "publish_commands.py",
