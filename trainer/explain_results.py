@@ -132,6 +132,22 @@ class Attribution(Record):
     absolute_high: float | None = None
 
 
+class PatchRules(Record):
+    """How patches were hidden, by the flags of the occlusion view.
+
+    Attributes
+    ----------
+    size_mm, stride_mm
+        Edge of a patch, and from centre to centre.
+    fill
+        ``mean`` of the image, or a grey value of 0 to 255.
+    """
+
+    size_mm: float
+    stride_mm: float
+    fill: str
+
+
 class Explanation(Record):
     """What `trainer explain` found, and from what.
 
@@ -144,7 +160,7 @@ class Explanation(Record):
     view, snapshot, occlusion_view, occlusion_snapshot, store_id
         What was read.
     rules
-        How patches were hidden: size, stride and fill, by the view's flags.
+        How patches were hidden.
     encoder_trained
         Whether the view's encoder has trained weights.
     patients
@@ -164,7 +180,7 @@ class Explanation(Record):
     occlusion_view: str
     occlusion_snapshot: str
     store_id: str
-    rules: dict[str, float | str]
+    rules: PatchRules
     encoder_trained: bool
     patients: tuple[str, ...]
     failures: dict[str, str]

@@ -22,6 +22,7 @@ from trainer.explain_results import (
     ExplainedPatient,
     Explanation,
     PatchDelta,
+    PatchRules,
     parse_explained,
 )
 from trainer.features import array_read, check_view
@@ -126,6 +127,7 @@ def _prepared(options: ExplainOptions) -> "_Work":
         store=store,
         snapshot=snapshot,
         occlusions=occlusions,
+        rules=rules_of(occlusions.view),
         patients=tuple(sorted(chosen & set(named))),
         frame=frame,
         left_out={patient: left_out.get(patient, NO_ENTRY) for patient in sorted(chosen - set(named))},
@@ -152,6 +154,7 @@ class _Work:
     store: Store
     snapshot: Snapshot
     occlusions: Snapshot
+    rules: PatchRules
     patients: tuple[str, ...]
     """To explain, in order."""
     frame: pd.DataFrame
@@ -224,7 +227,7 @@ class _Work:
             occlusion_view=self.occlusions.view_id,
             occlusion_snapshot=self.occlusions.id,
             store_id=self.store.store_id,
-            rules=rules_of(self.occlusions.view),
+            rules=self.rules,
             encoder_trained=self.snapshot.view.encoder.trained,
             patients=tuple(one.patient for one in done),
             failures=dict(sorted(failures.items())),

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from store_schema import EntryKey, Snapshot, Store, ViewSpec
 from store_schema.errors import ConfigError, NotCommittedError, SchemaError, UsageError
-from trainer.explain_results import SOFT_TISSUE, UNNAMED
+from trainer.explain_results import SOFT_TISSUE, UNNAMED, PatchRules
 from trainer.features import array_read
 from trainer.image_grid import ImageGrid
 from trainer.model_config import FittedModel
@@ -32,9 +32,27 @@ def base_of(view: ViewSpec) -> ViewSpec:
     return view.model_copy(update={"flags": flags})
 
 
-def rules_of(view: ViewSpec) -> dict[str, float | str]:
-    """How an occlusion view hides patches; empty for any other view."""
-    return {name: value for name, value in view.flags.items() if name.startswith(FLAG)}
+def hides(view: ViewSpec) -> bool:
+    """Whether a view is an occlusion view."""
+    return any(name.startswith(FLAG) for name in view.flags)
+
+
+def rules_of(view: ViewSpec) -> PatchRules:
+    """How an occlusion view hides patches.
+
+    Raises
+    ------
+    SchemaError
+        If its flags do not say so.
+    """
+    told = {name.removeprefix(FLAG): value for name, value in view.flags.items() if name.startswith(FLAG)}
+    try:
+        return PatchRules.model_validate(told)
+    except ValidationError as error:
+        raise SchemaError(
+            f"occlusion view {view.view_id} has the flags {told}: expected size_mm, stride_mm and fill, as `extractor occlude` "
+            "writes them"
+        ) from error
 
 
 def occlusions_of(store: Store, base: ViewSpec, asked: str | None, pairs: Sequence[tuple[str, str]]) -> Snapshot:
@@ -82,7 +100,7 @@ def _view(store: Store, base: ViewSpec, asked: str | None) -> ViewSpec:
         _check_base(view, base)
         return view
     views = map(store.view, store.view_ids())
-    fitting = [view for view in views if rules_of(view) and base_of(view).digest == base.digest]
+    fitting = [view for view in views if hides(view) and base_of(view).digest == base.digest]
     if not fitting:
         raise NotCommittedError(f"the store has no embeddings of view {base.view_id} with patches hidden: {HOW}")
     if len(fitting) > 1:
@@ -92,7 +110,7 @@ def _view(store: Store, base: ViewSpec, asked: str | None) -> ViewSpec:
 
 
 def _check_base(view: ViewSpec, base: ViewSpec) -> None:
-    if not rules_of(view):
+    if not hides(view):
         raise UsageError(f"view {view.view_id} hides no patches: name one that `extractor occlude` wrote")
     if base_of(view).digest == base.digest:
         return

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from store_schema import EntryKey, Store, create_store
+from store_schema import EntryKey, Store, create_store, open_store
 from trainer.config import parse_config
 from trainer.dispatch import Workers
+from trainer.explaining import ExplainOptions, explain
 from trainer.final import fit_final
 from trainer.plan import Inputs
 from trainer.predicting import Newcomers
+from trainer.report.explain_page import write_explain_page
 from trainer.report.page import write_report
 from trainer.report.validation_page import write_validation_page
 from trainer.run import cross_validate
@@ -29,8 +31,11 @@ MASKS = ("spine_dilated", "skeleton")
 SHORT = {"epochs": 12, "min_epochs": 1, "min_validation_events": 2}
 
 
-def make_pages(folder: Path, kit: ModuleType) -> dict[str, Path]:
-    """Pages of a searched run with competing events, of a study and of a validation; `kit` draws patients and their entries."""
+def make_pages(folder: Path, kit: ModuleType, planting: ModuleType) -> dict[str, Path]:
+    """Pages of a searched run with competing events, of a study, of a validation and of an explanation.
+
+    `kit` draws patients and their entries, `planting` the same with patches hidden.
+    """
     table = _planted(folder / "a", kit, patients=90, seed=0, prefix="MM")
     _planted(folder / "b", kit, patients=120, seed=77, prefix="QX")
     _searched(folder, table)
@@ -39,6 +44,7 @@ def make_pages(folder: Path, kit: ModuleType) -> dict[str, Path]:
         "searched": folder / "searched/report.html",
         "study": folder / "study/report.html",
         "validation": _validated(folder),
+        "explanation": _explained(folder, planting),
     }
 
 
@@ -125,3 +131,23 @@ def _validated(folder: Path) -> Path:
     out = write_validation(judge(card, others), others, card, str(folder / "validation"))
     write_validation_page(out)
     return folder / "validation/report.html"
+
+
+def _explained(folder: Path, planting: ModuleType) -> Path:
+    """Of the model that was validated, three of its own patients, and one whose entry is of another image."""
+    store = open_store(str(folder / "a/store"))
+    base = store.resolve_view("tiny")
+    view = store.put_view(planting.occlusion_view(store.view(base)))
+    patients = [f"MM{row:04d}" for row in range(4)]
+    for row, patient in enumerate(patients):
+        for place, modality in enumerate(("PET", "CT")):
+            key = EntryKey(patient, modality, MASKS[0])
+            arrays = store.read(base, EntryKey(patients[min(row, 2)], modality, MASKS[0])).arrays
+            hidden = [planting.noisy(arrays["memory"], [row, place, n]) for n in range(len(planting.BOXES))]
+            planting.publish(store, view, key, planting.occluded_entry(arrays, hidden))
+    newcomers = Newcomers(store.url, clinical=folder / "a/clinical.csv")
+    out = str(folder / "explanation")
+    found = explain(ExplainOptions(str(folder / "model"), newcomers), out=out, told=lambda done, of: None).found
+    assert (len(found.patients), len(found.failures)) == (3, 1)
+    write_explain_page(out)
+    return folder / "explanation/report.html"

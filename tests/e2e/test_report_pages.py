@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-NAMES, SCHEMES, WIDTHS = ("searched", "study", "validation"), ("light", "dark"), (320, 1280)
+NAMES, SCHEMES, WIDTHS = ("searched", "study", "validation", "explanation"), ("light", "dark"), (320, 1280)
 PAPER = {"width": 718, "height": 1047}
 """What A4 leaves between margins of 10 mm, in CSS pixels."""
 MARGINS = dict.fromkeys(("top", "bottom", "left", "right"), "10mm")
@@ -31,7 +31,8 @@ COLOURS = """() => [...document.querySelectorAll("svg text, td, th, figcaption, 
 @pytest.fixture(scope="module")
 def pages(load, browser, tmp_path_factory):
     """Addresses of the pages of real runs; none are made where there is no browser to look at them."""
-    made = load("e2e", "report_runs").make_pages(tmp_path_factory.mktemp("pages") / "runs", load("trainer", "conftest"))
+    helpers = load("trainer", "conftest"), load("trainer", "occluded_help")
+    made = load("e2e", "report_runs").make_pages(tmp_path_factory.mktemp("pages") / "runs", *helpers)
     return {name: path.as_uri() for name, path in made.items()}
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from store_schema import Entry, EntryKey, open_store
-from store_schema.errors import NotCommittedError, UsageError
+from store_schema.errors import NotCommittedError, SchemaError, UsageError
 from trainer.cli import main
 from trainer.dispatch import Workers
 from trainer.final import fit_final
@@ -121,7 +121,7 @@ def test_deltas_stand_in_log_hazard_and_in_standard_deviations_with_bone_and_box
     assert list(first["bone"]) == ["L1", "L2", "soft tissue", "rib_left_1", "unnamed"]
     boxes = first[["z_start", "z_stop", "y_start", "y_stop", "x_start", "x_stop"]].to_numpy()
     assert boxes.tolist() == [list(box) for box in (*BOXES, *UNSEEN)]
-    assert report.found.rules["occlusion_size_mm"] == 20.0
+    assert report.found.rules.size_mm == 20.0
     assert report.found.view == made.base
 
 
@@ -233,6 +233,10 @@ def test_views_that_do_not_belong_to_the_model_are_refused(made, tmp_path):
     other = store.put_view(occlusion_view(base.model_copy(update={"precision": "bfloat16", "recipe": 2})))
     with pytest.raises(UsageError, match="they differ in precision, recipe"):
         explained(made, tmp_path / "out", store=tmp_path / "store", occlusion=other)
+    odd = base.model_copy(update={"name": "odd", "flags": {"occlusion_size_mm": 5.0}})
+    publish(store, store.put_view(odd), EntryKey("P001", "PET", "spine"), Entry(arrays_of(made, "P001"), {}))
+    with pytest.raises(SchemaError, match="expected size_mm, stride_mm and fill"):
+        explained(made, tmp_path / "out", store=tmp_path / "store", occlusion="odd")
     with pytest.raises(UsageError, match="hides no patches"):
         explained(made, tmp_path / "out", store=tmp_path / "store", occlusion=made.base)
     finer = store.put_view(occlusion_view(base, occlusion_size_mm=10.0))
@@ -250,6 +254,10 @@ def test_views_that_do_not_belong_to_the_model_are_refused(made, tmp_path):
     with pytest.raises(UsageError, match="holds entries of PET/skull"):
         explained(made, tmp_path / "out", store=tmp_path / "store", occlusion=snapshot)
     assert not (tmp_path / "out").exists()
+
+
+def arrays_of(made, patient):
+    return dict(made.store.read(made.base, EntryKey(patient, "PET", "spine")).arrays)
 
 
 def test_a_snapshot_of_the_occlusion_view_is_read_as_pinned(made, tmp_path):

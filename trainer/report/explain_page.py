@@ -14,6 +14,7 @@ from trainer.explain_results import (
     ExplainedPatient,
     Explanation,
     PatchDelta,
+    PatchRules,
     parse_explained,
 )
 from trainer.report.page import page_environment
@@ -41,7 +42,7 @@ def write_explain_page(url: str) -> str:
         raise SchemaError(f"{folder.url}/{EXPLANATION} is no explanation: {error.errors()[0]['msg']}") from error
     patients = [_patient(folder, patient) for patient in found.patients]
     template = page_environment().get_template("explain.html.jinja")
-    page = template.render(found=found, patients=patients, size=_size(found), largest=LARGEST)
+    page = template.render(found=found, patients=patients, size=_size(found.rules), largest=LARGEST)
     folder.replace(REPORT, page)
     return f"{folder.url}/{REPORT}"
 
@@ -89,14 +90,15 @@ def _sight(image: ExplainedImage) -> str:
 
 def _ranges(numbers: Sequence[int]) -> str:
     """Numbers in words: even steps as first to last, others one by one."""
-    steps = {after - before for before, after in pairwise(numbers)}
-    if len(numbers) > 3 and len(steps) == 1:
-        (step,) = steps
-        return f"{numbers[0]} to {numbers[-1]}" + (f", every {step}th" if step > 1 else "")
-    return ", ".join(map(str, numbers))
+    ordered = sorted(numbers)
+    steps = {after - before for before, after in pairwise(ordered)}
+    if len(ordered) <= 3 or len(steps) != 1:
+        return ", ".join(map(str, ordered))
+    (step,) = steps
+    return f"{ordered[0]} to {ordered[-1]}" + (f" in steps of {step}" if step > 1 else "")
 
 
-def _size(found: Explanation) -> str:
+def _size(rules: PatchRules) -> str:
     """How patches were hidden, in words."""
-    side, stride = found.rules.get("occlusion_size_mm", "?"), found.rules.get("occlusion_stride_mm", "?")
-    return f"patches of {side} mm, {stride} mm apart, filled with {found.rules.get('occlusion_fill', '?')}"
+    fill = "the mean of the image" if rules.fill == "mean" else f"grey value {rules.fill}"
+    return f"patches of {rules.size_mm:g} mm, {rules.stride_mm:g} mm apart, filled with {fill}"
