@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from store_schema.console import FAILED, FileOrAddress, progress
+from store_schema.console import FAILED, EngramCommand, FileOrAddress, progress
 
 if TYPE_CHECKING:
     from store_schema.pseudonyms import PlainIds
     from trainer.explaining import ExplainReport
 
 
-@click.command()
+@click.command(cls=EngramCommand)
 @click.option("--model", "model_url", required=True, metavar="MODEL", help="Folder that `trainer fit` wrote.")
 @click.option(
     "--store",
