@@ -95,6 +95,18 @@ def study_and_predict(folder: Path) -> None:
     assert "on another cohort" in (folder / "validation" / "report.html").read_text()
 
 
+def explain(folder: Path) -> None:
+    """The commands that show where a model looks, and what they leave."""
+    (commands,) = blocks("fish")
+    for line in commands.strip().splitlines():
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert set(pd.read_csv(folder / "explained/deltas.csv")["modality"]) == {"PET", "CT"}
+    assert ">P001</h3>" in (folder / "explained/report.html").read_text()
+
+
 def share(folder: Path) -> None:
     """The commands that share the store, with the service running on a free port as a user would start it."""
 
@@ -140,6 +152,7 @@ def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_sto
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
     study_and_predict(folder)
+    explain(folder)
     share(folder)
     look_around(folder)
     (care,) = blocks("sh")
@@ -167,6 +180,7 @@ def test_every_command_of_the_readme_is_a_console_script():
     for (commands,) in (
         blocks("bash"),
         blocks("console"),
+        blocks("fish"),
         blocks("shell"),
         blocks("sh"),
         blocks("zsh"),
