@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-import numpy as np
-from jaxtyping import UInt8
-
 from extractor.baseline_layouts import Baseline
 from extractor.baseline_pass import HieraPass, Made, Region, slice_vectors
 from extractor.baselines import SliceEncoder
@@ -23,9 +20,11 @@ from extractor.entries import Subject, baseline_entry, memory_entry
 from extractor.lockstep import FAILURES
 from extractor.memory import Memory, Volume, embed_volumes
 from extractor.outcome import ItemOutcome
-from extractor.prompts import kept_slices, key_rank, seeded_points, tight_boxes
+from extractor.prompting import frames_of
+from extractor.prompts import key_rank, seeded_points
 from extractor.segmenter import Segmenter
 from extractor.streams import Stream
+from extractor.study import PreparedStudy
 from extractor.work import Item, LoadedStudy, Open, Pass, StudyTask, Write, failed, items_of, load_study
 from store_schema import EntryKey, Store
 
@@ -188,9 +187,9 @@ def _passed(segmenter: Segmenter, asked: dict[int, _Segmenting]) -> dict[int, _S
 
 def _streams(this: Pass, items: Iterable[Item]) -> dict[tuple[str, Variant], Stream]:
     """Streams of these items, one for each region and way of prompting."""
-    patient, stride = this.task.row.patient, this.task.config.stride
+    patient, stride = this.task.row.patient, this.task.config.kept_every
     return {
-        (roi, variant): _stream(EntryKey(patient, this.modality, roi), variant, this.prepared.masks_zyx[roi], stride)
+        (roi, variant): stream_of(EntryKey(patient, this.modality, roi), variant, this.prepared, stride)
         for roi, variant in _variants(items)
     }
 
@@ -225,12 +224,14 @@ def _variants(items: Iterable[Item]) -> dict[tuple[str, Variant], None]:
     return dict.fromkeys((roi, product.variant) for roi, product in products if isinstance(product, Product))
 
 
-def _stream(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Stream:
-    slices = kept_slices(mask_zyx, stride)
+def stream_of(key: EntryKey, variant: Variant, prepared: PreparedStudy, stride: int) -> Stream:
+    """Kept slices and prompts of an entry."""
+    mask_zyx = prepared.masks_zyx[key.roi]
+    slices, boxes = frames_of(prepared, key, stride)
     return Stream(
         name=f"{key.roi}/{variant.name}",
         slices=slices,
-        boxes=tight_boxes(mask_zyx, slices),
+        boxes=boxes,
         mode=variant.mode,
         prompt=variant.prompt,
         points=seeded_points(mask_zyx, slices, entry=str(key)) if variant.prompt == "points" else None,

@@ -256,8 +256,11 @@ def _row(
         if not record[name]:
             raise TableError(f"{table}, line {line}: patient '{patient}' has no {name} file.")
     masks = {roi: resolve(record[roi], table) for roi in rois if record[roi]}
-    needed = parts_needed(config.label_set, config.derive)
-    maps = {part: resolve(record[map_column(part)], table) for part in needed if record[map_column(part)]}
+    needed = [
+        *parts_needed(config.label_set, config.derive),
+        *(LABEL_SETS[config.label_set] if config.asks_bones else ()),
+    ]
+    maps = {part: resolve(record[map_column(part)], table) for part in needed if record.get(map_column(part))}
     files = StudyFiles(
         patient=patient,
         ct=resolve(record["ct"], table),

@@ -86,9 +86,9 @@ def load_study(
     """
     try:
         # Before any file is read: one that is replaced meanwhile then has another fingerprint at the next plan.
-        look, grid = once(), task.config.grid
+        look, config = once(), task.config
         sources = {
-            (modality, roi): sources_of(task.row, modality, roi, grid=grid, look=look)
+            (modality, roi): sources_of(task.row, modality, roi, grid=config.grid, bones=config.asks_bones, look=look)
             for modality, roi, _ in task.items()
         }
         with fetched(task.row.files) as files:
@@ -115,8 +115,8 @@ class Pass:
 
     def regions(self, items: Iterable[Item]) -> dict[str, Region]:
         """Kept slices and boxes of these items' regions."""
-        masks, stride = self.prepared.masks_zyx, self.task.config.stride
-        return {roi: Region.of(masks[roi], stride) for roi in dict.fromkeys(item.key.roi for item in items)}
+        keys = {item.key.roi: item.key for item in items}
+        return {roi: Region.of(self.prepared, key, self.task.config.kept_every) for roi, key in keys.items()}
 
 
 @dataclass(frozen=True)
@@ -227,10 +227,15 @@ def items_of(this: Pass) -> Iterator[Item]:
         if modality == this.modality:
             view_id, product = this.task.views[layout], this.task.config.products[layout]
             key = EntryKey(this.task.row.patient, modality, roi)
-            points = isinstance(product, Product) and product.variant.prompt == "points"
-            seed = str(key) if points else None
-            digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id, points_of=seed)
+            name = drawn_for(key, product, this.prepared)
+            digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id, points_of=name)
             yield Item(key, layout, product, view_id, digest)
+
+
+def drawn_for(key: EntryKey, product: Product | Baseline, prepared: PreparedStudy) -> str | None:
+    """Name of an entry some of whose prompts are drawn at random; None where none are."""
+    points = isinstance(product, Product) and product.variant.prompt == "points"
+    return str(key) if points or (prepared.perturb is not None and prepared.perturb.seeded) else None
 
 
 def input_sha256(
@@ -239,8 +244,9 @@ def input_sha256(
     """Digest of all that decides an entry's numbers: source voxels, the grid it lies on, region and view.
 
     The decoded voxels count, not the file: the same image stored in another format or place has the same digest. A region
-    counts as it lies on that grid, so that a derived one needs no second definition. Points are drawn by the name of their
-    entry (`points_of`), which then decides the numbers too.
+    counts as it lies on that grid, so that a derived one needs no second definition, and one that was moved counts as moved. What
+    is drawn, points or a perturbation, is drawn by the name of the entry (`points_of`), which then decides the numbers too; so
+    do body and bones where they say where boxes lie.
     """
     region = prepared.masks_zyx[roi]
     facts = {
@@ -253,6 +259,8 @@ def input_sha256(
     }
     if points_of is not None:
         facts["points_of"] = points_of
+    if prepared.surroundings is not None:
+        facts["surroundings"] = prepared.surroundings.sha256
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
+from trainer.explain_command import explain
 from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
+from trainer.robustness.command import robustness
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -286,5 +288,5 @@ def report(run: str) -> None:
     click.echo(write_report(run))
 
 
-for _command in (fit, predict, publish, validate):
+for _command in (explain, fit, predict, publish, robustness, validate):
     main.add_command(_command)

@@ -95,6 +95,21 @@ def study_and_predict(folder: Path) -> None:
     assert "on another cohort" in (folder / "validation" / "report.html").read_text()
 
 
+def disturb(folder: Path) -> None:
+    """The commands that disturb embeddings, on the first studies of the table, and what they leave."""
+    whole = (folder / "studies.csv").read_text()
+    (folder / "studies.csv").write_text("\n".join(whole.splitlines()[:7]) + "\n")
+    (commands,) = blocks("shell-session")
+    for line in commands.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert set(pd.read_csv(folder / "robustness" / "risks.csv")["patient"]) == {f"P00{n}" for n in range(1, 7)}
+    assert "padding 10 mm" in (folder / "robustness" / "report.html").read_text()
+    (folder / "studies.csv").write_text(whole)
+
+
 def share(folder: Path) -> None:
     """The commands that share the store, with the service running on a free port as a user would start it."""
 
@@ -140,6 +155,7 @@ def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_sto
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "run" / "report.html").stat().st_size > 10_000
     study_and_predict(folder)
+    disturb(folder)
     share(folder)
     look_around(folder)
     (care,) = blocks("sh")
@@ -171,5 +187,6 @@ def test_every_command_of_the_readme_is_a_console_script():
         blocks("sh"),
         blocks("zsh"),
         blocks("ksh"),
+        blocks("shell-session"),
     ):
         assert {line.split()[0] for line in commands.strip().splitlines()} <= known

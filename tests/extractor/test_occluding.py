@@ -1,0 +1,157 @@
+"""`extractor occlude` on a synthetic cohort: one entry a region with all its patches, resumed, and told what it cannot see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from extractor.cli import main
+from extractor.config import ExtractConfig
+from extractor.embedding import stream_of
+from extractor.memory import embed_volume
+from extractor.phantom import write_cohort
+from extractor.segmenter import load_segmenter
+from extractor.study import prepare_study
+from extractor.table import read_study_table
+from store_schema import EntryKey, open_store
+
+SETTINGS = """
+model: mini
+weights: "random:0"
+pet_units: suv
+stride: 6
+derive: [spine_dilated]
+mode: {mode}
+layouts: [paper, pooled]
+"""
+COARSE = ("--size-mm", "60", "--stride-mm", "45")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder, n=2, seed=5)
+    for mode in ("sequential", "upfront"):
+        (folder / f"{mode}.yaml").write_text(SETTINGS.format(mode=mode))
+    return folder
+
+
+def occlude(cohort: Path, store: Path, *more: str, mode: str = "sequential"):
+    arguments = [
+        "occlude",
+        str(cohort / "studies.csv"),
+        "--store",
+        str(store),
+        "--config",
+        str(cohort / f"{mode}.yaml"),
+    ]
+    return CliRunner().invoke(main, [*arguments, *COARSE, *more])
+
+
+@pytest.fixture(scope="module")
+def made(cohort, tmp_path_factory):
+    """A store with one entry, and what the command said."""
+    store = tmp_path_factory.mktemp("occluded") / "store"
+    only = ("--patient", "P001", "--modality", "PET")
+    return store, occlude(cohort, store, "--layout", "paper", *only), occlude(cohort, store, "--layout", "paper", *only)
+
+
+def entry_of(store: Path, modality: str = "PET"):
+    opened = open_store(str(store))
+    (view,) = opened.view_ids()
+    return opened, view, opened.read(view, EntryKey("P001", modality, "spine_dilated"))
+
+
+def test_an_entry_holds_every_patch_and_verifies(made):
+    store, first, again = made
+    assert first.exit_code == 0, first.output
+    assert "patches embedded and committed" in first.stdout
+    opened, view, entry = entry_of(store)
+    assert view.startswith("mini-untrained-sequential-paper-occluded-")
+    told = entry.attributes["occlusion"]
+    patches = told["patches_zyx"]
+    assert len(patches) > 2
+    assert entry.arrays["occluded_memory"].shape == (len(patches), 2, 32, 64, 64)
+    assert entry.arrays["occluded_mean_map"].shape == (len(patches), 64, 64)
+    assert entry.arrays["memory"].shape == (2, 32, 64, 64)
+    assert entry.arrays["mask"].any()
+    assert entry.arrays["backdrop"].ndim == 3
+    assert set(told["seen_slices_z"]) == set(entry.attributes["kept_slices_z"])
+    flags = opened.view(view).flags
+    assert (flags["occlusion_size_mm"], flags["occlusion_stride_mm"], flags["occlusion_fill"]) == (60.0, 45.0, "mean")
+    assert opened.verify().ok
+    assert again.exit_code == 0
+    assert "done: the current commit has this input" in again.stdout
+
+
+def test_each_patch_is_the_embedding_of_the_image_with_the_patch_hidden(cohort, made):
+    _, _, entry = entry_of(made[0])
+    config = ExtractConfig(
+        model="mini", weights="random:0", pet_units="suv", stride=6, derive=("spine_dilated",), layouts=("paper",)
+    )
+    row = next(row for row in read_study_table(cohort / "studies.csv", config) if row.patient == "P001")
+    prepared = prepare_study(row.files, config.rules())
+    image = prepared.images_zyx["PET"]
+    stream = stream_of(EntryKey("P001", "PET", "spine_dilated"), config.memories["paper"].variant, prepared, 6)
+    mini, told = load_segmenter("mini", "random:0"), entry.attributes["occlusion"]
+    for number in (0, len(told["patches_zyx"]) - 1):
+        z0, z1, y0, y1, x0, x1 = told["patches_zyx"][number]
+        hidden = image.copy()
+        hidden[z0:z1, y0:y1, x0:x1] = told["fill_grey"]
+        (memory,) = embed_volume(mini, hidden, [stream], layouts=("paper",)).values()
+        expected = memory.layouts["paper"]
+        np.testing.assert_array_equal(entry.arrays["occluded_memory"][number], expected.memory.astype(np.float16))
+        np.testing.assert_array_equal(entry.arrays["occluded_mean_map"][number], expected.mean_map)
+    assert told["fill_grey"] == round(float(image.mean()))
+    (whole,) = embed_volume(mini, image, [stream], layouts=("paper",)).values()
+    np.testing.assert_array_equal(entry.arrays["memory"], whole.layouts["paper"].memory.astype(np.float16))
+
+
+def test_what_the_view_cannot_see_is_listed_apart(cohort, tmp_path):
+    result = occlude(
+        cohort, tmp_path / "s", "--layout", "paper", "--patient", "P001", "--modality", "CT", mode="upfront"
+    )
+    assert result.exit_code == 0, result.output
+    _, _, entry = entry_of(tmp_path / "s", "CT")
+    told = entry.attributes["occlusion"]
+    assert sorted(told["seen_slices_z"]) == sorted(entry.attributes["kept_slices_z"])[:2]
+    assert len(told["unseen_zyx"]) > len(told["patches_zyx"])
+    for z0, z1, *_ in told["unseen_zyx"]:
+        assert not any(z0 <= z < z1 for z in told["seen_slices_z"])
+
+
+def test_patches_are_named_by_the_bones_under_them(made):
+    _, _, entry = entry_of(made[0])
+    bones = entry.attributes["occlusion"]["bones"]
+    assert len(bones) == len(entry.attributes["occlusion"]["patches_zyx"])
+    named = [bone for bone in bones if bone is not None]
+    assert named
+    assert all(0 < share <= 1 and name for name, share in named)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "say with --layout which"),
+        (("--layout", "raw"), "they make paper, pooled"),
+        (("--layout", "paper", "--patient", "P9"), "no patient P9"),
+        (("--layout", "paper", "--roi", "liver"), "no region liver: there are spine_dilated"),
+        (("--layout", "paper", "--fill", "black"), "--fill is mean or a grey value"),
+    ],
+)
+def test_a_wrong_call_exits_2_and_says_why(cohort, tmp_path, more, said):
+    result = occlude(cohort, tmp_path / "s", *more)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_study_that_cannot_be_read_is_told_and_leaves_the_others_alone(cohort, tmp_path):
+    table = (cohort / "studies.csv").read_text().replace("images/P001_ct", "absent/P001_ct", 1)
+    broken = cohort / "broken.csv"
+    broken.write_text(table)
+    arguments = ["occlude", str(broken), "--store", str(tmp_path / "s"), "--config", str(cohort / "upfront.yaml")]
+    result = CliRunner().invoke(main, [*arguments, *COARSE, "--layout", "paper", "--modality", "CT"])
+    assert result.exit_code == 1
+    assert "P001 CT spine_dilated: failed: " in result.stdout
+    assert "P002 CT spine_dilated: committed" in result.stdout

@@ -1,0 +1,143 @@
+"""Draws measures of robustness against the size of the perturbation; computes no figure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.report.drawing import Drawn, draw
+from trainer.report.svg import FAINT, SERIES
+from trainer.robustness.results import Agreement, PerturbedView, Robustness, Spread
+
+MARKS = ("o", "s", "^", "D", "v", "P")
+AXES = {"mm": "size, mm", "share": "share of slices left out", "slices": "stride, slices", None: "without a size"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+Value = Callable[[PerturbedView], Point | None]
+
+
+def draw_robustness(found: Robustness) -> list[Drawn]:
+    """Figures of embeddings for each modality and region, and of risks where a model gave any."""
+    drawn = []
+    for place in dict.fromkeys((one.modality, one.roi) for view in found.views for one in view.embeddings):
+        where, name = "/".join(place), "-".join(place)
+        drawn.append(
+            _figure(
+                found,
+                f"icc-{name}",
+                f"Agreement of the embeddings of {where}: ICC(2,1) of features against the base, median and quartiles.",
+                "ICC(2,1) of features",
+                lambda view, place=place: _icc(view, place),  # type: ignore[misc]
+                usual=1.0,
+            )
+        )
+        drawn.append(
+            _figure(
+                found,
+                f"moved-{name}",
+                f"How far the embeddings of {where} move: relative L2 distance over patients, median and quartiles.",
+                "relative L2 distance",
+                lambda view, place=place: _moved(view, place),  # type: ignore[misc]
+                usual=0.0,
+            )
+        )
+    if found.model is not None:
+        drawn += _of_risks(found)
+    return [one for one in drawn if one is not None]
+
+
+def _of_risks(found: Robustness) -> list[Drawn | None]:
+    asked: tuple[tuple[str, str, str, Value, float], ...] = (
+        ("risk", "Agreement of risks: ICC(2,1) against the base, with 95% intervals.", "ICC(2,1) of risks", _risk, 1.0),
+        ("rank", "Rank correlation of risks with the base: Spearman.", "Spearman's ρ", _rank, 1.0),
+        ("c", "Change of Harrell's c, perturbed − base, with paired 95% intervals.", "change of c", _c, 0.0),
+    )
+    return [_figure(found, name, caption, axis, value, usual=usual) for name, caption, axis, value, usual in asked]
+
+
+def _figure(found: Robustness, name: str, caption: str, axis: str, value: Value, *, usual: float) -> Drawn | None:
+    """A panel for each unit of size; None where no view has a value."""
+    points = [(view, point) for view in found.views if (point := value(view)) is not None]
+    if not points:
+        return None
+    units = list(dict.fromkeys(view.unit for view, _ in points))
+    said = "; ".join(f"{view.label}: {point.value:.3f} [{point.low:.3f} to {point.high:.3f}]" for view, point in points)
+    kinds = list(dict.fromkeys(view.kind for view in found.views))
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
+        for panel, unit in zip(panels, units, strict=True):
+            mine = [(view, point) for view, point in points if view.unit == unit]
+            _paint(panel, mine, kinds, unit)
+            panel.axhline(usual, color=FAINT, linewidth=0.8, linestyle=":")
+            panel.grid(axis="y")
+            panel.set_xlabel(AXES[unit])
+        panels[0].set_ylabel(axis)
+
+    return draw(name, caption, said, (3.0 + 2.6 * len(units), 3.4), paint)
+
+
+def _paint(panel: Any, points: Sequence[tuple[PerturbedView, Point]], kinds: Sequence[str], unit: str | None) -> None:
+    for kind in dict.fromkeys(view.kind for view, _ in points):
+        mine = [(view, point) for view, point in points if view.kind == kind]
+        order = kinds.index(kind)
+        places = [float(order) if view.size is None else view.size for view, _ in mine]
+        values = [point.value for _, point in mine]
+        ends = [
+            [max(0.0, point.value - point.low) for _, point in mine],
+            [max(0.0, point.high - point.value) for _, point in mine],
+        ]
+        line = "none" if unit is None else "-"
+        looks = {"color": SERIES[order % len(SERIES)], "marker": MARKS[order % len(MARKS)], "markersize": 5}
+        panel.errorbar(places, values, yerr=ends, linestyle=line, linewidth=1.3, capsize=3, label=kind, **looks)
+    if unit is None:
+        shown = list(dict.fromkeys(view.kind for view, _ in points))
+        panel.set_xticks([kinds.index(kind) for kind in shown], shown, rotation=20, ha="right")
+    else:
+        sizes = sorted({view.size for view, _ in points if view.size is not None})
+        panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        panel.margins(x=0.15)
+        panel.legend(fontsize=8)
+
+
+def _icc(view: PerturbedView, place: tuple[str, str]) -> Point | None:
+    return next((_spread(one.icc) for one in view.embeddings if (one.modality, one.roi) == place), None)
+
+
+def _moved(view: PerturbedView, place: tuple[str, str]) -> Point | None:
+    return next((_spread(one.relative_l2) for one in view.embeddings if (one.modality, one.roi) == place), None)
+
+
+def _risk(view: PerturbedView) -> Point | None:
+    return None if view.risk is None else _agreement(view.risk.icc)
+
+
+def _rank(view: PerturbedView) -> Point | None:
+    if view.risk is None or view.risk.spearman is None:
+        return None
+    return Point(*(view.risk.spearman,) * 3)
+
+
+def _c(view: PerturbedView) -> Point | None:
+    found = None if view.risk is None else view.risk.c
+    if found is None or found.change is None or found.low is None or found.high is None:
+        return None
+    return Point(found.change, found.low, found.high)
+
+
+def _spread(found: Spread | None) -> Point | None:
+    return None if found is None else Point(found.median, found.lower, found.upper)
+
+
+def _agreement(found: Agreement) -> Point | None:
+    if found.value is None or found.low is None or found.high is None:
+        return None
+    return Point(found.value, found.low, found.high)

@@ -1,0 +1,129 @@
+"""Finds the views that are compared, and reads the embeddings that all of them hold; computes no measure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from store_schema import EntryKey, Snapshot, Store, ViewSpec
+from store_schema.errors import CohortError, NotCommittedError, UsageError
+from trainer.features import mean_maps, vectors
+from trainer.robustness.agreement import LEAST_SUBJECTS
+
+FLAG = "perturbation"
+UNITS = ("mm", "share", "slices")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Base and perturbed snapshots of one store."""
+
+    store: Store
+    base: Snapshot
+    perturbed: tuple[Snapshot, ...]
+
+    @property
+    def all(self) -> tuple[Snapshot, ...]:
+        """The base first."""
+        return (self.base, *self.perturbed)
+
+    def common(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Patients that every view has, by modality and region, where they are enough.
+
+        Raises
+        ------
+        CohortError
+            If nowhere are there three.
+        """
+        keys = set.intersection(*(set(snapshot.keys) for snapshot in self.all))
+        found: dict[tuple[str, str], list[str]] = {}
+        for key in sorted(keys):
+            found.setdefault((key.modality, key.roi), []).append(key.patient)
+        enough = {place: tuple(mine) for place, mine in found.items() if len(mine) >= LEAST_SUBJECTS}
+        if not enough:
+            held = ", ".join(f"{snapshot.view_id}: {len(snapshot)}" for snapshot in self.all)
+            most = max(map(len, found.values()), default=0)
+            raise CohortError(
+                f"the views have {len(keys)} entries in common, {most} patients of one modality and region at most, and agreement "
+                f"needs {LEAST_SUBJECTS}. Entries of each: {held}. Perturb the same studies as the base."
+            )
+        return enough
+
+
+def compared(store: Store, base: str, perturbed: Sequence[str]) -> Compared:
+    """Snapshots of the views that are named, each by its id, its name or a snapshot's id.
+
+    Raises
+    ------
+    NotCommittedError
+        If there is no such view or snapshot, or no entry of it.
+    UsageError
+        If a view is compared with itself, or holds other arrays than the base.
+    """
+    if not perturbed:
+        raise UsageError("there is nothing to compare: name perturbed views with --perturbed")
+    found = Compared(store, snapshot_of(store, base), tuple(snapshot_of(store, one) for one in perturbed))
+    ids = [snapshot.view_id for snapshot in found.all]
+    if twice := sorted({one for one in ids if ids.count(one) > 1}):
+        raise UsageError(f"view {', '.join(twice)} is named twice: base and perturbed views are each another view")
+    shape = found.base.view.layout.shape
+    for snapshot in found.perturbed:
+        if snapshot.view.layout.shape != shape:
+            raise UsageError(
+                f"view {snapshot.view_id} holds arrays of {snapshot.view.layout.shape}, the base of {shape}: compare views of one "
+                "layout and encoder"
+            )
+    return found
+
+
+def snapshot_of(store: Store, name: str) -> Snapshot:
+    """The present entries of a view, or a snapshot by its id.
+
+    Raises
+    ------
+    NotCommittedError
+        If there is neither, or the view holds no entry.
+    """
+    try:
+        view = store.resolve_view(name)
+    except NotCommittedError as error:
+        try:
+            return store.snapshot(name)
+        except NotCommittedError:
+            raise error from None
+    numbers = store.current_numbers(view)
+    if not numbers:
+        raise NotCommittedError(f"view {view} has no entry: run `extractor perturb` or `extractor run` to the end")
+    return store.snapshot(store.make_snapshot(view, numbers))
+
+
+def embeddings(
+    store: Store, snapshot: Snapshot, modality: str, roi: str, patients: tuple[str, ...]
+) -> Float[np.ndarray, "patient feature"]:
+    """Mean maps as rows, or vectors with NaN where a feature is not known."""
+    first = snapshot.commit(EntryKey(patients[0], modality, roi))
+    read = mean_maps if "mean_map" in first.arrays else vectors
+    return np.asarray(read(store.url, snapshot.id, modality, roi, patients), dtype=np.float64).reshape(
+        len(patients), -1
+    )
+
+
+def perturbation_of(view: ViewSpec) -> tuple[str, float | None, Any, int | None]:
+    """Kind, size, unit and seed, as a view's flags say them; its name as the kind where they say none."""
+    kind, seed = view.flags.get(FLAG), view.flags.get(f"{FLAG}_seed")
+    for unit in UNITS:
+        size = view.flags.get(f"{FLAG}_size_{unit}")
+        if size is not None:
+            return str(kind), float(size), unit, None if seed is None else int(seed)
+    return str(kind) if kind is not None else view.name, None, None, None if seed is None else int(seed)
+
+
+def differences(base: ViewSpec, perturbed: ViewSpec) -> tuple[str, ...]:
+    """What sets two views apart besides the perturbation that one of them names."""
+    one, other = (view.model_dump(mode="json", exclude={"name"}) for view in (base, perturbed))
+    other["flags"] = {name: value for name, value in other["flags"].items() if not name.startswith(FLAG)}
+    if perturbed.flags.get(FLAG) == "stride":
+        other["prompt"] = {**other["prompt"], "stride": one["prompt"]["stride"]}
+    return tuple(sorted(name for name in one if one[name] != other[name]))
