@@ -15,7 +15,7 @@ SEED = 0
 """Of the resamples: the same deltas give the same intervals."""
 DELTA_COLUMNS = (
     "patient", "modality", "roi", "z_start", "z_stop", "y_start", "y_stop", "x_start", "x_stop", "bone", "bone_share", "delta",
-    "delta_sd", "seen",
+    "delta_sd", "absolute", "absolute_sd", "seen",
 )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def deltas_csv(patients: Sequence[ExplainedPatient], risk_sd: float) -> str:
     lines = [
         [
             patient.patient, image.modality, image.roi, *patch.box_zyx, patch.bone, patch.bone_share, patch.delta,
-            patch.delta / risk_sd, "yes" if patch.seen else "no",
+            patch.delta / risk_sd, abs(patch.delta), abs(patch.delta) / risk_sd, "yes" if patch.seen else "no",
         ]
         for patient, image in _images(patients)
         for patch in image.patches

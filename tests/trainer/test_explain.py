@@ -117,6 +117,8 @@ def test_deltas_stand_in_log_hazard_and_in_standard_deviations_with_bone_and_box
     card, _ = read_model(str(made.folder / "models" / "both"))
     assert len(table) == len(EXPLAINED) * 2 * (len(BOXES) + len(UNSEEN))
     np.testing.assert_allclose(table["delta_sd"] * card.risk_sd, table["delta"], atol=1e-12)
+    for name in ("delta", "delta_sd"):
+        np.testing.assert_array_equal(table[name.replace("delta", "absolute")], table[name].abs())
     first = table[(table["patient"] == "P002") & (table["modality"] == "CT")]
     assert list(first["bone"]) == ["L1", "L2", "soft tissue", "rib_left_1", "unnamed"]
     boxes = first[["z_start", "z_stop", "y_start", "y_stop", "x_start", "x_stop"]].to_numpy()
@@ -208,6 +210,20 @@ def test_a_baseline_that_is_not_the_models_own_entry_fails_that_patient_alone(ma
     assert "was made of another image, region or extraction" in report.found.failures["P002"]
     pinned = explained(made, tmp_path / "pinned", store=tmp_path / "store", snapshot=old)
     assert pinned.found.failures == {}
+
+
+def test_rounding_of_another_machine_is_let_pass_told_and_kept_out_of_the_deltas(made, tmp_path):
+    store, key = copied(made, tmp_path), EntryKey("P001", "PET", "spine")
+    arrays = arrays_of(made, "P001")
+    arrays["mean_map"] = arrays["mean_map"] * np.float32(1 + 1e-4)
+    entry = occluded_entry(arrays, [arrays["memory"]] * len(BOXES))
+    same = np.stack([arrays["mean_map"]] * len(BOXES))
+    publish(store, made.occluded, key, Entry({**entry.arrays, "occluded_mean_map": same}, entry.attributes))
+    report = explained(made, tmp_path / "out", "average", store=tmp_path / "store", patients=["P001"])
+    assert report.found.failures == {}
+    image = next(one for one in record(tmp_path / "out", "P001").images if one.modality == "PET")
+    assert image.baseline_difference == pytest.approx(1e-4, rel=1e-2)
+    assert {patch.delta for patch in image.patches} == {0.0}
 
 
 @pytest.mark.parametrize(

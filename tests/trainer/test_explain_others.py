@@ -10,6 +10,7 @@ from rich.console import Console
 
 from store_schema import Entry, EntryKey, create_store
 from store_schema.pseudonyms import Pseudonyms, settle_rule
+from trainer.attribution import attribution
 from trainer.dispatch import Workers
 from trainer.explaining import ExplainOptions, explain
 from trainer.final import fit_final
@@ -104,3 +105,15 @@ def test_pseudonyms_stand_in_the_place_of_ids_in_all_that_is_written(made, tmp_p
     by_pseudonym = explained(made, "linear", tmp_path / "again", patients=[made.ids.key(NAMES[1])])
     assert by_pseudonym.patients == (made.ids.key(NAMES[1]),)
     assert len(pd.read_csv(tmp_path / "again/deltas.csv")) == len(BOXES) + len(UNSEEN)
+
+
+def test_several_studies_of_one_person_are_drawn_together_and_counted_once(made, tmp_path):
+    explained(made, "linear", tmp_path / "out")
+    first, second = (record(tmp_path / "out", made.ids.key(name)) for name in NAMES)
+    apart = attribution([first, second])
+    together = attribution([first, second.model_copy(update={"person": first.person})])
+    assert [one.patients for one in apart] == [2] * len(BOXES)
+    assert [one.patients for one in together] == [1] * len(BOXES)
+    assert [one.signed for one in apart] == [one.signed for one in together]
+    assert all(one.signed_low is not None for one in apart)
+    assert all(one.signed_low is None for one in together)
