@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from extractor.outcome import ItemOutcome
 from extractor.work import LoadedStudy, StudyTask, load_study
 from store_schema import Store, open_store
+from store_schema.allocator import keep_freed_memory
 from store_schema.errors import StoreNotFoundError
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def worker(spec: WorkerSpec) -> Load:
 @functools.lru_cache(maxsize=1)
 def _opened(spec: WorkerSpec) -> Load:
     one_thread()
+    keep_freed_memory()
     encoders = [_encoder(spec, baseline) for baseline in spec.baselines]
     segmenter = _segmenter(spec) if spec.segmenter else None
     return functools.partial(load_study, segmenter=segmenter, store=_store(spec), encoders=encoders)

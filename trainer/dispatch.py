@@ -15,6 +15,7 @@ from typing import Any
 import dask
 from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
 
+from store_schema.allocator import keep_freed_memory
 from store_schema.errors import EngramError, TaskError, UsageError
 from store_schema.origin import differing
 from trainer.fold import run_task
@@ -181,6 +182,7 @@ def _on_worker(description: str, expected: dict[str, str]) -> str:
     if other:
         # a worker that joined after the check of all workers
         raise TaskError(f"this worker runs {other}: install the same on workers and client")
+    keep_freed_memory()
     task = Task.model_validate_json(description)
     if task.device == "cuda" and isinstance(name := get_worker().name, int):
         # local processes are numbered

@@ -27,6 +27,7 @@ from extractor.worker import DIED, StudyResult, StudyStage, WorkerSpec
 from store_schema import Store, create_store, open_store
 from store_schema.errors import UsageError
 from store_schema.testing import content_digests
+from store_schema.testing.page_faults import faults_of_large_blocks
 
 CONFIG = ExtractConfig(
     model="mini", weights="random:0", pet_units="suv", stride=16, derive=("spine_dilated",), layouts=("paper",)
@@ -89,6 +90,9 @@ def test_a_cluster_makes_the_store_that_one_process_makes(studies, cluster, whol
     again = extract(studies, tmp_path / "store", scheduler=cluster.scheduler_address)
     assert {item.state for item in again.plan} == {"done"}
     assert again.snapshots == report.snapshots
+    with Client(cluster) as client:
+        # fifty blocks of 1,024 pages; Dask's nannies start workers so that each is faulted in anew
+        assert max(client.run(faults_of_large_blocks).values()) < 5_000
 
 
 def test_a_worker_killed_midway_loses_nothing(studies, cluster, whole, tmp_path):

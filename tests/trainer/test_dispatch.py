@@ -6,9 +6,10 @@ import signal
 import psutil
 import pytest
 import torch
-from distributed import KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
 
 from store_schema.errors import TaskError, UsageError
+from store_schema.testing.page_faults import faults_of_large_blocks
 from trainer import dispatch
 from trainer.dispatch import Outcome, Workers, _on_worker, _reason, cores, run_tasks
 from trainer.jobs import first_jobs
@@ -87,6 +88,15 @@ def test_a_worker_killed_in_mid_run_changes_no_number(tasks_in, cluster):
     assert held[0]
     assert held[0] <= {outcome.task.id for outcome in seen[1:]}
     assert numbers(here) == numbers(there)
+
+
+def test_workers_that_did_a_task_fault_no_freed_memory_in_again(tasks_in):
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=40) as made:
+        run_tasks(tasks_in("kept")[:1], Workers(scheduler=made.scheduler_address), on_done=ignore)
+        with Client(made) as client:
+            (faults,) = client.run(faults_of_large_blocks).values()
+    # fifty blocks of 1,024 pages
+    assert faults < 5_000
 
 
 @pytest.fixture
