@@ -25,15 +25,13 @@ REAL = (
     ("dilate", (2, 4)),
     ("erode", (2, 4)),
     ("drop", (0.25, 0.5)),
-    ("stride", (8,)),
+    ("stride", (4,)),
     ("shift_x", (4, 8)),
     *CONTROLS,
 )
 FULL = (("padding", (5, 10)), ("drop", (0.5,)), ("shift_x", (8,)), ("constant", ()))
 SYNTHETIC = (("padding", (4, 8, 16)), ("jitter", (4, 8)), ("drop", (0.5,)), ("shift_x", (8, 16)), *CONTROLS)
 """Boxes in multiples of the cohort's pixels of 4 mm."""
-STRIDE = 4
-"""Of the real patients, whose slices are 3.3 mm apart."""
 PADDING_MM, SHIFT_MM = 5, 8
 
 
@@ -136,7 +134,7 @@ def test_agreement_on_real_patients_is_that_of_covariances(robust, three, modali
 @pytest.mark.real
 def test_24_real_patients_and_a_planted_risk(robust, run):
     folder, patients = FOLDER / "real", robust.real_patients()
-    robust.write_studies(patients, folder, model="mini", stride=STRIDE)
+    robust.write_studies(patients, folder, model="mini")
     robust.extract(run, folder, REAL)
     outcomes = robust.planted_outcomes(patients)
     outcomes.to_csv(folder / "clinical.csv", index=False)
@@ -161,7 +159,7 @@ def test_24_real_patients_and_a_planted_risk(robust, run):
 @pytest.mark.real
 def test_the_full_architecture_on_three_real_patients(robust, run):
     folder = FOLDER / "full"
-    robust.write_studies(robust.real_patients()[:3], folder, model="medsam2", stride=STRIDE, modalities=["PET"])
+    robust.write_studies(robust.real_patients()[:3], folder, model="medsam2", modalities=["PET"])
     robust.extract(run, folder, FULL)
     found = robust.judge(run, folder)
     robust.show(found)
