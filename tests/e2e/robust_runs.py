@@ -205,6 +205,6 @@ def show_misplaced(folder: Path, kind: str) -> None:
     told = [store.read(view, key).attributes["perturbation"] for key in store.keys(view)]
     shares, bones = np.concatenate([one["unwanted_share"] for one in told]), any(one["bones_known"] for one in told)
     print(
-        f"{kind}: {len(shares)} boxes, bones {'known' if bones else 'not known'}; {np.mean(shares > 0):.0%} of them lie in part where "
-        f"they should not, {shares.mean():.3f} of a box on average, {shares.max():.3f} at most"
+        f"{kind}: {len(shares)} boxes, bones {'known' if bones else 'not known'}; {np.mean(shares > 0):.0%} of them lie in part "
+        f"where they should not, {shares.mean():.3f} of a box on average, {shares.max():.3f} at most"
     )
