@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.anova import anova_lm
@@ -129,6 +129,17 @@ def test_against_one_base_the_interval_holds_the_truth_as_often_as_it_says(n, tr
         found = icc(np.sqrt(truth) * rng.normal(size=(n, 1)) + np.sqrt(1 - truth) * rng.normal(size=(n, 2)))
         held += found.low <= truth <= found.high
     assert 0.925 <= held / 500 <= 0.985
+
+
+@given(st.integers(3, 8), st.integers(2, 4), st.floats(-3, 3), st.integers(0, 2**32 - 1))
+@example(n=3, k=2, bias=0.0, seed=989)
+def test_the_interval_of_mere_noise_holds_its_value(n, k, bias, seed):
+    """Below chance, degrees of freedom by Satterthwaite would fall to 0: published formulae then divide by 0 or give a point."""
+    ratings = np.random.default_rng(seed).normal(size=(n, k))
+    ratings[:, -1] += bias
+    found = icc(ratings)
+    assert found.low - 1e-9 <= found.value <= found.high + 1e-9
+    assert np.isfinite([found.low, found.high]).all()
 
 
 @given(st.integers(3, 12), st.integers(2, 4), st.integers(0, 2**32 - 1))
