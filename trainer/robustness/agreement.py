@@ -129,8 +129,8 @@ class _Squares:
         a = k * value / (n * (1 - value))
         judges, left = a * columns, (1 + a * (n - 1)) * error
         df = (judges + left) ** 2 / (judges**2 / (k - 1) + left**2 / ((n - 1) * (k - 1)))
-        # those of a sum lie between its parts' own; of a difference, as agreement below chance has it, they would fall to 0, and the
-        # interval onto a point beside the value
+        # those of a sum lie between its parts' own; of a difference, as agreement below chance makes it, they would fall to 0, and
+        # the interval onto a point beside the value
         df = max(df, k - 1)
         both = (1 + confidence) / 2
         low_f, high_f = 1 / float(stats.f.ppf(both, n - 1, df)), float(stats.f.ppf(both, df, n - 1))
