@@ -29,8 +29,8 @@ REAL = (
     ("shift_x", (4, 8)),
     *CONTROLS,
 )
-FULL = (("padding", (5, 10)), ("drop", (0.5,)), ("shift_x", (8,)), ("constant", ()))
-SYNTHETIC = (("padding", (4, 8, 16)), ("jitter", (4, 8)), ("drop", (0.5,)), ("shift_x", (8, 16)), *CONTROLS)
+FULL = (("padding", (5, 10)), ("drop", (0.5,)), ("constant", ()))
+SYNTHETIC = (("padding", (4, 8, 16)), ("jitter", (4,)), ("drop", (0.5,)), ("shift_x", (8,)), *CONTROLS)
 """Boxes in multiples of the cohort's pixels of 4 mm."""
 PADDING_MM, SHIFT_MM = 5, 8
 
