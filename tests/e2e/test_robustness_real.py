@@ -29,8 +29,8 @@ REAL = (
     ("shift_x", (8,)),
     *CONTROLS,
 )
-FULL = (("padding", (5, 10)), ("constant", ()))
-SYNTHETIC = (("padding", (4, 16)), ("drop", (0.5,)), ("random_boxes", ()), ("constant", ()))
+FULL = (("padding", (5,)), ("constant", ()))
+SYNTHETIC = (("padding", (4, 16)), ("random_boxes", ()), ("constant", ()))
 """Boxes in multiples of the cohort's pixels of 4 mm."""
 PADDING_MM, SHIFT_MM = 5, 8
 
