@@ -127,14 +127,19 @@ class ExtractConfig(BaseModel):
 
     def _check_perturbation(self) -> None:
         """Refuses a perturbation that would leave something as it was: such a view would seem robust."""
-        if self.perturb is None or not self.perturb.moves_boxes_only:
-            if self.perturb is not None and self.perturb.kind in AXES and "PET" not in self.modalities:
-                raise ValueError(f"{self.perturb.kind} moves the PET, and modalities leave it out")
+        perturb = self.perturb
+        if perturb is None:
+            return
+        if perturb.kind in AXES and "PET" not in self.modalities:
+            raise ValueError(f"{perturb.kind} moves the PET, and modalities leave it out")
+        if perturb.kind == "stride" and perturb.amount == self.stride:
+            raise ValueError(f"a stride of {self.stride} is the settings' own: give the perturbation another")
+        if not perturb.moves_boxes_only:
             return
         unmoved = [f"prompt: {kind}" for kind in self.prompts if kind != "box" and self.layouts]
         unmoved += [f"baseline {name}" for name in self.baselines if Baseline(name).crop != "box"]
         if unmoved:
-            raise ValueError(f"{self.perturb.kind} moves boxes, and {', '.join(unmoved)} has none: leave it out")
+            raise ValueError(f"{perturb.kind} moves boxes, and {', '.join(unmoved)} has none: leave it out")
 
     @property
     def window_hu(self) -> Range:

@@ -13,6 +13,7 @@ from extractor.perturbed_boxes import covered_share, jittered, left_after_drop, 
 from extractor.prompts import kept_slices, tight_boxes
 from extractor.study import PreparedStudy
 from store_schema import EntryKey
+from store_schema.errors import StudyError
 
 Frames = tuple[tuple[int, ...], Int[np.ndarray, "slice 4"]]
 """Kept slices from superior to inferior, and the box on each: inclusive x0, y0, x1, y1 in native pixels."""
@@ -24,15 +25,30 @@ def frames_of(prepared: PreparedStudy, key: EntryKey, stride: int) -> Frames:
     Raises
     ------
     MaskError, StudyError
-        If the region is empty, or the perturbation would change no box.
+        If the region is empty, or the perturbation would leave every slice and box as it is.
     """
     mask_zyx, perturb = prepared.masks_zyx[key.roi], prepared.perturb
     slices = kept_slices(mask_zyx, stride)
-    if perturb is not None and perturb.kind == "drop":
-        left = left_after_drop(len(slices), perturb.amount, seed=f"{perturb.seed} {key}")
-        slices = tuple(slices[rank] for rank in left)
     boxes = tight_boxes(mask_zyx, slices)
-    return slices, boxes if perturb is None else _moved(boxes, slices, prepared, key, perturb)
+    if perturb is None or not (perturb.kind == "drop" or perturb.moves_boxes_only):
+        return slices, boxes
+    if perturb.kind == "drop":
+        left = left_after_drop(len(slices), perturb.amount, seed=f"{perturb.seed} {key}")
+        frames = tuple(slices[rank] for rank in left), boxes[left]
+    else:
+        frames = slices, _moved(boxes, slices, prepared, key, perturb)
+    if np.array_equal(frames[1], boxes):
+        raise _unchanged(prepared, key, perturb, len(slices))
+    return frames
+
+
+def _unchanged(prepared: PreparedStudy, key: EntryKey, perturb: Perturbation, count: int) -> StudyError:
+    """Of an entry that would be the undisturbed one under another name, and so would seem robust."""
+    pixel = " x ".join(f"{mm:g}" for mm in prepared.grid.spacing_xyz_mm[:2])
+    return StudyError(
+        f"{perturb.suffix[1:]} leaves all slices and boxes of region '{key.roi}' as they are ({count} kept, pixels of {pixel} mm): "
+        "the entry would seem robust. Give a larger size. A single slice cannot be left out, nor a box move that fills the image."
+    )
 
 
 def _moved(
@@ -42,18 +58,17 @@ def _moved(
     key: EntryKey,
     perturb: Perturbation,
 ) -> Int[np.ndarray, "slice 4"]:
+    """Boxes as a kind that touches nothing else moves them."""
     spacing_xy, size_xy, seed = prepared.grid.spacing_xyz_mm[:2], prepared.grid.size_xyz[:2], f"{perturb.seed} {key}"
     if perturb.kind == "padding":
         return padded(boxes, perturb.amount, spacing_xy, size_xy)
     if perturb.kind == "jitter":
         return jittered(boxes, slices, perturb.amount, spacing_xy, size_xy, seed=seed)
-    if perturb.kind in PLACED:
-        placed = [
-            misplaced(box, _unwanted(prepared, key.roi, z), seed=f"{seed} {z}")[0]
-            for z, box in zip(slices, boxes, strict=True)
-        ]
-        return np.array(placed, dtype=np.int32)
-    return boxes
+    placed = [
+        misplaced(box, _unwanted(prepared, key.roi, z), seed=f"{seed} {z}")[0]
+        for z, box in zip(slices, boxes, strict=True)
+    ]
+    return np.array(placed, dtype=np.int32)
 
 
 def _unwanted(prepared: PreparedStudy, roi: str, z: int) -> Bool[np.ndarray, "y x"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool
@@ -38,8 +38,7 @@ def surroundings(coarse_ct: Volume, maps: Mapping[str, str], label_set: str, gri
     grid
         That of the study.
     """
-    inside = Labels(body(coarse_ct.array_zyx, BODY_HU).astype(np.uint16), coarse_ct.grid, "LPS")
-    in_body = resample_nearest(inside, grid).array_zyx != 0
+    in_body = resample_nearest(_beyond(body(coarse_ct.array_zyx, BODY_HU), coarse_ct.grid), grid).array_zyx != 0
     digest, bones = hashlib.sha256(in_body.tobytes()), None
     for part, file in LABEL_SETS[label_set].items():
         if part not in maps:
@@ -49,3 +48,10 @@ def surroundings(coarse_ct: Volume, maps: Mapping[str, str], label_set: str, gri
         here = np.isin(resample_nearest(labels, grid).array_zyx, list(file.bones))
         bones = here if bones is None else bones | here
     return Surroundings(in_body, bones, digest.hexdigest())
+
+
+def _beyond(body_zyx: Bool[np.ndarray, "z y x"], grid: Grid) -> Labels:
+    """The body with its last layers once more: the coarse grid ends up to a step before the image, and the body does not."""
+    columns, rows, slices = grid.size_xyz
+    longer = replace(grid, size_xyz=(columns + 1, rows + 1, slices + 1))
+    return Labels(np.pad(body_zyx, (0, 1), mode="edge").astype(np.uint16), longer, "LPS")

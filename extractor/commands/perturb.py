@@ -49,9 +49,13 @@ def perturb(*, kind: str, sizes: tuple[float, ...], seed: int, **given: Any) -> 
                   such place, the one with the least of them, and the entry's attributes say how much
     constant      every voxel at the volume's mean
 
+    Edges of boxes move by whole pixels, the nearest to SIZE (halves become the larger): on pixels of 4 mm paddings of 2 and of 5 mm
+    are the same boxes. Regions grow and shrink by the voxels within SIZE. The PET moves by SIZE exactly. An entry that would stay
+    as it is (no edge moves, no slice is left out, no voxel changes) fails with a reason, since it would seem robust.
+
     What is drawn is drawn by seed, entry and slice: a rerun draws the same. Options, settings and resuming are those of
-    `extractor run`, and `perturb: {kind: padding, size: 5}` in its settings makes the same view. The sizes run one after another.
-    A size that changes nothing on a study's voxels fails there with a reason.
+    `extractor run`, and `perturb: {kind: padding, size: 5}` in its settings makes the same view. The sizes run one after another,
+    each from the images on.
 
     \b
       extractor perturb studies.csv --store ./store --config extract.yaml --kind padding --size 2 --size 5 --size 10

@@ -113,7 +113,7 @@ def test_name_and_flags_say_kind_size_and_seed(perturb, suffix, flags):
 
 def test_each_kind_size_and_seed_is_a_view_of_its_own():
     made = [
-        *(Perturbation(kind=kind, size=2 if unit != "share" else 0.5) for kind, unit in UNITS.items()),
+        *(Perturbation(kind=kind, size=4 if unit != "share" else 0.5) for kind, unit in UNITS.items()),
         *(Perturbation(kind=kind) for kind in ("random_boxes", "elsewhere", "constant")),
         Perturbation(kind="padding", size=3),
         Perturbation(kind="jitter", size=2, seed=1),
@@ -155,6 +155,7 @@ def test_a_name_too_long_for_a_view_is_cut():
         ({"perturb": {"kind": "padding", "size": 1}, "prompt": ["box", "mask"]}, "prompt: mask has none"),
         ({"perturb": {"kind": "jitter", "size": 1}, "baselines": ["hiera"]}, "baseline hiera has none"),
         ({"perturb": {"kind": "shift_x", "size": 1}, "modalities": ["CT"]}, "moves the PET"),
+        ({"perturb": {"kind": "stride", "size": 3}, "stride": 3}, "a stride of 3 is the settings' own"),
     ],
 )
 def test_what_would_change_nothing_or_cannot_be_is_refused(settings, said):
@@ -412,3 +413,44 @@ def test_dropped_slices_have_no_box():
     assert list(slices) == sorted(slices, reverse=True)
     by_slice = dict(zip(whole, all_boxes.tolist(), strict=True))
     assert boxes.tolist() == [by_slice[z] for z in slices]
+
+
+def single() -> np.ndarray:
+    mask = np.zeros((6, 16, 20), np.uint8)
+    mask[3, 5:10, 6:14] = 1
+    return mask
+
+
+def everywhere() -> np.ndarray:
+    return np.ones((6, 16, 20), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("perturb", "mask"),
+    [
+        (Perturbation(kind="jitter", size=0.01), block()),
+        (Perturbation(kind="drop", size=0.1), block()),
+        (Perturbation(kind="drop", size=0.9), single()),
+        (Perturbation(kind="padding", size=5), everywhere()),
+        (Perturbation(kind="random_boxes"), everywhere()),
+    ],
+    ids=[
+        "jitter of a hundredth of a mm",
+        "a tenth of four slices",
+        "the only slice",
+        "boxes at the border",
+        "full boxes",
+    ],
+)
+def test_what_would_leave_every_slice_and_box_as_it_is_is_refused(perturb, mask):
+    with pytest.raises(
+        StudyError, match=rf"{perturb.suffix[1:]} leaves all slices and boxes of region 'roi' as they are"
+    ):
+        frames_of(study(perturb, mask, around(bones=False)), KEY, 1)
+
+
+@pytest.mark.parametrize(("size", "pixels"), [(0.75, 1), (1.5, 1), (2.2, 1), (2.3, 2), (3.0, 2)])
+def test_sizes_of_boxes_are_rounded_to_whole_pixels(size, pixels):
+    square = (1.5, 1.5)
+    made = padded(np.array([[6, 5, 13, 9]]), size, square, (40, 40))
+    np.testing.assert_array_equal(made, [[6 - pixels, 5 - pixels, 13 + pixels, 9 + pixels]])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.anova import anova_lm
@@ -64,6 +64,82 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
         found = icc(rng.normal(size=(25, 1)) + judges + np.sqrt(0.5) * rng.normal(size=(25, 4)))
         held += found.low <= truth <= found.high
     assert 0.92 <= held / 600 <= 0.985
+
+
+def test_icc_is_that_of_the_mean_squares_which_shrout_and_fleiss_print():
+    # between targets 11.24, within 6.26, between judges 32.49, residual 1.02; ICC(2,1) = 0.29 (table 4)
+    rows, columns, error = 11.24, 32.49, 1.02
+    by_hand = (rows - error) / (rows + 3 * error + 4 * (columns - error) / 6)
+    assert icc(SHROUT_FLEISS).value == pytest.approx(by_hand, abs=5e-4)
+    assert round(by_hand, 2) == 0.29
+
+
+@given(st.integers(3, 40), st.integers(0, 2**32 - 1))
+def test_of_two_judges_icc_is_the_closed_form_of_covariances(n, seed):
+    """As a perturbed view stands against its base; without the last term it is Lin's concordance correlation."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=n)
+    second = 0.7 * first + rng.normal(size=n) + rng.normal()
+    (xx, xy), (_, yy) = np.cov(first, second)
+    apart = (first.mean() - second.mean()) ** 2
+    expected = 2 * xy / (xx + yy + apart - (xx + yy - 2 * xy) / n)
+    assert icc(np.stack([first, second], axis=1)).value == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_icc_is_the_ratio_of_variances_that_restricted_likelihood_finds(seed):
+    """Subjects and judges as crossed random effects of statsmodels' mixed model: another road, without sums of squares."""
+    rng = np.random.default_rng(seed)
+    n, k = 15, 4
+    ratings = rng.normal(size=(n, 1)) + 0.6 * rng.normal(size=(1, k)) + 0.7 * rng.normal(size=(n, k))
+    long = pd.DataFrame(
+        {"value": ratings.ravel(), "subject": np.repeat(np.arange(n), k), "judge": np.tile(np.arange(k), n)}
+    )
+    parts = {"subject": "0 + C(subject)", "judge": "0 + C(judge)"}
+    model = smf.mixedlm("value ~ 1", long, groups=np.ones(n * k), vc_formula=parts, re_formula="0")
+    fitted = model.fit(reml=True, method="lbfgs")
+    variances = dict(zip(model.exog_vc.names, fitted.vcomp, strict=True)) | {"error": fitted.scale}
+    assert icc(ratings).value == pytest.approx(variances["subject"] / sum(variances.values()), abs=2e-3)
+
+
+@pytest.mark.parametrize(("n", "k", "judges"), [(24, 5, 0.0), (60, 8, 0.0), (60, 40, 0.5)])
+def test_the_interval_is_near_one_by_drawing_mean_squares(n, k, judges):
+    """A generalised interval: mean squares over drawn chi-squares give the variances (Weerahandi 1993).
+
+    With few judges that differ the two part: the drawn one is wider.
+    """
+    rng = np.random.default_rng(n + k)
+    ratings = rng.normal(size=(n, 1)) + judges * rng.normal(size=(1, k)) + 0.6 * rng.normal(size=(n, k))
+    row, column = ratings.mean(axis=1, keepdims=True), ratings.mean(axis=0, keepdims=True)
+    rest = ratings - row - column + ratings.mean()
+    draws = [rng.chisquare(df, 40_000) for df in (n - 1, k - 1, (n - 1) * (k - 1))]
+    squares = k * (row - row.mean()) ** 2, n * (column - column.mean()) ** 2, rest**2
+    rows, columns, error = (one.sum() / drawn for one, drawn in zip(squares, draws, strict=True))
+    subject, judge = (rows - error) / k, np.maximum(0, (columns - error) / n)
+    low, high = np.quantile(subject / (subject + judge + error), [0.025, 0.975])
+    found = icc(ratings)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05)
+
+
+@pytest.mark.parametrize(("n", "truth"), [(24, 0.5), (24, 0.9), (60, 0.9)])
+def test_against_one_base_the_interval_holds_the_truth_as_often_as_it_says(n, truth):
+    """Two judges without a bias of their own: how a perturbation without one stands against its base."""
+    rng, held = np.random.default_rng(n), 0
+    for _ in range(500):
+        found = icc(np.sqrt(truth) * rng.normal(size=(n, 1)) + np.sqrt(1 - truth) * rng.normal(size=(n, 2)))
+        held += found.low <= truth <= found.high
+    assert 0.925 <= held / 500 <= 0.985
+
+
+@given(st.integers(3, 8), st.integers(2, 4), st.floats(-3, 3), st.integers(0, 2**32 - 1))
+@example(n=3, k=2, bias=0.0, seed=989)
+def test_the_interval_of_mere_noise_holds_its_value(n, k, bias, seed):
+    """Below chance, degrees of freedom by Satterthwaite would fall to 0: published formulae then divide by 0 or give a point."""
+    ratings = np.random.default_rng(seed).normal(size=(n, k))
+    ratings[:, -1] += bias
+    found = icc(ratings)
+    assert found.low - 1e-9 <= found.value <= found.high + 1e-9
+    assert np.isfinite([found.low, found.high]).all()
 
 
 @given(st.integers(3, 12), st.integers(2, 4), st.integers(0, 2**32 - 1))

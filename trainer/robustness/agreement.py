@@ -37,7 +37,8 @@ def icc(ratings: Float[np.ndarray, "subject judge"], *, confidence: float = 0.95
     """Agreement of judges on the same subjects, ICC(2,1) with its interval.
 
     (MSR − MSE) / (MSR + (k − 1) MSE + k (MSC − MSE)/n), of n subjects (rows) and k judges (columns); it is below 0 where judges
-    differ more within a subject than subjects do.
+    differ more within a subject than subjects do. The interval's degrees of freedom are k − 1 at least: the published formula can
+    fall to 0 there, and the interval onto a point.
 
     Raises
     ------
@@ -128,9 +129,11 @@ class _Squares:
         a = k * value / (n * (1 - value))
         judges, left = a * columns, (1 + a * (n - 1)) * error
         df = (judges + left) ** 2 / (judges**2 / (k - 1) + left**2 / ((n - 1) * (k - 1)))
+        # those of a sum lie between its parts' own; of a difference, as agreement below chance makes it, they would fall to 0, and
+        # the interval onto a point beside the value
+        df = max(df, k - 1)
         both = (1 + confidence) / 2
-        # quantiles that are infinite, of degrees of freedom near 0, have a limit; so they are taken inverted
-        low_f, high_f = 1 / float(stats.f.ppf(both, n - 1, df)), 1 / float(stats.f.ppf(both, df, n - 1))
+        low_f, high_f = 1 / float(stats.f.ppf(both, n - 1, df)), float(stats.f.ppf(both, df, n - 1))
         within = k * columns + (k * n - k - n) * error
         low = n * (rows * low_f - error) / (within + n * rows * low_f)
-        return low, n * (rows - error * high_f) / (within * high_f + n * rows)
+        return low, n * (rows * high_f - error) / (within + n * rows * high_f)

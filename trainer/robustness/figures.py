@@ -1,4 +1,4 @@
-"""Draws measures of robustness against the size of the perturbation; computes no figure."""
+"""Draws measures of robustness against the size of the perturbation, a panel for each kind; computes no figure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from trainer.report.svg import FAINT, SERIES
 from trainer.robustness.results import Agreement, PerturbedView, Robustness, Spread
 
 MARKS = ("o", "s", "^", "D", "v", "P")
-AXES = {"mm": "size, mm", "share": "share of slices left out", "slices": "stride, slices", None: "without a size"}
+ACROSS = 3
+"""Panels side by side, at most."""
+PANEL_IN = (2.4, 2.1)
+"""Width and height of a panel, in inches."""
 
 
 @dataclass(frozen=True)
@@ -64,48 +67,71 @@ def _of_risks(found: Robustness) -> list[Drawn | None]:
 
 
 def _figure(found: Robustness, name: str, caption: str, axis: str, value: Value, *, usual: float) -> Drawn | None:
-    """A panel for each unit of size; None where no view has a value."""
+    """A panel for each kind that has sizes, and one for all that have none; None where no view has a value."""
     points = [(view, point) for view in found.views if (point := value(view)) is not None]
     if not points:
         return None
-    units = list(dict.fromkeys(view.unit for view, _ in points))
     said = "; ".join(f"{view.label}: {point.value:.3f} [{point.low:.3f} to {point.high:.3f}]" for view, point in points)
-    kinds = list(dict.fromkeys(view.kind for view in found.views))
+    by_panel = {
+        key: [pair for pair in points if _panel_of(pair[0]) == key]
+        for key in dict.fromkeys(_panel_of(view) for view, _ in points)
+    }
+    across = min(ACROSS, len(by_panel))
+    down = -(-len(by_panel) // across)
 
     def paint(figure: Any) -> None:
-        panels = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
-        for panel, unit in zip(panels, units, strict=True):
-            mine = [(view, point) for view, point in points if view.unit == unit]
-            _paint(panel, mine, kinds, unit)
-            panel.axhline(usual, color=FAINT, linewidth=0.8, linestyle=":")
+        panels = figure.subplots(down, across, sharey=True, squeeze=False)
+        for panel, (title, mine) in zip(panels.flat, by_panel.items(), strict=False):
+            (_sized if mine[0][0].unit else _named)(panel, mine)
+            panel.set_title(title)
+            panel.axhline(usual, color=FAINT, linewidth=1.2, linestyle="--")
             panel.grid(axis="y")
-            panel.set_xlabel(AXES[unit])
-        panels[0].set_ylabel(axis)
+        for panel in panels.flat[len(by_panel) :]:
+            panel.set_visible(False)
+        figure.supylabel(axis, fontsize=10)
 
-    return draw(name, caption, said, (3.0 + 2.6 * len(units), 3.4), paint)
+    return draw(name, caption, said, (0.6 + PANEL_IN[0] * max(2, across), 0.4 + PANEL_IN[1] * down), paint)
 
 
-def _paint(panel: Any, points: Sequence[tuple[PerturbedView, Point]], kinds: Sequence[str], unit: str | None) -> None:
-    for kind in dict.fromkeys(view.kind for view, _ in points):
-        mine = [(view, point) for view, point in points if view.kind == kind]
-        order = kinds.index(kind)
-        places = [float(order) if view.size is None else view.size for view, _ in mine]
-        values = [point.value for _, point in mine]
-        ends = [
-            [max(0.0, point.value - point.low) for _, point in mine],
-            [max(0.0, point.high - point.value) for _, point in mine],
-        ]
-        line = "none" if unit is None else "-"
-        looks = {"color": SERIES[order % len(SERIES)], "marker": MARKS[order % len(MARKS)], "markersize": 5}
-        panel.errorbar(places, values, yerr=ends, linestyle=line, linewidth=1.3, capsize=3, label=kind, **looks)
-    if unit is None:
-        shown = list(dict.fromkeys(view.kind for view, _ in points))
-        panel.set_xticks([kinds.index(kind) for kind in shown], shown, rotation=20, ha="right")
-    else:
-        sizes = sorted({view.size for view, _ in points if view.size is not None})
-        panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        panel.margins(x=0.15)
+def _panel_of(view: PerturbedView) -> str:
+    """Title of the panel that a view stands in."""
+    return "without a size" if view.unit is None else f"{view.kind}, {view.unit}"
+
+
+def _sized(panel: Any, mine: Sequence[tuple[PerturbedView, Point]]) -> None:
+    """Values against sizes; views of several seeds each with a mark of its own."""
+    seeds = list(dict.fromkeys(view.seed for view, _ in mine))
+    for place, seed in enumerate(seeds):
+        drawn = [(view.size or 0.0, point) for view, point in mine if view.seed == seed]
+        _bars(panel, [at for at, _ in drawn], [point for _, point in drawn], place, line="-", label=f"seed {seed}")
+    sizes = sorted({view.size for view, _ in mine if view.size is not None})
+    panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    beside = 0.15 * (sizes[-1] - sizes[0]) or 0.5 * abs(sizes[0])
+    panel.set_xlim(sizes[0] - beside, sizes[-1] + beside)
+    if len(seeds) > 1:
         panel.legend(fontsize=8)
+
+
+def _named(panel: Any, mine: Sequence[tuple[PerturbedView, Point]]) -> None:
+    """Values by the names of their views."""
+    places = list(range(len(mine)))
+    _bars(panel, [float(at) for at in places], [point for _, point in mine], 0, line="none")
+    panel.set_xticks(
+        places, [view.label for view, _ in mine], rotation=30, ha="right", rotation_mode="anchor", fontsize=8
+    )
+    panel.set_xlim(-0.6, len(mine) - 0.4)
+
+
+def _bars(
+    panel: Any, places: Sequence[float], points: Sequence[Point], series: int, *, line: str, label: str | None = None
+) -> None:
+    ends = [
+        [max(0.0, point.value - point.low) for point in points],
+        [max(0.0, point.high - point.value) for point in points],
+    ]
+    looks = {"color": SERIES[series % len(SERIES)], "marker": MARKS[series % len(MARKS)], "markersize": 5}
+    values = [point.value for point in points]
+    panel.errorbar(places, values, yerr=ends, linestyle=line, linewidth=1.3, capsize=3, label=label, **looks)
 
 
 def _icc(view: PerturbedView, place: tuple[str, str]) -> Point | None:
