@@ -46,6 +46,14 @@ _FILE = FileOrAddress()
 @click.option("--components", type=click.IntRange(min=0), default=5, show_default=True, help="Principal components.")
 @click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers fit the folds, instead of local processes."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Local processes that fit folds; default one a core, 0 fits in this one.",
+)
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the results; written over an older one.")
 @click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did.")
 def robustness(
@@ -60,6 +68,8 @@ def robustness(
     components: int,
     resamples: int,
     seed: int,
+    scheduler: str | None,
+    workers: int | None,
     out: str,
     pseudonymise: bool,
 ) -> None:
@@ -72,8 +82,9 @@ def robustness(
     --model judges the risks of one frozen model; on patients whom it was fitted on its c is too good. --run with --row judges a
     row of a finished run out of fold: the model of each fold is fitted again by the run's own tasks, must give the very risks that
     the run recorded (else nothing is judged), and scores its test patients on every view; the change of c is also tested over
-    folds. That takes as long as the row's folds took in the run, on one core, and wants the machine and versions that made it.
-    Models are kept in FOLDER/models: a rerun, also with more views, does not fit them again.
+    folds. That takes as long as these fits took in the run, and wants the kind of machine and the versions that made it: with
+    --scheduler the workers of the run, which reach the store, RUN and FOLDER. Models are kept in FOLDER/models: a rerun, also with
+    more views, does not fit them again.
 
     \b
     Writes into FOLDER: robustness.json, robustness.csv, entries.csv, risks.csv, report.html and figures/*.svg; with --run also
@@ -86,6 +97,7 @@ def robustness(
         --run ./run --row image
     """
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
+    from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.robustness.measuring import Asked, measure  # noqa: PLC0415
     from trainer.robustness.page import write_page  # noqa: PLC0415
     from trainer.robustness.writing import own_folder, write_robustness  # noqa: PLC0415
@@ -97,7 +109,21 @@ def robustness(
     ids = Pseudonyms.from_environment() if pseudonymise else PlainIds()
     # before anything is fitted
     keep = own_folder(out).url if run_url is not None else None
-    asked = Asked(store_url, base, perturbed, model_url, clinical, ids, components, resamples, seed, run_url, row, keep)
+    asked = Asked(
+        store_url=store_url,
+        base=base,
+        perturbed=perturbed,
+        model_url=model_url,
+        clinical=clinical,
+        ids=ids,
+        components=components,
+        resamples=resamples,
+        seed=seed,
+        run_url=run_url,
+        row=row,
+        keep=keep,
+        workers=Workers(number=workers, scheduler=scheduler),
+    )
     with progress("views" if run_url is None else "folds and views") as told:
         measured = measure(asked, told)
     folder = write_robustness(measured, out)

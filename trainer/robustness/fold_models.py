@@ -1,30 +1,36 @@
 """Makes the models of a run's folds again and holds their risks against the run's record; knows no perturbed view."""
 
+import functools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float
 
 from store_schema.errors import SchemaError, TaskError, UsageError
+from store_schema.location import open_location
 from store_schema.origin import differing
 from store_schema.records import canonical_json, sha256
+from trainer.dispatch import Outcome, Workers, check_reachable, run_tasks
 from trainer.final import card_of, row_of
 from trainer.fold import TaskData
 from trainer.gpus import NO_GPU, gpus
 from trainer.jobs import Pinned, chosen_jobs, first_jobs, kept_jobs, tasks_of
 from trainer.judging import Asked, Trained, TrainedNetwork, train
 from trainer.model_config import FittedModel
+from trainer.predicting import score_cohort
 from trainer.report.reading import FinishedRun, read_run
 from trainer.results import Row
 from trainer.run_folder import RUN, RunFolder
 from trainer.saved import CARD, Card, described, read_model, write_model
-from trainer.selection import Line
+from trainer.selection import Line, Pick
 from trainer.task import Job, Task
 from trainer.task_results import JobResult
 from trainer.versions import versions
 
+QUARTILES = (0.25, 0.5, 0.75)
 MODELS = "models"
 """Folder of the kept models of folds, in that of the results."""
 
@@ -88,8 +94,8 @@ class RunRow:
         """Digest of the run's record."""
         return sha256(self.folder.location.get(RUN))
 
-    def tasks(self, store_url: str) -> tuple[tuple[Task, dict[int, int]], ...]:
-        """Tasks of the run that fitted this row's folds, each with the place of every fold's job.
+    def tasks(self, store_url: str) -> tuple[Task, ...]:
+        """Tasks of the run that fitted this row's folds.
 
         Raises
         ------
@@ -97,22 +103,25 @@ class RunRow:
             If the run's tasks are not those that follow from its settings here.
         """
         known = set(self.run.results.task_ids)
-        picks = {fold: self.line.picks[0, fold] for fold in self.reading}
-        wanted = {(pick.model, pick.candidate, fold): fold for fold, pick in picks.items()}
-        found: list[tuple[Task, dict[int, int]]] = []
-        for task in self._planned(store_url):
-            folds = {wanted.get(_key(job)): place for place, job in enumerate(task.jobs)}
-            mine = {fold: place for fold, place in folds.items() if fold is not None}
-            if mine and task.id in known:
-                found.append((task, mine))
-        lost = sorted(set(self.reading) - {fold for _, mine in found for fold in mine})
+        found = tuple(task for task in self._planned(store_url) if task.id in known and self.places(task))
+        lost = sorted(set(self.reading) - {fold for task in found for fold in self.places(task)})
         if lost:
             raise SchemaError(
                 f"{self.folder.url}: the tasks that made fold {', '.join(map(str, lost))} of row {self.line.label!r} are not those "
                 f"that follow from the run's settings here: {self.cause()}. Use the versions that made the run, or run "
                 "`trainer cv` again into a new folder"
             )
-        return tuple(found)
+        return found
+
+    def places(self, task: Task) -> dict[int, int]:
+        """Place of each fold's job in a task, of those that read images."""
+        mine = {(pick.model, pick.candidate, fold): fold for fold, pick in self._picks.items()}
+        keys = {mine.get(_key(job)): place for place, job in enumerate(task.jobs)}
+        return {fold: place for fold, place in keys.items() if fold is not None}
+
+    @cached_property
+    def _picks(self) -> dict[int, Pick]:
+        return {fold: self.line.picks[0, fold] for fold in self.reading}
 
     def cause(self) -> str:
         """Why something of the run comes out otherwise here, most likely."""
@@ -159,7 +168,9 @@ class FoldModel:
     trained: Trained
 
 
-def fold_models(row: RunRow, store_url: str, *, keep: str | None, told: Callable[[int], None]) -> dict[int, FoldModel]:
+def fold_models(
+    row: RunRow, store_url: str, *, keep: str | None, workers: Workers, told: Callable[[int], None]
+) -> dict[int, FoldModel]:
     """Models of the folds that read images, made by the run's own tasks and checked against its record, by fold.
 
     Parameters
@@ -167,7 +178,10 @@ def fold_models(row: RunRow, store_url: str, *, keep: str | None, told: Callable
     store_url
         Where the run's snapshots lie now.
     keep
-        Folder in which models are kept; those that it holds are not fitted again, and are checked all the same. None keeps none.
+        Folder, which every worker reaches, in which models are kept; those that it holds are not fitted again, and are checked all
+        the same. None keeps none.
+    workers
+        Where they are fitted.
     told
         Told how many folds are done.
 
@@ -176,7 +190,7 @@ def fold_models(row: RunRow, store_url: str, *, keep: str | None, told: Callable
     TaskError
         If a model cannot be fitted again, or its risks are not those of the record, to the last bit.
     UsageError
-        If the run was fitted on a GPU, and there is none.
+        If the run was fitted on a GPU, and there is none; if workers cannot be reached, or cannot reach what they need.
     ObjectAlteredError, SchemaError
         If a kept model, or a file of the run, is not what was written.
     """
@@ -184,50 +198,88 @@ def fold_models(row: RunRow, store_url: str, *, keep: str | None, told: Callable
         raise UsageError(
             f"{NO_GPU}: the run's networks were fitted on one, and on a processor they would be other models"
         )
-    made: dict[int, FoldModel] = {}
-    for task, places in row.tasks(store_url):
-        data = TaskData(task)
-        kept = {fold: model for fold, place in places.items() if (model := _kept(row, task, place, keep)) is not None}
-        missing = {fold: place for fold, place in places.items() if fold not in kept}
-        found = kept | _fitted(row, task, missing, data)
-        for fold, place in places.items():
-            _refuse_other(row, fold, found[fold], data, task.jobs[place])
-            if keep is not None and fold in missing:
-                weights = described(found[fold].trained)[1]
-                write_model(found[fold].card, weights, _address(keep, task, place))
-        made |= found
-        told(len(made))
-    return made
+    if keep is not None:
+        return _made(row, store_url, keep, workers, told)
+    with tempfile.TemporaryDirectory(prefix="engram-folds-") as folder:
+        return _made(row, store_url, folder, workers, told)
 
 
-def _fitted(row: RunRow, task: Task, places: Mapping[int, int], data: TaskData) -> dict[int, FoldModel]:
-    """Models of some jobs of a task; all of it is fitted, since what stands together decides the last digits."""
-    if not places:
-        return {}
+def keep_models(task: Task, *, label: str, keep: str) -> None:
+    """Do a task of a run again, and keep the models of a row's folds among its jobs that are not kept yet.
+
+    All of the task is fitted, since what stands together decides the last digits.
+
+    Raises
+    ------
+    TaskError
+        If a model cannot be fitted again, or its risks are not those of the record.
+    """
+    row = _row(task.run_url, label)
+    data = TaskData(task)
     asked = [Asked(job.model, job.seed, data.data(job)) for job in task.jobs]
     answers = train(asked, device=task.device)
-    found = {}
-    for fold, place in places.items():
-        trained = answers[place]
+    for fold, place in row.places(task).items():
+        trained, address = answers[place], _address(keep, task, place)
         if isinstance(trained, Exception):
             raise TaskError(
-                f"fold {fold} of row {row.line.label!r} cannot be fitted again, and the run did it: {trained}. "
+                f"fold {fold} of row {label!r} cannot be fitted again, and the run did it: {trained}. "
                 f"Likely cause: {row.cause()}"
             )
         card = card_of(row.run, row.judged, task.jobs[place].model, asked[place].data, trained)
-        part = {**described(trained)[0], "name": f"{row.line.label}, fold {fold}"}
-        found[fold] = FoldModel(card.model_copy(update=part), trained)
-    return found
+        part, weights = described(trained)
+        card = card.model_copy(update={**part, "name": f"{label}, fold {fold}"})
+        _refuse_other(row, fold, FoldModel(card, trained), str(task.store_url))
+        if not _is_kept(address):
+            write_model(card, weights, address)
 
 
-def _kept(row: RunRow, task: Task, place: int, keep: str | None) -> FoldModel | None:
-    """A model as an earlier call kept it; None where it did not."""
-    if keep is None or RunFolder.open(url := _address(keep, task, place)).read(CARD) is None:
-        return None
-    card, trained = read_model(url)
-    if isinstance(trained, TrainedNetwork):
-        trained = replace(trained, device=row.run.config.device)
-    return FoldModel(card, trained)
+def _made(
+    row: RunRow, store_url: str, keep: str, workers: Workers, told: Callable[[int], None]
+) -> dict[int, FoldModel]:
+    """Fit what is not kept, and read all back."""
+    tasks = row.tasks(store_url)
+    waiting = {task.id: task for task in tasks if not _all_kept(row, task, keep)}
+    left = {one: len(row.places(task)) for one, task in waiting.items()}
+    told(len(row.reading) - sum(left.values()))
+
+    def on_done(outcome: Outcome) -> None:
+        if outcome.error is not None:
+            # one is enough: the others need not be waited for
+            raise TaskError(outcome.error.removeprefix(f"{TaskError.__name__}: "))
+        del left[outcome.task.id]
+        told(len(row.reading) - sum(left.values()))
+
+    if waiting:
+        locations = (row.folder.location, *(open_location(url) for url in (keep, store_url)))
+        check_reachable(locations, workers)
+        do = partial(keep_models, label=row.line.label, keep=keep)
+        run_tasks(list(waiting.values()), workers, on_done=on_done, do=do)
+    return {fold: model for task in tasks for fold, model in _read(row, task, keep)}
+
+
+@functools.lru_cache(maxsize=1)
+def _row(run_url: str, label: str) -> RunRow:
+    """Read once by a process that does many tasks of a run, which nothing changes."""
+    return RunRow.read(run_url, label)
+
+
+def _read(row: RunRow, task: Task, keep: str) -> Iterator[tuple[int, FoldModel]]:
+    """Kept models of a task, by fold, each checked as if it had been made now."""
+    for fold, place in row.places(task).items():
+        card, trained = read_model(_address(keep, task, place))
+        if isinstance(trained, TrainedNetwork):
+            trained = replace(trained, device=task.device)
+        model = FoldModel(card, trained)
+        _refuse_other(row, fold, model, str(task.store_url))
+        yield fold, model
+
+
+def _all_kept(row: RunRow, task: Task, keep: str) -> bool:
+    return all(_is_kept(_address(keep, task, place)) for place in row.places(task).values())
+
+
+def _is_kept(address: str) -> bool:
+    return RunFolder.open(address).read(CARD) is not None
 
 
 def _address(keep: str, task: Task, place: int) -> str:
@@ -237,16 +289,21 @@ def _address(keep: str, task: Task, place: int) -> str:
     return f"{RunFolder.open(keep).url}/{MODELS}/fold-{job.part.fold:03d}-{made_of[:12]}"
 
 
-def _refuse_other(row: RunRow, fold: int, model: FoldModel, data: TaskData, job: Job) -> None:
-    """Refuse a model whose risks are not those that the run recorded, of test patients and of training patients."""
+def _refuse_other(row: RunRow, fold: int, model: FoldModel, store_url: str) -> None:
+    """Refuse a model whose risks are not those that the run recorded, asked in the very way in which it scores other views."""
     recorded = row.results[fold]
-    made = model.trained.predict(data.data(job), recorded.patients).log_risk
+    data = score_cohort(model.card, model.trained, row.run.cohort, (store_url, row.pin["snapshot"]))
+    made, training = (
+        model.trained.predict(data, patients).log_risk
+        for patients in (recorded.patients, row.run.splits.fold(fold).train)
+    )
     expected: Float[np.ndarray, " patient"] = np.array(recorded.log_risk)
-    of_training = (model.card.risk_mean, model.card.risk_sd) == (recorded.train_mean, recorded.train_sd)
+    of_training = (float(training.mean()), float(training.std())) == (recorded.train_mean, recorded.train_sd)
+    of_training &= np.quantile(training, QUARTILES).tolist() == list(model.card.risk_cuts)
     if of_training and np.array_equal(made, expected):
         return
     away, sd = np.abs(made - expected), recorded.train_sd
-    others = "" if of_training else ", and so do mean or standard deviation of the training patients"
+    others = "" if of_training else ", and so do mean, standard deviation or quartiles of the training patients"
     raise TaskError(
         f"fold {fold} of row {row.line.label!r}: the model made again is not the run's. Expected the very log-risks that the run "
         f"recorded of {len(expected)} test patients; {int((away != 0).sum())} differ, by {away.max():.3g} at most "

@@ -7,6 +7,7 @@ from store_schema import Snapshot, Store, open_store
 from store_schema.errors import UsageError
 from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds, check_rule
+from trainer.dispatch import Workers
 from trainer.robustness.embeddings import Distances, agreement, distances, embedding_robustness
 from trainer.robustness.fold_models import RunRow, fold_models
 from trainer.robustness.fold_scores import fold_views, in_all_views
@@ -53,6 +54,8 @@ class Asked:
     """Label of its row."""
     keep: str | None = None
     """Folder in which these models are kept, so that a rerun does not fit them again; None keeps none."""
+    workers: Workers = field(default_factory=lambda: Workers(number=0))
+    """Where they are fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +181,7 @@ def _of_model(views: Compared, asked: Asked) -> Risks | None:
 def _of_run(row: RunRow, views: Compared, asked: Asked, steps: _Steps) -> Risks:
     # before anything is fitted
     cohort = in_all_views(row, views)
-    models = fold_models(row, views.store.url, keep=asked.keep, told=steps.reach)
+    models = fold_models(row, views.store.url, keep=asked.keep, workers=asked.workers, told=steps.reach)
     return fold_views(row, models, views, cohort)
 
 
