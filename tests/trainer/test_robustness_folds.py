@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from scipy import stats
 from sksurv.metrics import concordance_index_censored
 
+from store_schema import open_store
 from store_schema.errors import ObjectAlteredError
 from trainer.cli import main
 from trainer.dispatch import Workers
@@ -167,6 +168,24 @@ def test_patients_whom_a_view_lacks_are_left_out_of_every_view(folded):
     # the two hold the same noise of the same patients
     assert found.views[0].risk == found.views[1].risk
     assert any("3 of the run's 40 patients lack an entry" in note for note in found.notes)
+
+
+def test_where_a_handful_of_patients_is_left_folds_say_why_they_have_no_figure(folded, tmp_path):
+    wanted = asked(folded, "radiomics")
+    store = open_store(wanted.store_url)
+    view = store.resolve_view("vec-noise")
+    some = {key: number for key, number in store.current_numbers(view).items() if key.patient < "P004"}
+    measured = measure(replace(wanted, perturbed=(store.make_snapshot(view, some),)), silent)
+    (risk,) = (one.risk for one in measured.found.views)
+    assert risk.patients == 4
+    assert sum(one.patients for one in risk.folds) == 2 * 4
+    for one in risk.folds:
+        assert (one.icc.value is None) == (one.patients < 3)
+        assert (one.change is None) == ("no comparable pair" in str(one.reason))
+    assert any(one.change is None for one in risk.folds)
+    assert "no comparable pair among the patients that all views hold" in risk.over_folds.reason
+    page = write_page(measured.found, write_robustness(measured, str(tmp_path)))
+    assert "No test over folds: fold" in (tmp_path / page.rpartition("/")[2]).read_text()
 
 
 def test_a_choice_without_images_holds_whatever_is_disturbed(folded):

@@ -41,7 +41,7 @@ HEADER = (
 
 @dataclass(frozen=True, eq=False)
 class FoldViews:
-    """Risks that the models of a run's folds give their test patients on each view; nobody is scored by who was fitted on him."""
+    """Risks that the models of a run's folds give their test patients, whom they were not fitted on, on each view."""
 
     row: RunRow
     models: Mapping[int, FoldModel]
