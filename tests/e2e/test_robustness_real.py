@@ -159,7 +159,7 @@ def test_24_real_patients_and_a_planted_risk(robust):
 @pytest.mark.real
 def test_the_full_architecture_on_three_real_patients(robust):
     folder = FOLDER / "full"
-    robust.write_studies(robust.real_patients()[:3], folder, model="medsam2", modalities=["PET"])
+    robust.write_studies(robust.real_patients()[:3], folder, model="medsam2", stride=4, modalities=["PET"])
     robust.extract(in_process, folder, FULL)
     found = robust.judge(in_process, folder)
     robust.show(found)
