@@ -1,0 +1,93 @@
+"""The part on perturbed views: finds them, has them judged, and names its key figures; computes no figure."""
+
+from dataclasses import dataclass
+
+from store_schema import Snapshot
+from store_schema.console import progress
+from trainer.robustness.agreement import LEAST_SUBJECTS
+from trainer.robustness.measuring import Asked, measure
+from trainer.robustness.page import write_page
+from trainer.robustness.reading import FLAG, snapshot_of
+from trainer.robustness.results import PerturbedView, RiskRobustness, Robustness
+from trainer.robustness.writing import write_robustness
+from trainer.trust.kept_model import kept_model
+from trainer.trust.parts import Done, LeftOut, Part, Prepared, counted, inputs_digest
+from trainer.trust.subject import Subject
+from trainer.trust.views import CONTROLS, views_found
+from trainer.trust_results import KeyFigure
+
+
+@dataclass(frozen=True)
+class _Work:
+    subject: Subject
+    perturbed: tuple[Snapshot, ...]
+
+    def do(self, url: str) -> Done:
+        """Judge embeddings and risks, and write figures and page."""
+        subject = self.subject
+        views = tuple(snapshot.id for snapshot in self.perturbed)
+        asked = Asked(
+            subject.store.url,
+            subject.snapshot.id,
+            views,
+            kept_model(subject),
+            subject.inputs.clinical,
+            subject.inputs.ids,
+        )
+        with progress("perturbed views") as told:
+            measured = measure(asked, told)
+        write_page(measured.found, write_robustness(measured, url))
+        return Done(key_figures(measured.found), complete=True, notes=measured.found.notes)
+
+
+def _prepared(subject: Subject) -> Prepared | LeftOut:
+    settings = subject.settings.robustness
+    if settings is None:
+        return LeftOut("left out by the study's settings")
+    names = _found(subject) if settings.views is None else settings.views
+    if not names:
+        return LeftOut(f"the store has no perturbed view of {subject.view.view_id}: `extractor perturb` makes them")
+    perturbed = tuple(snapshot_of(subject.store, name) for name in names)
+    said = f"{counted(len(perturbed), 'perturbed view')}, at most {len(subject.plan.cohort)} patients"
+    digest = inputs_digest(subject, perturbed=[snapshot.id for snapshot in perturbed])
+    return Prepared(said, digest, _Work(subject, perturbed).do)
+
+
+def _found(subject: Subject) -> tuple[str, ...]:
+    """Every view that is the row's own but for its perturbation, and holds what the row reads of enough patients."""
+    found = []
+    for one in views_found(subject.store, subject.view):
+        if FLAG in one.view.flags and not one.differs:
+            keys = subject.store.current_numbers(one.view_id)
+            if sum((key.modality, key.roi) in subject.pairs for key in keys) >= LEAST_SUBJECTS * len(subject.pairs):
+                found.append(one.view_id)
+    return tuple(found)
+
+
+def key_figures(found: Robustness) -> tuple[KeyFigure, ...]:
+    """Agreement of risks under each perturbation, the least of what is no negative control first; then changes of c."""
+    judged = [(view, view.risk) for view in found.views if view.risk is not None]
+    judged.sort(key=lambda pair: (pair[0].kind in CONTROLS, 1.0 if pair[1].icc.value is None else pair[1].icc.value))
+    return (
+        *(_agreement(*pair) for pair in judged),
+        *(_change(*pair) for pair in judged if pair[1].c.change is not None),
+    )
+
+
+def _agreement(view: PerturbedView, risk: RiskRobustness) -> KeyFigure:
+    icc = risk.icc
+    told = f"Risks agree with those on the undisturbed view; 1 is full agreement. {risk.changed_group:.0%} change their risk group."
+    if icc.value is None:
+        told = f"No agreement of risks: {icc.reason}."
+    return KeyFigure(label=f"ICC of risks, {view.label}", value=icc.value, low=icc.low, high=icc.high, reading=told)
+
+
+def _change(view: PerturbedView, risk: RiskRobustness) -> KeyFigure:
+    c = risk.c
+    spans = c.low is not None and c.high is not None and c.low <= 0 <= c.high
+    told = "The interval holds 0: no change is shown." if spans else "The interval leaves out 0."
+    label = f"Change of c, {view.label}"
+    return KeyFigure(label=label, value=c.change, low=c.low, high=c.high, signed=True, reading=told)
+
+
+ROBUSTNESS = Part("robustness", "Perturbed prompts and images", _prepared)
