@@ -1,17 +1,47 @@
 """Plants a store whose views hold a known share of the signal, for tests of what controls tell; knows no model."""
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from store_schema import Entry, EntryKey, Layout, Prompt, Store, ViewSpec
+from store_schema import Entry, EntryKey, Layout, Prompt, Store, ViewSpec, create_store
 
 SIDE = 8
 CONTROLS = ("random_boxes", "elsewhere", "constant")
-SHARES = {"base": 1.0, "random_boxes": 0.0, "elsewhere": 0.0, "constant": 0.0, "encoder": 0.4, "upfront.paper": 0.4}
-SHARES |= {"sequential.pooled": 1.0, "padding": 1.0}
+SHARES = {
+    "base": 1.0,
+    "random_boxes": 0.0,
+    "elsewhere": 0.0,
+    "constant": 0.0,
+    "encoder": 0.5,
+    "upfront.paper": 0.5,
+    "sequential.pooled": 1.0,
+    "padding": 1.0,
+}
 """Of the signal, by view."""
+
+
+def draw(n: int, seed: int) -> pd.DataFrame:
+    """Patients whose outcome follows z far more than in the ordinary cohort, so that few tell views apart."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=n)
+    onset = 36 * (rng.exponential(size=n) * np.exp(-3 * z)) ** (1 / 1.2)
+    censored = rng.uniform(20, 300, n)
+    return pd.DataFrame(
+        {
+            "patient": [f"P{row:03d}" for row in range(n)],
+            "age": rng.normal(60, 10, n).round(),
+            "stage": rng.choice(["I", "II", "III"], n),
+            "months": np.ceil(np.minimum(onset, censored)),
+            "event": (onset <= censored).astype(int),
+            "z": z,
+            "log_hazard": 3 * z,
+        }
+    )
 
 
 def base_view(tiny: ViewSpec) -> ViewSpec:
@@ -97,3 +127,39 @@ def planted_entry(view: ViewSpec, signal: float, seed: list[int], noise: float) 
     memory[..., 2:5, 3:6] += value
     arrays = {"memory": memory.astype(np.float16), "mean_map": memory.mean(axis=(0, 1)).astype(np.float32)}
     return Entry(arrays, {"valid": [True] * memory.shape[0]})
+
+
+def plant(
+    folder: Path,
+    tiny: ViewSpec,
+    table: pd.DataFrame,
+    *,
+    names: Sequence[str] = tuple(SHARES),
+    modalities: tuple[str, ...] = ("PET",),
+) -> tuple[Store, ViewSpec]:
+    """A store with these views and a clinical table beside it; gives the store and the base."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store, base = create_store(folder / "store"), base_view(tiny)
+    for seed, (name, view) in enumerate(planted_views(base).items()):
+        if name in names:
+            # what is only padded shows the same patients
+            own = 0 if name == "padding" else seed
+            share = SHARES[name]
+            noise = (1.0 - share**2) ** 0.5 if share < 1.0 else 0.17 if name == "padding" else 0.15
+            fill(store, view, table, share, seed=own, noise=noise, modalities=modalities)
+    table.drop(columns=["z", "log_hazard"]).to_csv(folder / "clinical.csv", index=False)
+    return store, base
+
+
+def study_settings(kit_settings: dict[str, Any], base: ViewSpec, **changes: Any) -> dict[str, Any]:
+    """A study of one quick row on the base's maps, pixel by pixel."""
+    given = {name: value for name, value in kit_settings.items() if name != "models"}
+    row = {
+        "origin": ["PET"],
+        "mask": ["spine"],
+        "model": ["MedSAM2"],
+        "downsampling": ["flatten"],
+        "settings": {"hidden": []},
+    }
+    fit = {"epochs": 30, "min_epochs": 1, "min_validation_events": 2, "learning_rate": 0.01}
+    return {**given, "fit": fit, "views": {"MedSAM2": base.view_id}, "rows": [row], **changes}

@@ -1,7 +1,5 @@
 """Prints what became of every part, and what would become of it, for a person; computes nothing."""
 
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,14 +16,13 @@ def print_trust(report: TrustReport, console: Console) -> None:
     for name in ("part", "figure", "value", "what it says"):
         table.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
     for record in report.records:
-        table.add_row(escape(_called(record, report.resumed)), *map(escape, _told(record)))
+        table.add_row(escape(record.title), *map(escape, _told(record)))
     console.print(table)
+    failed = sum(record.failed for record in report.records)
+    told = f"{counted(len(report.records), 'part')}, {len(report.resumed)} of them done before; {failed} failed"
+    console.print(f"parts    {told}", markup=False, soft_wrap=True)
     for place in (report.index, report.report):
         console.print(place, markup=False, soft_wrap=True)
-
-
-def _called(record: PartRecord, resumed: Sequence[str]) -> str:
-    return f"{record.title} (done before)" if record.part in resumed else record.title
 
 
 def _told(record: PartRecord) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """Says in plain words what a contrast between the base and a control shows, and what it does not; computes no figure."""
 
 from trainer.results import ContrastResult
+from trainer.stats import CHANCE
 from trainer.trust.control_results import Permuted, Verdict
 from trainer.trust.views import Standing, is_matched
 from trainer.wording import p_text
@@ -53,12 +54,13 @@ def chance_reading(label: str, low: float | None, high: float | None) -> str:
     """Whether a row by itself tells patients apart."""
     if low is None or high is None:
         return ""
+    told = f"{label[:1].upper()}{label[1:]} by itself"
     span = f"[95% {low:.3f} to {high:.3f}]"
-    if low > 0.5:
-        return f"By itself {label} is above chance {span}."
-    if high < 0.5:
-        return f"By itself {label} is below chance {span}: look for what turns it round."
-    return f"By itself {label} is not told from chance {span}."
+    if low > CHANCE:
+        return f"{told}: above chance {span}."
+    if high < CHANCE:
+        return f"{told}: below chance {span}; look for what turns it round."
+    return f"{told}: not told from chance {span}."
 
 
 def _claim(base: Standing, other: Standing) -> str:

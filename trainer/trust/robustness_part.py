@@ -76,7 +76,10 @@ def key_figures(found: Robustness) -> tuple[KeyFigure, ...]:
 
 def _agreement(view: PerturbedView, risk: RiskRobustness) -> KeyFigure:
     icc = risk.icc
-    told = f"Risks agree with those on the undisturbed view; 1 is full agreement. {risk.changed_group:.0%} change their risk group."
+    told = (
+        f"Agreement with the risks on the undisturbed view, of which 1 is full and 0 none; {risk.changed_group:.0%} of "
+        "patients change their risk group."
+    )
     if icc.value is None:
         told = f"No agreement of risks: {icc.reason}."
     return KeyFigure(label=f"ICC of risks, {view.label}", value=icc.value, low=icc.low, high=icc.high, reading=told)
