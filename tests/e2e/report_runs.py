@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from store_schema import EntryKey, Store, ViewSpec, create_store, open_store
-from trainer.config import parse_config
+from trainer.config import RunConfig, parse_config
 from trainer.dispatch import Workers
 from trainer.explaining import ExplainOptions, explain
 from trainer.final import fit_final
@@ -27,29 +27,36 @@ from trainer.robustness.page import write_page
 from trainer.robustness.writing import write_robustness
 from trainer.run import cross_validate
 from trainer.saved import read_model
-from trainer.study_config import parse_study
+from trainer.study_config import parse_trusted
+from trainer.trust.trusting import trust
+from trainer.trust_config import TrustSettings
 from trainer.validating import judge, score_others, write_validation
 
 MASKS = ("spine_dilated", "skeleton")
 SHORT = {"epochs": 12, "min_epochs": 1, "min_validation_events": 2}
 
 
-def make_pages(folder: Path, kit: ModuleType, planting: ModuleType) -> dict[str, Path]:
-    """Pages of a searched run with competing events, of a study, of a validation and of an explanation.
+def make_pages(folder: Path, kit: ModuleType, planting: ModuleType, controls: ModuleType) -> dict[str, Path]:
+    """Pages of a searched run with competing events, of a study that was looked at, of a validation and of an explanation.
 
-    `kit` draws patients and their entries, `planting` the same with patches hidden.
+    `kit` draws patients and their entries, `planting` the same with patches hidden, `controls` views to hold them against.
     """
     table = _planted(folder / "a", kit, patients=90, seed=0, prefix="MM")
     _planted(folder / "b", kit, patients=120, seed=77, prefix="QX")
     _searched(folder, table)
     _studied(folder)
     validated = _validated(folder)
+    explained = _explained(folder, planting)
+    disturbed = _disturbed(folder, kit, table)
+    _trusted(folder, kit, table, controls)
     return {
         "searched": folder / "searched/report.html",
         "study": folder / "study/report.html",
         "validation": validated,
-        "explanation": _explained(folder, planting),
-        "robustness": _disturbed(folder, kit, table),
+        "explanation": explained,
+        "robustness": disturbed,
+        "trust": folder / "study/trust/index.html",
+        "controls": folder / "study/trust/controls/report.html",
     }
 
 
@@ -117,6 +124,10 @@ def _searched(folder: Path, table: pd.DataFrame) -> None:
 
 
 def _studied(folder: Path) -> None:
+    _cross_validate(folder, "study", _study()[0])
+
+
+def _study() -> tuple[RunConfig, TrustSettings]:
     own = {"model": ["MedSAM2"], "downsampling": ["averaging", "attention"], "settings": {"hidden": [4]}}
     rows = [
         {"origin": ["combined"], "mask": list(MASKS), "fusion": ["concatenation", "gated"], **own},
@@ -125,7 +136,7 @@ def _studied(folder: Path) -> None:
         {"table": "clinical", "name": "clinical-deepsurv", "settings": {"hidden": [4]}},
     ]  # fmt: skip
     settings = _settings(views={"MedSAM2": "tiny"}, rows=rows, permuted_control=None)
-    _cross_validate(folder, "study", parse_study(settings))
+    return parse_trusted(settings)
 
 
 def _validated(folder: Path) -> Path:
@@ -173,3 +184,25 @@ def _disturbed(folder: Path, kit: ModuleType, table: pd.DataFrame) -> Path:
     measured = measure(asked, lambda _done, _total: None)
     write_page(measured.found, write_robustness(measured, str(folder / "robustness")))
     return folder / "robustness/report.html"
+
+
+def _trusted(folder: Path, kit: ModuleType, table: pd.DataFrame, controls: ModuleType) -> None:
+    """The study's first row, held against what was disturbed, the encoder alone and two other ways; one image is another's."""
+    store, base = open_store(str(folder / "a/store")), kit.VIEW
+    views = (
+        controls.encoder_view(base),
+        *(controls.other_way(base, *way) for way in (("upfront", "pooled"), ("first", "thirds"))),
+    )
+    for seed, view in enumerate(views):
+        controls.fill(store, view, table, 0.5, seed=seed, modalities=("PET", "CT"), roi=MASKS[0])
+    quiet = Console(file=io.StringIO())
+    inputs = Inputs(folder / "a/clinical.csv", store.url)
+    where: dict[str, Any] = {"out": str(folder / "study"), "workers": Workers(number=0), "console": quiet}
+    report = trust(*_study(), inputs, **where, told=lambda _study: None)
+    states = {record.part: record.status for record in report.records}
+    assert states | {"quality": "done"} == {
+        "controls": "done",
+        "robustness": "done",
+        "explain": "incomplete",
+        "quality": "done",
+    }

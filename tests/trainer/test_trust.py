@@ -1,4 +1,4 @@
-"""`trainer trust` from a study's file to its pages: parts found, left out, failed and resumed; summary, and the report's section."""
+"""`trainer trust` from a study's file to its pages: parts found, left out, failed and resumed; summary and report's section."""
 
 import json
 import os

@@ -43,13 +43,13 @@ def test_labels_tell_mode_layout_kind_size_and_seed(base):
         "random_boxes": "random boxes",
         "elsewhere": "boxes elsewhere",
         "constant": "constant image",
-        "encoder": "encoder alone, last two slices",
+        "encoder": "encoder alone on the last two slices",
         "upfront.paper": "upfront × paper",
         "sequential.pooled": "sequential × pooled",
         "padding": "padding 5 mm",
     }
     assert standing(base, perturbed(base, "elsewhere", seed=3)).label == "boxes elsewhere (seed 3)"
-    assert standing(base, encoder_view(base, "all")).label == "encoder alone, all slices"
+    assert standing(base, encoder_view(base, "all")).label == "encoder alone on all slices"
 
 
 @pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"recipe": 2}, {"grid": "pet"}])
@@ -151,7 +151,7 @@ def test_readings_say_what_each_control_takes_away(base):
         return reading(standing(own, own), standing(own, views[name]), found, "higher", 0.01)
 
     assert said("encoder").startswith("Memory adds to what the image encoder alone tells of the same slices: ")
-    assert "slices and memory differ at once" in said("encoder", other_way(base, "sequential", "pooled"))
+    assert "not the slices that the memories are of" in said("encoder", other_way(base, "sequential", "pooled"))
     assert said("elsewhere").startswith("Where the boxes lie adds to what boxes elsewhere tell: ")
     assert "mean grey value" in said("constant")
     assert said("upfront.paper").startswith("Sequential × paper does better than upfront × paper: ")

@@ -38,7 +38,7 @@ class ControlRow(Record):
     mean, se
         Over folds; se as in the tables of the study. None where a fold failed.
     low, high
-        95% interval of the mean, with a variance that allows for shared training patients (Nadeau and Bengio).
+        95% interval of the mean, with a variance that allows for shared training patients (Nadeau and Bengio), within 0 and 1.
     above_chance
         Whether that interval lies above 0.5; None without one.
     """

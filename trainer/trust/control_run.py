@@ -284,12 +284,13 @@ def _row(name: str, one: Taken, row: Row, subject: Subject, plan: Plan) -> Contr
 
 
 def _interval(row: Row, plan: Plan) -> tuple[float | None, float | None]:
-    """95% interval of a row's mean c, by the variance of the corrected test."""
+    """95% interval of a row's mean c, by the variance of the corrected test, within 0 and 1."""
     values = [score.c for score in row.scores if score.c is not None]
     if row.mean is None or len(values) < 2:
         return None, None
     found = paired_contrast(values, [0.0] * len(values), test_to_train=plan.splits[0].test_to_train)
-    return found.low, found.high
+    # a c-index ends at 0 and 1, an interval of few folds does not
+    return None if found.low is None else max(0.0, found.low), None if found.high is None else min(1.0, found.high)
 
 
 def _contrasts(planned: ControlPlan, results: RunResults, family: Family) -> list[ControlContrast]:

@@ -40,7 +40,8 @@ class _Work:
         folder = RunFolder.open(url)
         write_controls(found, folder)
         write_control_page(found, folder)
-        return Done(key_figures(found), found.complete, found.notes)
+        failed = (f"{counted(len(found.failures), 'fit')} failed",) if found.failures else ()
+        return Done(key_figures(found), found.complete, (*failed, *found.notes))
 
     def estimates(self) -> Sequence[Estimate]:
         """What its fits will cost: by those of the study where it is finished, else by timed ones."""

@@ -68,7 +68,7 @@ def _claim(base: Standing, other: Standing) -> str:
     if other.role == "encoder":
         if is_matched(base.view, other.view):
             return "memory adds to what the image encoder alone tells of the same slices"
-        return f"memories tell more than the {other.label}; slices and memory differ at once here"
+        return f"memories tell more than the {other.label}, which are not the slices that the memories are of"
     if other.role in ("random_boxes", "elsewhere"):
         return f"where the boxes lie adds to what {other.label} tell"
     if other.role == "constant":

@@ -104,7 +104,7 @@ def _encoder(base: ViewSpec, view: ViewSpec) -> Standing:
         told = (*told, "stride")
     last = view.flags.get("aggregate") == MATCHED[1]
     seen = "the last two kept slices" if last else "all kept slices"
-    label = f"encoder alone, {'last two slices' if last else 'all slices'}"
+    label = f"encoder alone on {'the last two slices' if last else 'all slices'}"
     what = f"the image encoder's top level on {seen}, without prompt or memory"
     return Standing(view, "other" if told else "encoder", label, what, told)
 
