@@ -91,6 +91,26 @@ class Cohort:
             raise CohortError(f"{shown(strangers)}: not in the cohort of {len(self)} patients")
         return np.array([self._row_of[patient] for patient in wanted], dtype=np.int64)
 
+    def part(self, patients: Sequence[str]) -> "Cohort":
+        """These patients alone, in their order, with nothing of how the whole was made.
+
+        Raises
+        ------
+        CohortError
+            If one of them is not in the cohort.
+        """
+        rows = self.rows(patients)
+        return Cohort(
+            patients=tuple(patients),
+            time=self.time[rows],
+            event=self.event[rows],
+            frame=self.frame.loc[list(patients)],
+            time_unit=self.time_unit,
+            person=tuple(self.person[row] for row in rows),
+            centre=None if self.centre is None else tuple(self.centre[row] for row in rows),
+            cause=None if self.cause is None else self.cause[rows],
+        )
+
     def permuted(self, seed: int | Sequence[int], *, within_centres: bool = False) -> "Cohort":
         """Give the same patients with outcomes dealt at random, for a control that must be at chance.
 

@@ -54,7 +54,7 @@ def make_pages(folder: Path, kit: ModuleType, planting: ModuleType, controls: Mo
         "study": folder / "study/report.html",
         "validation": validated,
         "explanation": explained,
-        "robustness": disturbed,
+        **disturbed,
         "trust": folder / "study/trust/index.html",
         "controls": folder / "study/trust/controls/report.html",
     }
@@ -170,8 +170,8 @@ def _explained(folder: Path, planting: ModuleType) -> Path:
     return folder / "explanation/report.html"
 
 
-def _disturbed(folder: Path, kit: ModuleType, table: pd.DataFrame) -> Path:
-    """Padding of two sizes, left out slices, and a control, judged by the model that was validated."""
+def _disturbed(folder: Path, kit: ModuleType, table: pd.DataFrame) -> dict[str, Path]:
+    """Padding of two sizes, left out slices, and a control, judged by the model that was validated, and over folds of its run."""
     store, views = open_store(str(folder / "a/store")), []
     base = store.resolve_view(kit.VIEW.name)
     sizes = (("padding", "mm", 2.0), ("padding", "mm", 5.0), ("drop", "share", 0.5), ("random_boxes", "", 0.0))
@@ -180,10 +180,18 @@ def _disturbed(folder: Path, kit: ModuleType, table: pd.DataFrame) -> Path:
         spec = kit.VIEW.model_copy(update={"name": f"{kit.VIEW.name}-{kind}-{place}", "flags": flags})
         _fill(store, kit, table, spec, noise=0.2 * (place + 1))
         views.append(spec.view_id)
-    asked = Asked(store.url, base, tuple(views), str(folder / "model"), folder / "a/clinical.csv", resamples=100)
-    measured = measure(asked, lambda _done, _total: None)
-    write_page(measured.found, write_robustness(measured, str(folder / "robustness")))
-    return folder / "robustness/report.html"
+    asked = {
+        "robustness": Asked(
+            store.url, base, tuple(views), str(folder / "model"), folder / "a/clinical.csv", resamples=100
+        ),
+        "robustness-of-folds": Asked(
+            store.url, base, tuple(views), run_url=str(folder / "searched"), row="image-and-clinical", resamples=100
+        ),
+    }
+    for name, one in asked.items():
+        measured = measure(one, lambda _done, _total: None)
+        write_page(measured.found, write_robustness(measured, str(folder / name)))
+    return {name: folder / name / "report.html" for name in asked}
 
 
 def _trusted(folder: Path, kit: ModuleType, table: pd.DataFrame, controls: ModuleType) -> None:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("searched", "study", "validation", "explanation", "robustness", "trust", "controls")
+NAMES = (
+    "searched",
+    "study",
+    "validation",
+    "explanation",
+    "robustness",
+    "robustness-of-folds",
+    "trust",
+    "controls",
+)
 LINKING = ("study", "trust")
 """Pages that lead to others beside them."""
 SCHEMES, WIDTHS = ("light", "dark"), (320, 1280)

@@ -83,8 +83,8 @@ def test_the_plan_tells_parts_fits_views_and_patients_and_does_nothing(made):
     for said in ("2 control views", "1 view of other modes and layouts", "2 perturbed views", f"{PATIENTS} patients"):
         assert said in told
     assert "3 patients, hidden patches of 20 mm" in told
-    # two folds of the study, and of four views and one permutation
-    assert re.search(r"12 fits, about \d+ s on \d+ worker", told)
+    # two folds of the study, of four views and one permutation, and again for perturbed views
+    assert re.search(r"14 fits, about \d+ s on \d+ worker", told)
 
 
 def test_every_part_is_found_in_the_store_done_and_told(made):

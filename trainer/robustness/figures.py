@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from trainer.report.drawing import Drawn, draw
 from trainer.report.svg import FAINT, SERIES
 from trainer.robustness.results import Agreement, PerturbedView, Robustness, Spread
@@ -51,6 +53,7 @@ def draw_robustness(found: Robustness) -> list[Drawn]:
         )
     if found.model is not None:
         drawn += _of_risks(found)
+        drawn += [_of_folds(found), _fold_by_fold(found)]
     return [one for one in drawn if one is not None]
 
 
@@ -61,6 +64,41 @@ def _of_risks(found: Robustness) -> list[Drawn | None]:
         ("c", "Change of Harrell's c, perturbed − base, with paired 95% intervals.", "change of c", _c, 0.0),
     )
     return [_figure(found, name, caption, axis, value, usual=usual) for name, caption, axis, value, usual in asked]
+
+
+def _of_folds(found: Robustness) -> Drawn | None:
+    """Mean change over folds; None for a single model."""
+    caption = (
+        "Change of Harrell's c, perturbed − base: mean over folds with the 95% interval of the corrected resampled t."
+    )
+    return _figure(found, "c-over-folds", caption, "mean change of c", _over_folds, usual=0.0)
+
+
+def _fold_by_fold(found: Robustness) -> Drawn | None:
+    """Change of every fold; None for a single model."""
+    views = [view for view in found.views if view.risk is not None and view.risk.folds]
+    if not views:
+        return None
+    changes = [[one.change for one in view.risk.folds if one.change is not None] for view in views if view.risk]
+    said = "; ".join(
+        f"{view.label}: {', '.join(f'{change:+.3f}' for change in mine) or '0 folds have a c'}"
+        for view, mine in zip(views, changes, strict=True)
+    )
+
+    def paint(figure: Any) -> None:
+        panel = figure.subplots()
+        for place, mine in enumerate(changes):
+            # side by side as far as many folds need it, in their order
+            shift = np.linspace(-0.25, 0.25, len(mine)) if len(mine) > 1 else np.zeros(len(mine))
+            panel.plot(mine, place + shift, "o", color=SERIES[0], markersize=4)
+        panel.axvline(0, color=FAINT, linewidth=0.8, linestyle=":")
+        panel.set_yticks(range(len(views)), [view.label for view in views])
+        panel.set_ylim(len(views) - 0.5, -0.5)
+        panel.set_xlabel("change of c")
+        panel.grid(axis="x")
+
+    caption = "Change of Harrell's c, perturbed − base, of each fold of the run: one point a fold."
+    return draw("c-fold-by-fold", caption, said, (6.2, 1.2 + 0.55 * len(views)), paint)
 
 
 def _figure(found: Robustness, name: str, caption: str, axis: str, value: Value, *, usual: float) -> Drawn | None:
@@ -131,6 +169,15 @@ def _c(view: PerturbedView) -> Point | None:
     if found is None or found.change is None or found.low is None or found.high is None:
         return None
     return Point(found.change, found.low, found.high)
+
+
+def _over_folds(view: PerturbedView) -> Point | None:
+    found = None if view.risk is None else view.risk.over_folds
+    if found is None or found.change is None:
+        return None
+    # a single fold has no interval
+    low, high = (found.change if end is None else end for end in (found.low, found.high))
+    return Point(found.change, low, high)
 
 
 def _spread(found: Spread | None) -> Point | None:

@@ -3,22 +3,33 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-from jaxtyping import Float
-
-from store_schema import Snapshot, open_store
+from store_schema import Snapshot, Store, open_store
+from store_schema.errors import UsageError
 from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds, check_rule
-from trainer.judging import Trained
+from trainer.dispatch import Workers
 from trainer.robustness.embeddings import Distances, agreement, distances, embedding_robustness
-from trainer.robustness.reading import Compared, compared, differences, embeddings, perturbation_of
-from trainer.robustness.results import EmbeddingRobustness, JudgedModel, PerturbedView, RiskRobustness, Robustness
-from trainer.robustness.risks import ScoredViews, risk_robustness, scored, scored_cohort
-from trainer.saved import Card, card_sha256, read_model
+from trainer.robustness.fold_models import RunRow, fold_models
+from trainer.robustness.fold_scores import fold_views, in_all_views
+from trainer.robustness.reading import (
+    Compared,
+    base_of_run,
+    compared,
+    differences,
+    embeddings,
+    perturbation_of,
+)
+from trainer.robustness.results import EmbeddingRobustness, PerturbedView, RiskRobustness, Robustness
+from trainer.robustness.risks import Risks, ScoredViews, scored, scored_cohort
+from trainer.saved import card_sha256, read_model
 from trainer.versions import versions
 
 Told = Callable[[int, int], None]
-"""Is told how many views are judged, of how many."""
+"""Is told how many views, and folds of a run, are done, of how many."""
+Common = dict[tuple[str, str], tuple[str, ...]]
+"""Patients that every view holds, by modality and region."""
+Moved = dict[tuple[str, str, str], tuple[tuple[str, ...], Distances]]
+"""Patients and their distances, by view, modality and region."""
 COMPONENTS, RESAMPLES = 5, 1000
 
 
@@ -32,10 +43,19 @@ class Asked:
     perturbed: tuple[str, ...]
     model_url: str | None = None
     clinical: Place | None = None
+    """Table of the model's covariates and outcomes; a run holds its own, and reads none."""
     ids: PlainIds = field(default_factory=PlainIds)
     components: int = COMPONENTS
     resamples: int = RESAMPLES
     seed: int = 0
+    run_url: str | None = None
+    """Run whose folds' models are made again, instead of one frozen model."""
+    row: str | None = None
+    """Label of its row."""
+    keep: str | None = None
+    """Folder in which these models are kept, so that a rerun does not fit them again; None keeps none."""
+    workers: Workers = field(default_factory=lambda: Workers(number=0))
+    """Where they are fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +63,8 @@ class Measured:
     """The results, and what they say of single patients."""
 
     found: Robustness
-    moved: dict[tuple[str, str, str], tuple[tuple[str, ...], Distances]]
-    """Patients and their distances, by view, modality and region."""
-    risks: ScoredViews | None
+    moved: Moved
+    risks: Risks | None
     order: tuple[str, ...]
     """Views in the order of `risks.log_risk`, without the base."""
 
@@ -56,7 +75,9 @@ def measure(asked: Asked, told: Told) -> Measured:
     Raises
     ------
     UsageError, TableError, SchemaError
-        If views, model or table do not fit each other.
+        If views, model, run or table do not fit each other.
+    TaskError
+        If the models of a run's folds cannot be made again as they were.
     NotCommittedError
         If the store has not what is named.
     CohortError
@@ -66,47 +87,102 @@ def measure(asked: Asked, told: Told) -> Measured:
 
 
 def _measured(asked: Asked, told: Told) -> Measured:
+    _refuse_unclear(asked)
     store = open_store(asked.store_url)
     check_rule(store.location, asked.ids)
-    views = compared(store, asked.base, asked.perturbed)
+    row = None if asked.run_url is None or asked.row is None else RunRow.read(asked.run_url, asked.row)
+    views = _views(store, asked, row)
     common = views.common()
-    model = None if asked.model_url is None else read_model(asked.model_url)
-    risks = None if model is None else _risks(*model, views, asked)
-    moved: dict[tuple[str, str, str], tuple[tuple[str, ...], Distances]] = {}
+    steps = _Steps(told, len(views.perturbed) + (0 if row is None else len(row.reading)))
+    risks = _of_model(views, asked) if row is None else _of_run(row, views, asked, steps)
+    moved: Moved = {}
     made = []
     for place, snapshot in enumerate(views.perturbed, start=1):
-        told(place - 1, len(views.perturbed))
-        found = []
-        for (modality, roi), patients in common.items():
-            base, other = (embeddings(store, one, modality, roi, patients) for one in (views.base, snapshot))
-            moved[snapshot.view_id, modality, roi] = patients, distances(base, other)
-            found.append(embedding_robustness(base, other, modality=modality, roi=roi, components=asked.components))
-        judged = None if risks is None else risk_robustness(risks, place, seed=asked.seed, resamples=asked.resamples)
-        made.append(_view(views.base, snapshot, tuple(found), judged))
-    told(len(views.perturbed), len(views.perturbed))
+        found = _embeddings(views, snapshot, common, asked.components, moved)
+        judged = None if risks is None else risks.robustness(place, seed=asked.seed, resamples=asked.resamples)
+        made.append(_view(views.base, snapshot, found, judged))
+        steps.next()
     made.sort(key=lambda one: (one.unit is None, one.kind, one.size or 0.0, one.seed or 0, one.view))
-    result = Robustness(
-        store_id=store.store_id,
+    result = _result(asked, views, common, made, risks)
+    return Measured(result, moved, risks, tuple(one.view_id for one in views.perturbed))
+
+
+def _views(store: Store, asked: Asked, row: RunRow | None) -> Compared:
+    """What is compared; of a run the base is the snapshot that it read."""
+    if row is None:
+        return compared(store, asked.base, asked.perturbed)
+    pin = row.pin
+    return compared(store, base_of_run(store, asked.base, view=pin["view"], snapshot=pin["snapshot"]), asked.perturbed)
+
+
+def _embeddings(
+    views: Compared, snapshot: Snapshot, common: Common, components: int, moved: Moved
+) -> tuple[EmbeddingRobustness, ...]:
+    """How the embeddings of one view hold, by modality and region; what is said of single patients goes into `moved`."""
+    found = []
+    for (modality, roi), patients in common.items():
+        base, other = (embeddings(views.store, one, modality, roi, patients) for one in (views.base, snapshot))
+        moved[snapshot.view_id, modality, roi] = patients, distances(base, other)
+        found.append(embedding_robustness(base, other, modality=modality, roi=roi, components=components))
+    return tuple(found)
+
+
+def _result(
+    asked: Asked, views: Compared, common: Common, made: list[PerturbedView], risks: Risks | None
+) -> Robustness:
+    return Robustness(
+        store_id=views.store.store_id,
         base_view=views.base.view_id,
         base_snapshot=views.base.id,
         encoder_trained=views.base.view.encoder.trained,
         entries=sum(map(len, common.values())),
         views=tuple(made),
-        model=None if risks is None else _judged(risks, asked),
+        model=None if risks is None else risks.judged,
         risk_icc=None if risks is None or len(made) == 1 else agreement(*risks.log_risk),
-        notes=_notes(views, common, made, risks),
+        notes=(*_notes(views, common, made), *(() if risks is None else risks.notes)),
         seed=asked.seed,
         versions=versions(),
     )
-    return Measured(result, moved, risks, tuple(one.view_id for one in views.perturbed))
 
 
-def _risks(card: Card, trained: Trained, views: Compared, asked: Asked) -> ScoredViews:
+class _Steps:
+    """Counts folds and views that are done."""
+
+    def __init__(self, told: Told, total: int) -> None:
+        self._told, self._total, self._done = told, total, 0
+        told(0, total)
+
+    def next(self) -> None:
+        """One more is done."""
+        self.reach(self._done + 1)
+
+    def reach(self, done: int) -> None:
+        """So many are done."""
+        self._done = done
+        self._told(done, self._total)
+
+
+def _refuse_unclear(asked: Asked) -> None:
+    if (asked.run_url is None) != (asked.row is None):
+        raise UsageError("a run is judged by one of its rows: give --run and --row together")
+    if asked.run_url is not None and asked.model_url is not None:
+        raise UsageError("--model is one frozen model and --run the models of a run's folds: give one of them")
+
+
+def _of_model(views: Compared, asked: Asked) -> Risks | None:
+    if asked.model_url is None:
+        return None
+    card, trained = read_model(asked.model_url)
     cohort, known = scored_cohort(card, views, asked.clinical, asked.ids)
-    risk: list[Float[np.ndarray, " patient"]] = [
-        scored(card, trained, snapshot, views.store.url, cohort) for snapshot in views.all
-    ]
-    return ScoredViews(card, cohort, known, tuple(risk))
+    risk = tuple(scored(card, trained, snapshot, views.store.url, cohort) for snapshot in views.all)
+    return ScoredViews(card, card_sha256(asked.model_url), cohort, known, risk)
+
+
+def _of_run(row: RunRow, views: Compared, asked: Asked, steps: _Steps) -> Risks:
+    # before anything is fitted
+    cohort = in_all_views(row, views)
+    models = fold_models(row, views.store.url, keep=asked.keep, workers=asked.workers, told=steps.reach)
+    return fold_views(row, models, views, cohort)
 
 
 def _view(
@@ -126,23 +202,8 @@ def _view(
     )
 
 
-def _judged(risks: ScoredViews, asked: Asked) -> JudgedModel:
-    assert asked.model_url is not None
-    apparent = risks.has_outcomes and _fitted_on(risks)
-    return JudgedModel(name=risks.card.name, card_sha256=card_sha256(asked.model_url), apparent=apparent)
-
-
-def _fitted_on(risks: ScoredViews) -> bool:
-    return risks.cohort.digest == risks.card.training.cohort_digest
-
-
-def _notes(
-    views: Compared,
-    common: dict[tuple[str, str], tuple[str, ...]],
-    made: list[PerturbedView],
-    risks: ScoredViews | None,
-) -> tuple[str, ...]:
-    """What a reader must know before the figures."""
+def _notes(views: Compared, common: Common, made: list[PerturbedView]) -> tuple[str, ...]:
+    """What a reader must know of the views before the figures."""
     told = []
     if not views.base.view.encoder.trained:
         told.append("the encoder is untrained: nothing here is a finding about a trained one")
@@ -156,11 +217,4 @@ def _notes(
     left = sum(len(snapshot) for snapshot in views.all) - len(views.all) * sum(map(len, common.values()))
     if left:
         told.append(f"{left} entries that not every view holds, or of regions with fewer than 3 patients, are left out")
-    if risks is not None:
-        told.append(
-            "risks are those of the one fitted model; runs of `trainer cv` keep no fold models, so that how models fitted on "
-            "other patients, or on perturbed embeddings, would do is not told"
-        )
-        if risks.has_outcomes and _fitted_on(risks):
-            told.append("the model was fitted on these very patients: each c is too good, and so may its change be")
     return tuple(told)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from trainer.report.page import page_environment
 from trainer.report.svg import for_page
 from trainer.robustness.figures import draw_robustness
-from trainer.robustness.results import Agreement, CIndexChange, Robustness, Spread
+from trainer.robustness.results import Agreement, CIndexChange, FoldsTest, Robustness, Spread
 from trainer.run_folder import REPORT, RunFolder
 
 
@@ -40,10 +40,12 @@ def agreement_text(found: Agreement) -> str:
     return f"{found.value:.3f} [{found.low:.3f} to {found.high:.3f}]"
 
 
-def change_text(found: CIndexChange) -> str:
-    """Change of c with its interval, or a dash."""
+def change_text(found: CIndexChange | FoldsTest) -> str:
+    """Change of c with its interval, where there is one, or a dash."""
     if found.change is None:
         return "–"
+    if found.low is None or found.high is None:
+        return f"{found.change:+.3f}"
     return f"{found.change:+.3f} [{found.low:+.3f} to {found.high:+.3f}]"
 
 

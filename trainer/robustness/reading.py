@@ -52,8 +52,8 @@ class Compared:
         return enough
 
 
-def compared(store: Store, base: str, perturbed: Sequence[str]) -> Compared:
-    """Snapshots of the views that are named, each by its id, its name or a snapshot's id.
+def compared(store: Store, base: str | Snapshot, perturbed: Sequence[str]) -> Compared:
+    """Snapshots of the views that are named, each by its id, its name or a snapshot's id; the base may be given itself.
 
     Raises
     ------
@@ -64,7 +64,8 @@ def compared(store: Store, base: str, perturbed: Sequence[str]) -> Compared:
     """
     if not perturbed:
         raise UsageError("there is nothing to compare: name perturbed views with --perturbed")
-    found = Compared(store, snapshot_of(store, base), tuple(snapshot_of(store, one) for one in perturbed))
+    first = base if isinstance(base, Snapshot) else snapshot_of(store, base)
+    found = Compared(store, first, tuple(snapshot_of(store, one) for one in perturbed))
     ids = [snapshot.view_id for snapshot in found.all]
     if twice := sorted({one for one in ids if ids.count(one) > 1}):
         raise UsageError(f"view {', '.join(twice)} is named twice: base and perturbed views are each another view")
@@ -86,17 +87,56 @@ def snapshot_of(store: Store, name: str) -> Snapshot:
     NotCommittedError
         If there is neither, or the view holds no entry.
     """
+    view = view_or_snapshot(store, name)
+    if isinstance(view, Snapshot):
+        return view
+    numbers = store.current_numbers(view)
+    if not numbers:
+        raise NotCommittedError(f"view {view} has no entry: run `extractor perturb` or `extractor run` to the end")
+    return store.snapshot(store.make_snapshot(view, numbers))
+
+
+def base_of_run(store: Store, name: str, *, view: str, snapshot: str) -> Snapshot:
+    """The snapshot that a run read, where the name is of its view or of itself.
+
+    Parameters
+    ----------
+    name
+        What was asked for as the base.
+    view, snapshot
+        Ids of what the run read.
+
+    Raises
+    ------
+    NotCommittedError
+        If the store does not hold what is named, or the run's snapshot.
+    UsageError
+        If something else is named.
+    """
+    found = view_or_snapshot(store, name)
+    if found != view and not (isinstance(found, Snapshot) and found.id == snapshot):
+        other = f"snapshot {found.id[:16]} of {found.view_id}" if isinstance(found, Snapshot) else f"view {found}"
+        raise UsageError(
+            f"the run read snapshot {snapshot[:16]} of view {view}, and the base is {other}: give --base {view}"
+        )
+    return store.snapshot(snapshot)
+
+
+def view_or_snapshot(store: Store, name: str) -> str | Snapshot:
+    """Id of the view that is named, or the snapshot of this id.
+
+    Raises
+    ------
+    NotCommittedError
+        If there is neither.
+    """
     try:
-        view = store.resolve_view(name)
+        return store.resolve_view(name)
     except NotCommittedError as error:
         try:
             return store.snapshot(name)
         except NotCommittedError:
             raise error from None
-    numbers = store.current_numbers(view)
-    if not numbers:
-        raise NotCommittedError(f"view {view} has no entry: run `extractor perturb` or `extractor run` to the end")
-    return store.snapshot(store.make_snapshot(view, numbers))
 
 
 def embeddings(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-ROBUSTNESS, TABLE, ENTRIES, RISKS = "robustness.json", "robustness.csv", "entries.csv", "risks.csv"
+ROBUSTNESS, TABLE, ENTRIES, RISKS, FOLDS = "robustness.json", "robustness.csv", "entries.csv", "risks.csv", "folds.csv"
 
 
 class _Record(BaseModel):
@@ -84,23 +84,87 @@ class CIndexChange(_Record):
     reason: str | None = None
 
 
+class FoldRobustness(_Record):
+    """How the risks that one fold's model gives its test patients hold.
+
+    Attributes
+    ----------
+    fold, repeat
+        Which of the run's folds.
+    patients, events
+        Test patients that all views hold.
+    icc, spearman
+        Of log-risks.
+    c_base, c, change
+        Harrell's c on the base and on the perturbed view, and c − c_base; None where there is no comparable pair, which `reason`
+        says.
+    """
+
+    fold: int
+    repeat: int
+    patients: int
+    events: int
+    icc: Agreement
+    spearman: float | None
+    c_base: float | None = None
+    c: float | None = None
+    change: float | None = None
+    reason: str | None = None
+
+
+class FoldsTest(_Record):
+    """Change of c over folds by the corrected resampled t-test, two-sided; or why there is none.
+
+    Attributes
+    ----------
+    base, perturbed, change
+        Means over folds of c on the base and on the perturbed view, and of their difference, perturbed − base.
+    se, t, df, p, low, high
+        Of the mean difference, with its 95% interval; t and p are None where it is the same in all folds, all None for one fold.
+    folds
+        How many.
+
+    References
+    ----------
+    Nadeau and Bengio 2003.
+    """
+
+    base: float | None = None
+    perturbed: float | None = None
+    change: float | None = None
+    se: float | None = None
+    t: float | None = None
+    df: int | None = None
+    p: float | None = None
+    low: float | None = None
+    high: float | None = None
+    folds: int = 0
+    reason: str | None = None
+
+
 class RiskRobustness(_Record):
-    """How the risks that a frozen model gives hold.
+    """How risks hold: those of a frozen model, or out-of-fold risks of the models of a run's folds.
+
+    Of folds, risks are standardised by each fold's training patients (z) and averaged over repeats, as in the run's own pooled c.
 
     Attributes
     ----------
     patients
         Who were scored on both views.
     icc
-        Of log-risks.
+        Of log-risks, of folds of z.
     spearman, kendall
-        Of log-risks; None where one of the two is constant.
+        Of the same; None where one of the two is constant.
     mean_rank_change
         Mean absolute change of a patient's rank, in ranks.
     changed_group
-        Share of patients in another of the model's risk groups, 0–1.
+        Share of patients in another of the model's risk groups, 0–1; of folds the share of their test patients.
     c
-        Change of the c-index, where outcomes were given.
+        Change of the c-index, where there are outcomes; of folds of the pooled one.
+    folds
+        Each fold alone; empty for a frozen model.
+    over_folds
+        Change of c over folds; None for a frozen model.
     """
 
     patients: int
@@ -110,6 +174,8 @@ class RiskRobustness(_Record):
     mean_rank_change: float
     changed_group: float
     c: CIndexChange
+    folds: tuple[FoldRobustness, ...] = ()
+    over_folds: FoldsTest | None = None
 
 
 class PerturbedView(_Record):
@@ -146,13 +212,52 @@ class PerturbedView(_Record):
         return f"{self.kind}{size}{f' (seed {self.seed})' if self.seed else ''}"
 
 
+class JudgedRow(_Record):
+    """The row of a run whose folds' models were made again.
+
+    Attributes
+    ----------
+    run_sha256
+        Digest of the run's record (`run.json`).
+    folds, repeats
+        Of all repeats together, and how often the cohort was dealt.
+    without_images
+        Folds whose choice reads no images: no perturbation changes their risks.
+    patients, patients_of_run
+        Who have what the row reads in every view, and the run's whole cohort.
+    tuned, tried
+        How settings were chosen, and of how many.
+    """
+
+    run_sha256: str
+    folds: int
+    repeats: int
+    without_images: tuple[int, ...] = ()
+    patients: int
+    patients_of_run: int
+    tuned: Literal["nested", "paper"] | None
+    tried: int
+
+
 class JudgedModel(_Record):
-    """The model whose risks were judged."""
+    """The model whose risks were judged, or the row of a run.
+
+    Attributes
+    ----------
+    name
+        Of the model, or the row's label.
+    card_sha256
+        Of the model's card; None for a row.
+    apparent
+        Whether the model was fitted on these very patients: c is then too good, on base and perturbed views alike. Never for a row.
+    row
+        The row; None for a model.
+    """
 
     name: str
-    card_sha256: str
+    card_sha256: str | None
     apparent: bool
-    """Whether it was fitted on these very patients: c is then too good, on base and perturbed views alike."""
+    row: JudgedRow | None = None
 
 
 class Robustness(_Record):
@@ -165,7 +270,7 @@ class Robustness(_Record):
     entries
         Entries that every view holds.
     risk_icc
-        Of risks over the base and all perturbed views together; None without a model or with a single perturbed view.
+        Of risks over the base and all perturbed views together; None without risks or with a single perturbed view.
     notes
         What a reader must know.
     """

@@ -1,6 +1,8 @@
 """Has a frozen model score the same patients on each view, and measures how far its risks hold; fits nothing."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,20 +20,82 @@ from trainer.robustness.agreement import LEAST_SUBJECTS, rank_stability
 from trainer.robustness.c_change import c_change
 from trainer.robustness.embeddings import agreement
 from trainer.robustness.reading import Compared
-from trainer.robustness.results import CIndexChange, RiskRobustness
+from trainer.robustness.results import CIndexChange, JudgedModel, RiskRobustness
 from trainer.saved import Card
 from trainer.tables import read_table
+
+ONE_MODEL = (
+    "risks are those of the one fitted model; `--run` judges the models of a run's folds on patients whom they were not fitted on. "
+    "How models fitted on perturbed embeddings would do is not told"
+)
+APPARENT = "the model was fitted on these very patients: each c is too good, and so may its change be"
+Series = Float[np.ndarray, " patient"]
+
+
+class Risks(Protocol):
+    """Risks of the same patients on the base and on every perturbed view."""
+
+    @property
+    def log_risk(self) -> tuple[Series, ...]:
+        """Of each view, the base first, comparable between patients; higher is worse."""
+
+    def robustness(self, place: int, *, seed: int, resamples: int) -> RiskRobustness:
+        """How those on the view at this place of `log_risk` agree with the base's."""
+
+    @property
+    def judged(self) -> JudgedModel:
+        """What gave them."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of them."""
+
+    def lines(self, views: Sequence[str]) -> Iterator[Sequence[Any]]:
+        """Header and lines of the table of single patients; of the perturbed views, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredViews:
-    """Risks of one cohort on each view."""
+    """Risks that one frozen model gives a cohort on each view."""
 
     card: Card
+    card_sha256: str
     cohort: Cohort
     has_outcomes: bool
-    log_risk: tuple[Float[np.ndarray, " patient"], ...]
+    log_risk: tuple[Series, ...]
     """Of the base first; higher is worse."""
+
+    def robustness(self, place: int, *, seed: int, resamples: int) -> RiskRobustness:
+        """How the risks on one perturbed view agree with those on the base."""
+        base, perturbed = self.log_risk[0], self.log_risk[place]
+        changed = risk_group(self.card, base) != risk_group(self.card, perturbed)
+        c = CIndexChange(reason="no outcomes were given")
+        if self.has_outcomes:
+            c = change_of_c(base, perturbed, self.cohort, seed=seed, resamples=resamples)
+        return RiskRobustness(changed_group=float(changed.mean()), c=c, **agreements(base, perturbed))
+
+    @property
+    def judged(self) -> JudgedModel:
+        """The model."""
+        return JudgedModel(name=self.card.name, card_sha256=self.card_sha256, apparent=self._apparent)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That risks are of one model, and whether its c is apparent."""
+        return (ONE_MODEL, APPARENT) if self._apparent else (ONE_MODEL,)
+
+    def lines(self, views: Sequence[str]) -> Iterator[Sequence[Any]]:
+        """Risks and risk groups by patient and view."""
+        yield "patient", "view", "log_risk_base", "log_risk", "risk_group_base", "risk_group"
+        groups = [risk_group(self.card, risk) for risk in self.log_risk]
+        for place, view in enumerate(views, start=1):
+            for row, patient in enumerate(self.cohort.patients):
+                pair = (float(self.log_risk[0][row]), float(self.log_risk[place][row]))
+                yield patient, view, *pair, int(groups[0][row]), int(groups[place][row])
+
+    @property
+    def _apparent(self) -> bool:
+        return self.has_outcomes and self.cohort.digest == self.card.training.cohort_digest
 
 
 def scored_cohort(card: Card, views: Compared, clinical: Place | None, ids: PlainIds) -> tuple[Cohort, bool]:
@@ -68,36 +132,24 @@ def scored(card: Card, trained: Trained, snapshot: Snapshot, store_url: str, coh
     return np.asarray(trained.predict(data, cohort.patients).log_risk, dtype=np.float64)
 
 
-def risk_robustness(found: ScoredViews, place: int, *, seed: int, resamples: int) -> RiskRobustness:
-    """How the risks on one perturbed view agree with those on the base.
-
-    Parameters
-    ----------
-    place
-        Of the view in `found.log_risk`; the base is 0.
-    """
-    base, perturbed = found.log_risk[0], found.log_risk[place]
+def agreements(base: Series, perturbed: Series) -> dict[str, Any]:
+    """What `RiskRobustness` tells of two series of the same patients without their outcomes."""
     ranks = rank_stability(base, perturbed)
-    changed = risk_group(found.card, base) != risk_group(found.card, perturbed)
-    return RiskRobustness(
-        patients=len(base),
-        icc=agreement(base, perturbed),
-        spearman=ranks.spearman,
-        kendall=ranks.kendall,
-        mean_rank_change=ranks.mean_change,
-        changed_group=float(changed.mean()),
-        c=_c(found, place, seed=seed, resamples=resamples),
-    )
+    return {
+        "patients": len(base),
+        "icc": agreement(base, perturbed),
+        "spearman": ranks.spearman,
+        "kendall": ranks.kendall,
+        "mean_rank_change": ranks.mean_change,
+    }
 
 
-def _c(found: ScoredViews, place: int, *, seed: int, resamples: int) -> CIndexChange:
-    if not found.has_outcomes:
-        return CIndexChange(reason="no outcomes were given")
-    cohort = found.cohort
+def change_of_c(base: Series, perturbed: Series, cohort: Cohort, *, seed: int, resamples: int) -> CIndexChange:
+    """Change of c over the cohort, whose patients the series are of; or why there is none."""
     try:
         change = c_change(
-            found.log_risk[0],
-            found.log_risk[place],
+            base,
+            perturbed,
             time=cohort.time,
             event=cohort.event,
             persons=cohort.person,

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from store_schema.errors import AlreadyExistsError
-from trainer.predicting import risk_group
 from trainer.robustness.measuring import Measured
-from trainer.robustness.results import ENTRIES, RISKS, ROBUSTNESS, TABLE, PerturbedView, Robustness, Spread
+from trainer.robustness.results import ENTRIES, FOLDS, RISKS, ROBUSTNESS, TABLE, PerturbedView, Robustness, Spread
+from trainer.robustness.risks import Risks
 from trainer.run_folder import RUN, RunFolder
 from trainer.saved import CARD
 
+ICC_COLUMNS = ("icc", "icc_low", "icc_high")
+FOLD_COLUMNS = ("fold", "repeat", "patients", "events", *ICC_COLUMNS, "spearman", "c_base", "c", "change", "reason")
 COLUMNS = ("view", "kind", "size", "unit", "seed", "modality", "roi", "measure", "value", "low", "high", "n", "reason")
 
 
@@ -23,19 +25,45 @@ def write_robustness(measured: Measured, url: str) -> str:
     AlreadyExistsError
         If the folder holds a run or a model.
     """
+    folder = own_folder(url)
+    folder.replace(TABLE, robustness_csv(measured.found))
+    folder.replace(ENTRIES, _csv(("patient", "modality", "roi", "view", "relative_l2", "cosine"), _entries(measured)))
+    _replace(folder, RISKS, None if measured.risks is None else _risks(measured.risks, measured.order))
+    of_run = measured.found.model is not None and measured.found.model.row is not None
+    _replace(folder, FOLDS, folds_csv(measured.found) if of_run else None)
+    folder.replace(ROBUSTNESS, measured.found.model_dump_json(indent=1) + "\n")
+    return folder.url
+
+
+def _replace(folder: RunFolder, name: str, text: str | None) -> None:
+    """Write a file, or take away that of an earlier call, which these results have not."""
+    if text is not None:
+        folder.replace(name, text)
+    elif folder.location.exists(name):
+        folder.location.delete(name)
+
+
+def own_folder(url: str) -> RunFolder:
+    """Folder of the results, which is nobody else's.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If it holds a run or a model.
+    """
     folder = RunFolder.open(url)
     for name, what in ((RUN, "a run"), (CARD, "a model")):
         if folder.read(name) is not None:
             raise AlreadyExistsError(
                 f"{folder.url} holds {what}, whose files would be overwritten: use a folder of its own"
             )
-    folder.replace(TABLE, robustness_csv(measured.found))
-    folder.replace(ENTRIES, _csv(("patient", "modality", "roi", "view", "relative_l2", "cosine"), _entries(measured)))
-    if measured.risks is not None:
-        header = ("patient", "view", "log_risk_base", "log_risk", "risk_group_base", "risk_group")
-        folder.replace(RISKS, _csv(header, _risks(measured)))
-    folder.replace(ROBUSTNESS, measured.found.model_dump_json(indent=1) + "\n")
-    return folder.url
+    return folder
+
+
+def folds_csv(found: Robustness) -> str:
+    """One line per view and fold of the run."""
+    header = ("view", "kind", "size", "unit", "seed", *FOLD_COLUMNS)
+    return _csv(header, (line for view in found.views for line in _fold_lines(view)))
 
 
 def robustness_csv(found: Robustness) -> str:
@@ -61,6 +89,11 @@ def _lines(view: PerturbedView) -> Iterator[list[Any]]:
         yield [*where, name.replace("_", " "), getattr(risk, name), None, None, risk.patients, None]
     yield [*where, "change of c", risk.c.change, risk.c.low, risk.c.high, risk.patients, risk.c.reason]
     yield [*where, "p of the change of c", risk.c.p, None, None, risk.patients, risk.c.reason]
+    if (test := risk.over_folds) is not None:
+        yield [*where, "c of the base over folds", test.base, None, None, test.folds, test.reason]
+        yield [*where, "c over folds", test.perturbed, None, None, test.folds, test.reason]
+        yield [*where, "change of c over folds", test.change, test.low, test.high, test.folds, test.reason]
+        yield [*where, "p of the change of c over folds", test.p, None, None, test.folds, test.reason]
 
 
 def _spread(found: Spread | None) -> list[Any]:
@@ -73,14 +106,16 @@ def _entries(measured: Measured) -> Iterator[list[Any]]:
             yield [patient, modality, roi, view, far, near]
 
 
-def _risks(measured: Measured) -> Iterator[list[Any]]:
-    risks = measured.risks
-    assert risks is not None
-    groups = [risk_group(risks.card, risk) for risk in risks.log_risk]
-    for place, view in enumerate(measured.order, start=1):
-        for row, patient in enumerate(risks.cohort.patients):
-            pair = (float(risks.log_risk[0][row]), float(risks.log_risk[place][row]))
-            yield [patient, view, *pair, int(groups[0][row]), int(groups[place][row])]
+def _fold_lines(view: PerturbedView) -> Iterator[list[Any]]:
+    for one in () if view.risk is None else view.risk.folds:
+        agreement = zip(ICC_COLUMNS, (one.icc.value, one.icc.low, one.icc.high), strict=True)
+        told = one.model_dump(exclude={"icc"}) | dict(agreement)
+        yield [view.view, view.kind, view.size, view.unit, view.seed, *(told[name] for name in FOLD_COLUMNS)]
+
+
+def _risks(risks: Risks, views: Sequence[str]) -> str:
+    header, *lines = risks.lines(views)
+    return _csv(header, lines)
 
 
 def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from store_schema.errors import NotCommittedError
 from trainer.plan import make_plan
 from trainer.probe import Estimate, estimate
-from trainer.report.reading import read_run
 from trainer.run import cross_validate
-from trainer.run_folder import RESULTS, RunFolder
+from trainer.run_folder import RunFolder
 from trainer.trust.control_page import write_control_page
 from trainer.trust.control_results import ControlContrast, ControlRow, Controls
 from trainer.trust.control_run import ControlPlan, controls_of, plan_controls
 from trainer.trust.control_writing import write_controls
-from trainer.trust.parts import Done, LeftOut, Part, Prepared, counted, inputs_digest
+from trainer.trust.parts import Done, LeftOut, Part, Prepared, counted, inputs_digest, seconds_of_a_fit
 from trainer.trust.readings import chance_reading
 from trainer.trust.subject import Subject
 from trainer.trust_config import ControlsPart
@@ -46,23 +45,13 @@ class _Work:
     def estimates(self) -> Sequence[Estimate]:
         """What its fits will cost: by those of the study where it is finished, else by timed ones."""
         plan = make_plan(self.planned.config, self.planned.inputs)
-        measured = measured_seconds(self.subject)
-        own = self.subject.model
+        seconds, own = seconds_of_a_fit(self.subject), self.subject.model
         alike = [name for name, one in self.planned.taken.items() if _same_head(one.model, own)]
-        return estimate(plan, known={} if measured is None else dict.fromkeys(alike, measured))
+        return estimate(plan, known=dict.fromkeys(alike, seconds))
 
 
 def _same_head(one: object, own: object) -> bool:
     return getattr(one, "head", None) == getattr(own, "head", None)
-
-
-def measured_seconds(subject: Subject) -> float | None:
-    """Mean time of a fit of the row in the finished study, on one thread; None where there is none."""
-    folder = RunFolder.open(subject.url)
-    if not folder.location.exists(RESULTS):
-        return None
-    fits = [one for task in read_run(folder).tasks for one in task.outer if one.model == subject.row]
-    return sum(one.seconds for one in fits) / len(fits) if fits else None
 
 
 def _prepared(subject: Subject) -> Prepared | LeftOut:

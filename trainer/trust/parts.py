@@ -6,8 +6,9 @@ from typing import Any
 
 from store_schema.errors import EngramError
 from store_schema.records import canonical_json, sha256
-from trainer.probe import Estimate
-from trainer.run_folder import REPORT, RunFolder
+from trainer.probe import Estimate, estimate
+from trainer.report.reading import read_run
+from trainer.run_folder import REPORT, RESULTS, RunFolder
 from trainer.trust.subject import Subject
 from trainer.trust_results import KeyFigure, PartRecord, part_file, read_part
 from trainer.versions import versions
@@ -73,6 +74,24 @@ def inputs_digest(subject: Subject, **told: Any) -> str:
         "versions": versions(),
     }
     return sha256(canonical_json({**common, **told}))
+
+
+def measured_seconds(subject: Subject) -> float | None:
+    """Mean time of a fit of the row in the finished study, on one thread; None where there is none."""
+    folder = RunFolder.open(subject.url)
+    if not folder.location.exists(RESULTS):
+        return None
+    fits = [one for task in read_run(folder).tasks for one in task.outer if one.model == subject.row]
+    return sum(one.seconds for one in fits) / len(fits) if fits else None
+
+
+def seconds_of_a_fit(subject: Subject) -> float:
+    """Time of a fit of the row on one thread: as it was measured in the finished study, else of a timed one."""
+    measured = measured_seconds(subject)
+    if measured is not None:
+        return measured
+    others = {model.name: 0.0 for model in subject.config.fitted_models if model.name != subject.row}
+    return next(one.seconds_each for one in estimate(subject.plan, known=others) if one.model == subject.row)
 
 
 def is_done(record: PartRecord | None, prepared: Prepared, folder: RunFolder) -> bool:

@@ -13,10 +13,10 @@ from trainer.report.page import write_report
 from trainer.run import CvReport, cross_validate
 from trainer.run_folder import RESULTS, RunFolder
 from trainer.run_record import recorded_pins
-from trainer.trust.controls_part import CONTROLS, measured_seconds
+from trainer.trust.controls_part import CONTROLS
 from trainer.trust.explain_part import EXPLAIN
 from trainer.trust.index_page import write_index
-from trainer.trust.parts import FAILURES, LeftOut, Part, is_done, run_part
+from trainer.trust.parts import FAILURES, LeftOut, Part, is_done, measured_seconds, run_part
 from trainer.trust.robustness_part import ROBUSTNESS
 from trainer.trust.subject import Subject, row_of
 from trainer.trust_config import TrustSettings
