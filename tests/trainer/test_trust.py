@@ -132,7 +132,7 @@ def test_the_reports_section_has_the_key_figures_and_goes_with_the_parts(made):
     assert 'id="trust"' not in plain
     told = render(run, (), trust=read_parts(RunFolder.open(str(made.run))))
     start, end = told.index('<section id="trust"'), told.index("</section>", told.index('<section id="trust"'))
-    without = told[:start] + told[end + len("</section>\n\n") :]
+    without = told[:start] + told[end + len("</section>\n") :]
     assert without.replace('<li><a href="#trust">How far to trust it</a></li>', "") == plain
 
 
