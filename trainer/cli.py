@@ -12,6 +12,7 @@ from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_conso
 from trainer.explain_command import explain
 from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
+from trainer.quality.command import quality
 from trainer.robustness.command import robustness
 
 if TYPE_CHECKING:
@@ -288,5 +289,5 @@ def report(run: str) -> None:
     click.echo(write_report(run))
 
 
-for _command in (explain, fit, predict, publish, robustness, validate):
+for _command in (explain, fit, predict, publish, quality, robustness, validate):
     main.add_command(_command)

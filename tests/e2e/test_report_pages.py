@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-NAMES = ("searched", "study", "validation", "explanation", "robustness")
+NAMES = ("searched", "study", "validation", "explanation", "robustness", "quality")
 SCHEMES, WIDTHS = ("light", "dark"), (320, 1280)
 PAPER = {"width": 718, "height": 1047}
 """What A4 leaves between margins of 10 mm, in CSS pixels."""
