@@ -20,6 +20,7 @@ from trainer.dispatch import Workers
 from trainer.final import fit_final
 from trainer.plan import Inputs
 from trainer.predicting import Newcomers, predict
+from trainer.quality.figures import draw_quality
 from trainer.quality.measuring import Asked, measure
 from trainer.quality.page import write_page
 from trainer.quality.results import Quality
@@ -336,3 +337,23 @@ def test_the_command_prints_findings_first_and_writes_a_folder(made, tmp_path):
     wrong = CliRunner().invoke(main, ["quality", "--store", made.store, "--view", "tiny", "--row", "x", "--out", "x"])
     assert wrong.exit_code == 2
     assert "go together" in wrong.stderr
+
+
+def test_many_groups_are_drawn_on_several_figures_and_odd_names_as_they_are(measured):
+    columns = [f"_cost_${number}$" for number in range(7)]
+    view = measured.found.views[0]
+    picture = view.embeddings[0].pictures[0]
+    points = tuple(
+        point.model_copy(update={"levels": dict.fromkeys(columns, f"level {row % 9}")})
+        for row, point in enumerate(picture.points)
+    )
+    one = view.embeddings[0].model_copy(update={"pictures": (picture.model_copy(update={"points": points}),)})
+    found = measured.found.model_copy(
+        update={"groups": tuple(columns), "views": (view.model_copy(update={"embeddings": (one,)}),)}
+    )
+    drawn = {figure.name: figure.svg for figure in draw_quality(found)}
+    names = [name for name in drawn if name.startswith("pca-")]
+    assert len(names) == 2
+    assert "_cost_$6$" in drawn[names[1]]
+    # five levels of nine have looks of their own
+    assert "4 others (" in drawn[names[0]]

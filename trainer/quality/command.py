@@ -103,9 +103,10 @@ def _print(found: "Quality", page: str, console: Any) -> None:
     if not found.findings:
         console.print("nothing unusual was found", markup=False)
     table = Table(
-        title="Embeddings", caption="Norm: median [quartiles]. Alike: same or nearly. Drift: least p after Holm."
+        title="Embeddings",
+        caption="Norm: median, quartiles. Alike: pairs, same or nearly. Drift: least p of a location, after Holm.",
     )
-    for name in ("entry", "patients", "not finite", "norm", "outliers", "rank", "alike", "drift"):
+    for name in ("entry", "patients", "not finite", "norm", "outliers", "rank", "alike", "drift p"):
         table.add_column(name, justify="left" if name == "entry" else "right", overflow="fold")
     for view in found.views:
         for embeddings in view.embeddings:

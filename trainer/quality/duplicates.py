@@ -16,7 +16,8 @@ NEAR = 0.01
 study that was stored, rounded or cropped again."""
 SHARE = 0.1
 """Of the median distance of all pairs: without it, everybody would be a duplicate of everybody in a view that hardly varies."""
-BINS = 30
+BIN, MOST_BINS = 0.05, 200
+"""Width of a bin of log10 distance, and how many there are at most."""
 KINDS = ("same_input", "same_content", "equal")
 """In which two studies may be the same, the strongest first."""
 
@@ -122,8 +123,7 @@ def pairs_told(distances: Distances, flagged: Sequence[Pair], persons: Mapping[s
     counted = dict.fromkeys((*KINDS, "near"), 0)
     for pair in flagged:
         counted[pair.kind] += not pair.same_person
-    positive = relative[relative > 0]
-    counts, edges = np.histogram(np.log10(positive), bins=BINS) if len(positive) else (np.zeros(0), np.zeros(0))
+    counts, edges = _histogram(np.log10(relative[relative > 0]))
     return Pairs(
         pairs=int(others.sum()),
         relative_l2=extent(relative),
@@ -133,6 +133,15 @@ def pairs_told(distances: Distances, flagged: Sequence[Pair], persons: Mapping[s
         counts=tuple(int(one) for one in counts),
         **counted,
     )
+
+
+def _histogram(
+    logs: Float[np.ndarray, " pair"],
+) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " edge"]]:
+    """Counts and edges; none without a number."""
+    if not len(logs):
+        return np.zeros(0), np.zeros(0)
+    return np.histogram(logs, bins=min(MOST_BINS, 1 + int(np.ptp(logs) / BIN)))
 
 
 def _equal(digests: Sequence[object]) -> Iterator[tuple[int, int]]:

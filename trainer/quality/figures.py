@@ -3,9 +3,22 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import batched
 from typing import Any
 
-from trainer.quality.results import Alignment, EmbeddingQuality, Extent, Picture, Point, Quality, ViewQuality
+from trainer.quality.findings import ALPHA
+from trainer.quality.results import (
+    Alignment,
+    Drift,
+    EmbeddingQuality,
+    Extent,
+    PermutationTest,
+    Picture,
+    Point,
+    Quality,
+    ViewQuality,
+)
 from trainer.report.drawing import Drawn, draw
 from trainer.report.svg import FAINT, INK, SERIES
 
@@ -14,17 +27,19 @@ LINES = ("-", "--", ":", "-.")
 MOST_LEVELS = 6
 """Groups with a colour and a shape of their own; the smallest beyond share one."""
 QUARTERS = ("1 (lowest risk)", "2", "3", "4 (highest risk)")
-ACROSS = 3
-"""Panels in a row."""
+ACROSS, MOST_PANELS, MOST_LINES = 3, 6, 16
+"""Panels in a row; panels and lines of one figure, which must fit on paper."""
+RISK = "risk"
 
 
 def draw_quality(found: Quality) -> list[Drawn]:
     """Figures of every view; their names begin with what they show."""
-    drawn: list[Drawn | None] = [_drifts(found)]
+    drawn: list[Drawn | None] = []
     for view in found.views:
-        drawn += [_sizes(view), _pairs(view, found.settings.near)]
+        drawn += [_sizes(view), _pairs(view, found.settings.near), *_drifts(view)]
         for one in view.embeddings:
-            drawn += [_picture(found, view, one, picture) for picture in one.pictures if picture.points]
+            for picture in one.pictures:
+                drawn += _pictures(found, view, one, picture) if picture.points else ()
         drawn += [_alignment(found, view, pair) for pair in view.alignments if pair.points]
     return [one for one in drawn if one is not None]
 
@@ -81,11 +96,13 @@ def _pairs(view: ViewQuality, near: float) -> Drawn | None:
         for number, one in enumerate(shown):
             looks = {"color": SERIES[number % len(SERIES)], "linestyle": LINES[number % len(LINES)]}
             edges = [10**edge for edge in one.pairs.edges]
-            panel.stairs(one.pairs.counts, edges, label=one.entry, linewidth=1.4, **looks)
+            panel.stairs(one.pairs.counts, edges, baseline=0.5, label=one.entry, linewidth=1.4, **looks)
         panel.axvline(near, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
         panel.text(near, 0.97, " near", transform=panel.get_xaxis_transform(), va="top", fontsize=8)
         panel.set_xscale("log")
         panel.set_xlabel("relative L2 distance of two patients")
+        panel.set_yscale("log")
+        panel.set_ylim(bottom=0.5)
         panel.set_ylabel("pairs")
         panel.legend(fontsize=8)
 
@@ -93,11 +110,22 @@ def _pairs(view: ViewQuality, near: float) -> Drawn | None:
     return draw(f"pairs-{view.view}", caption, f"{said}; limit {near:g}", (6.0, 3.4), paint)
 
 
-def _picture(found: Quality, view: ViewQuality, one: EmbeddingQuality, picture: Picture) -> Drawn:
-    """One panel for every column of groups, and one for the risk."""
-    colourings: list[str | None] = [*found.groups, *([] if found.risk is None else ["risk"])]
-    colourings = colourings or [None]
-    columns = min(ACROSS, len(colourings))
+def _pictures(found: Quality, view: ViewQuality, one: EmbeddingQuality, picture: Picture) -> Iterator[Drawn]:
+    """Panels for every column of groups, and one for the risk; several figures where they are many."""
+    colourings: list[str | None] = [*found.groups, *([] if found.risk is None else [RISK])]
+    for number, some in enumerate(batched(colourings or [None], MOST_PANELS)):
+        name = f"{picture.kind.lower()}-{view.view}-{one.modality}-{one.roi}{f'-{number + 1}' if number else ''}"
+        by = ", ".join(colouring for colouring in some if colouring is not None)
+        caption = f"{picture.kind} of {one.entry} in {view.view}{f', by {by}' if by else ''}."
+        said = f"{len(picture.points)} patients in the plane"
+        if picture.explained is not None:
+            first, second = (100 * share for share in picture.explained)
+            said += f"; the axes explain {first:.1f}% and {second:.1f}% of the variance"
+        yield _panels(name, caption, said, picture, some)
+
+
+def _panels(name: str, caption: str, said: str, picture: Picture, colourings: Sequence[str | None]) -> Drawn:
+    columns = 2 if len(colourings) == 4 else min(ACROSS, len(colourings))
     rows = math.ceil(len(colourings) / columns)
 
     def paint(figure: Any) -> None:
@@ -108,12 +136,6 @@ def _picture(found: Quality, view: ViewQuality, one: EmbeddingQuality, picture: 
         for panel in panels[len(colourings) :]:
             panel.set_visible(False)
 
-    name = f"{picture.kind.lower()}-{view.view}-{one.modality}-{one.roi}"
-    by = ", ".join(str(one) for one in colourings if one is not None)
-    caption = f"{picture.kind} of {one.entry} in {view.view}{f', by {by}' if by else ''}."
-    said = f"{len(picture.points)} patients in the plane"
-    if picture.explained is not None:
-        said += f"; the axes explain {100 * picture.explained[0]:.1f}% and {100 * picture.explained[1]:.1f}% of the variance"
     return draw(name, caption, said, (3.3 * columns + 0.4, 3.9 * rows), paint)
 
 
@@ -130,10 +152,10 @@ def _scatter(panel: Any, points: Sequence[Point], colouring: str | None) -> None
     """Points with a colour and a shape of each group."""
     for number, (level, mine) in enumerate(_levels(points, colouring)):
         looks = {"color": FAINT, "marker": "x"} if level is None else _looks(number)
-        label = f"{'not known' if level is None else level} ({len(mine)})"
+        label = _plain(f"{'not known' if level is None else level} ({len(mine)})")
         panel.scatter([one.x for one in mine], [one.y for one in mine], s=16, linewidths=0.9, label=label, **looks)
     if colouring is not None:
-        panel.set_title(colouring)
+        panel.set_title(_plain(colouring))
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8, ncols=2, handletextpad=0.2)
 
 
@@ -158,50 +180,56 @@ def _levels(points: Sequence[Point], colouring: str | None) -> Iterator[tuple[st
 
 
 def _level(point: Point, colouring: str) -> str | None:
-    if colouring == "risk" and "risk" not in point.levels:
+    if colouring == RISK and RISK not in point.levels:
         return None if point.quartile is None else QUARTERS[point.quartile - 1]
     return point.levels.get(colouring)
 
 
-def _drifts(found: Quality) -> Drawn | None:
-    """ω² of every comparison."""
+Compared = tuple[str, Drift, PermutationTest]
+"""What was compared, and the test of its location."""
+
+
+def _drifts(view: ViewQuality) -> Iterator[Drawn]:
+    """ω² of every comparison of a view; several figures where they are many."""
     told = [
-        (f"{one.entry} by {drift.column}", drift, view.view)
-        for view in found.views
+        (f"{one.entry} by {drift.column}", drift, drift.location)
         for one in view.embeddings
         for drift in one.drift
         if drift.location is not None
     ]
-    if not told:
-        return None
-    names = list(dict.fromkeys((view, label) for label, _, view in told))
-    shown = [f"{label}\n{view}" if len(found.views) > 1 else label for view, label in names]
-    said = "; ".join(
-        f"{label}, {drift.scheme}: ω² {drift.location.omega2:.3f}, Holm p {drift.location.p_holm:.3g}"
-        for label, drift, _ in told
-        if drift.location is not None and drift.location.p_holm is not None
-    )
+    for number, names in enumerate(batched(dict.fromkeys(name for name, _, _ in told), MOST_LINES)):
+        mine = [one for one in told if one[0] in names]
+        said = "; ".join(
+            f"{name}, {drift.scheme}: ω² {test.omega2:.3f}, Holm p {1 if test.p_holm is None else test.p_holm:.3g}"
+            for name, drift, test in mine
+        )
+        caption = f"How far groups of patients differ in location by {view.view}, by how labels were permuted."
+        name = f"drift-{view.view}{f'-{number + 1}' if number else ''}"
+        yield draw(name, caption, said, (7.0, 1.8 + 0.42 * len(names)), partial(_paint_drifts, mine, names))
 
-    def paint(figure: Any) -> None:
-        panel = figure.subplots()
-        for number, scheme in enumerate(dict.fromkeys(drift.scheme for _, drift, _ in told)):
-            for kind, fill in (("Holm p < 0.05", SERIES[number]), ("not", "none")):
-                mine = [
-                    (drift.location.omega2, names.index((view, label)) + 0.2 * number)
-                    for label, drift, view in told
-                    if drift.scheme == scheme and drift.location is not None
-                    if ((drift.location.p_holm or 0) < 0.05) == (kind != "not")
-                ]
-                looks = {"facecolors": fill, "edgecolors": SERIES[number], "marker": MARKS[number]}
-                panel.scatter([x for x, _ in mine], [y for _, y in mine], s=34, label=f"{scheme}: {kind}", **looks)
-        panel.axvline(0, color=FAINT, linewidth=0.8)
-        panel.set_yticks(range(len(names)), shown)
-        panel.set_ylim(len(names) - 0.4, -0.6)
-        panel.set_xlabel("ω², share of variation between groups beyond chance")
-        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), fontsize=8, ncols=2)
 
-    caption = "How far groups of patients differ in location, by how labels were permuted."
-    return draw("drift", caption, said, (7.0, 2.0 + 0.42 * len(names)), paint)
+def _paint_drifts(told: Sequence[Compared], names: Sequence[str], figure: Any) -> None:
+    panel = figure.subplots()
+    for number, scheme in enumerate(("free", "within event")):
+        for words, found in (("Holm p < 0.05", True), ("not", False)):
+            mine = [
+                (test.omega2, names.index(name) + 0.2 * number)
+                for name, drift, test in told
+                if drift.scheme == scheme and (test.p_holm is not None and test.p_holm < ALPHA) == found
+            ]
+            looks = {"facecolors": SERIES[number] if found else "none", "edgecolors": SERIES[number]}
+            places = [[x for x, _ in mine], [y for _, y in mine]]
+            panel.scatter(*places, s=34, marker=MARKS[number], label=f"{scheme}: {words}", **looks)
+    panel.axvline(0, color=FAINT, linewidth=0.8)
+    panel.set_yticks(range(len(names)), [_plain(name) for name in names])
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    panel.set_xlabel("ω², share of variation between groups beyond chance")
+    figure.legend(loc="outside lower center", fontsize=8, ncols=2)
+
+
+def _plain(text: str) -> str:
+    """A name as a label: matplotlib would read dollars as formulas, and leave out what begins with an underscore."""
+    return ("\u2009" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def _alignment(found: Quality, view: ViewQuality, pair: Alignment) -> Drawn:

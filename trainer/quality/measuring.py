@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from store_schema import EntryKey, Snapshot
+from store_schema.origin import library_versions
 from trainer.quality.alignment import Aligned, aligned, alignment
 from trainer.quality.drift import adjusted, index_studies
 from trainer.quality.findings import findings
@@ -72,7 +73,7 @@ def _measured(asked: Asked, told: Told) -> Measured:
         risk=None if given.risks is None else given.risks.source,
         notes=_notes(given, adjusted_views),
         settings=asked.settings,
-        versions=versions(),
+        versions=versions() | library_versions(("umap-learn",) if asked.umap else ()),
     )
     return Measured(result, tuple(embeddings), tuple(pairs), given.log_risk)
 
