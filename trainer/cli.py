@@ -12,6 +12,7 @@ from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_conso
 from trainer.explain_command import explain
 from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
+from trainer.quality.command import quality
 from trainer.robustness.command import robustness
 from trainer.run_options import inputs_of, on_device, run_options
 from trainer.trust.command import trust
@@ -222,5 +223,5 @@ def report(run: str) -> None:
         click.echo(write_index(RunFolder.open(run)))
 
 
-for _command in (explain, fit, predict, publish, robustness, trust, validate):
+for _command in (explain, fit, predict, publish, quality, robustness, trust, validate):
     main.add_command(_command)

@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from store_schema import EntryKey, Store, ViewSpec, create_store, open_store
+from store_schema import Entry, EntryKey, Store, ViewSpec, create_store, open_store
 from trainer.config import RunConfig, parse_config
 from trainer.dispatch import Workers
 from trainer.explaining import ExplainOptions, explain
 from trainer.final import fit_final
 from trainer.plan import Inputs
 from trainer.predicting import Newcomers
+from trainer.quality import measuring as quality
+from trainer.quality.page import write_page as write_quality_page
+from trainer.quality.writing import write_quality
 from trainer.report.explain_page import write_explain_page
 from trainer.report.page import write_report
 from trainer.report.validation_page import write_validation_page
@@ -48,6 +51,7 @@ def make_pages(folder: Path, kit: ModuleType, planting: ModuleType, controls: Mo
     validated = _validated(folder)
     explained = _explained(folder, planting)
     disturbed = _disturbed(folder, kit, table)
+    looked_at = _looked_at(folder, kit, table)
     _trusted(folder, kit, table, controls)
     return {
         "searched": folder / "searched/report.html",
@@ -55,6 +59,7 @@ def make_pages(folder: Path, kit: ModuleType, planting: ModuleType, controls: Mo
         "validation": validated,
         "explanation": explained,
         **disturbed,
+        "quality": looked_at,
         "trust": folder / "study/trust/index.html",
         "controls": folder / "study/trust/controls/report.html",
     }
@@ -194,6 +199,32 @@ def _disturbed(folder: Path, kit: ModuleType, table: pd.DataFrame) -> dict[str, 
     return {name: folder / name / "report.html" for name in asked}
 
 
+def _looked_at(folder: Path, kit: ModuleType, table: pd.DataFrame) -> Path:
+    """Two views by centre, stage and out-of-fold risk, one of them with a study filed twice."""
+    store = open_store(str(folder / "a/store"))
+    base = store.resolve_view(kit.VIEW.name)
+    copied = kit.VIEW.model_copy(update={"name": "copied", "recipe": 2})
+    view = store.put_view(copied)
+    for row, patient in enumerate(table["patient"][:20]):
+        for modality in ("PET", "CT"):
+            arrays = store.read(base, EntryKey(table["patient"][max(row, 1)], modality, MASKS[0])).arrays
+            told = {"valid_layers": [True], "alignment": {"body_dice": 0.75 + row / 100}}
+            digest = hashlib.sha256(arrays["mean_map"].tobytes()).hexdigest()
+            store.publish(view, EntryKey(patient, modality, MASKS[0]), Entry(arrays, told), input_sha256=digest)
+    asked = quality.Asked(
+        store.url,
+        (base, view),
+        folder / "a/clinical.csv",
+        groups=("stage",),
+        run_url=str(folder / "searched"),
+        row="clinical-cox",
+        resamples=100,
+    )
+    measured = quality.measure(asked, lambda _done, _total: None)
+    write_quality_page(measured.found, write_quality(measured, str(folder / "quality")))
+    return folder / "quality/report.html"
+
+
 def _trusted(folder: Path, kit: ModuleType, table: pd.DataFrame, controls: ModuleType) -> None:
     """The study's first row, held against what was disturbed, the encoder alone and two other ways; one image is another's."""
     store, base = open_store(str(folder / "a/store")), kit.VIEW
@@ -208,9 +239,4 @@ def _trusted(folder: Path, kit: ModuleType, table: pd.DataFrame, controls: Modul
     where: dict[str, Any] = {"out": str(folder / "study"), "workers": Workers(number=0), "console": quiet}
     report = trust(*_study(), inputs, **where, told=lambda _study: None)
     states = {record.part: record.status for record in report.records}
-    assert states | {"quality": "done"} == {
-        "controls": "done",
-        "robustness": "done",
-        "explain": "incomplete",
-        "quality": "done",
-    }
+    assert states == {"controls": "done", "robustness": "done", "explain": "incomplete", "quality": "done"}

@@ -13,6 +13,7 @@ NAMES = (
     "explanation",
     "robustness",
     "robustness-of-folds",
+    "quality",
     "trust",
     "controls",
 )

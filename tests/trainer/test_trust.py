@@ -23,7 +23,7 @@ from trainer.run_folder import RunFolder
 from trainer.study_config import parse_trusted
 from trainer.trust.explain_part import spread
 from trainer.trust.subject import row_of
-from trainer.trust_results import KeyFigure, PartRecord, read_parts
+from trainer.trust_results import PARTS, KeyFigure, PartRecord, read_parts
 
 from .occluded_help import BOXES, noisy, occluded_entry, occlusion_view, publish
 from .trust_help import draw, plant, study_settings
@@ -90,9 +90,7 @@ def test_the_plan_tells_parts_fits_views_and_patients_and_does_nothing(made):
 def test_every_part_is_found_in_the_store_done_and_told(made):
     assert made.done.exit_code == 0, made.done.output
     found = records(made.run)
-    assert {name: record.status for name, record in found.items() if name != "quality"} == dict.fromkeys(
-        ("controls", "robustness", "explain"), "done"
-    )
+    assert {name: record.status for name, record in found.items()} == dict.fromkeys(PARTS, "done")
     assert len(json.loads((made.run / "trust/explain/explain.json").read_text())["patients"]) == 3
     told = json.loads((made.run / "trust/robustness/robustness.json").read_text())
     assert {view["kind"] for view in told["views"]} == {"padding", "elsewhere"}

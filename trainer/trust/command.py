@@ -33,6 +33,7 @@ def trust(*, study: str, only_plan: bool, **options: Any) -> None:
         controls: {views: [VIEW, …], ablation: [VIEW, …], permutations: 1}
         robustness: {views: [VIEW, …]}
         explain: {patients: 12}
+        quality: {views: [VIEW, …], groups: [scanner]}
     What is not named is found in the store by what views say of themselves; `false` leaves a part out. By default the first row of
     images alone is looked at.
 
@@ -40,15 +41,17 @@ def trust(*, study: str, only_plan: bool, **options: Any) -> None:
       controls    the row's model fitted anew, on the same patients, folds and seeds, on boxes at random and elsewhere,
                   a constant image, the encoder alone, other modes and layouts, and permuted outcomes; what the base
                   has over each, with its interval
-      robustness  perturbed views: agreement of embeddings and risks, change of c
+      robustness  perturbed views: agreement of embeddings, and of out-of-fold risks by the folds' own models; change of c
       explain     where the kept model looks, from embeddings with patches hidden
+      quality     the embeddings themselves: faults, duplicates, drift between groups, PET/CT alignment beside risk
 
     A rerun resumes the study and does the parts that are missing, failed or have changed. A part that fails leaves the others
     alone, is named on the pages, and makes the exit status 1.
 
     \b
-    Writes into RUN, besides the files of `trainer study`: trust/index.html (summary), trust/controls, trust/robustness and
-    trust/explain, each with a page report.html, JSON, CSV and figures; trust/models; and report.html with a section on it.
+    Writes into RUN, besides the files of `trainer study`: trust/index.html (summary), trust/controls, trust/robustness,
+    trust/explain and trust/quality, each with a page report.html, JSON, CSV and figures; trust/models; and report.html
+    with a section on it.
 
     \b
       extractor perturb studies.csv --store ./store --config extract.yaml --kind elsewhere

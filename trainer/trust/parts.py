@@ -59,9 +59,9 @@ class Part:
     """Finds what it needs; does nothing yet."""
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, what: str, several: str | None = None) -> str:
     """A number with its noun."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{number} {what if number == 1 else several or f'{what}s'}"
 
 
 def inputs_digest(subject: Subject, **told: Any) -> str:

@@ -17,12 +17,13 @@ from trainer.trust.controls_part import CONTROLS
 from trainer.trust.explain_part import EXPLAIN
 from trainer.trust.index_page import write_index
 from trainer.trust.parts import FAILURES, LeftOut, Part, is_done, measured_seconds, run_part
+from trainer.trust.quality_part import QUALITY
 from trainer.trust.robustness_part import ROBUSTNESS
 from trainer.trust.subject import Subject, row_of
 from trainer.trust_config import TrustSettings
 from trainer.trust_results import PartRecord, read_part
 
-ALL_PARTS: tuple[Part, ...] = (CONTROLS, ROBUSTNESS, EXPLAIN)
+ALL_PARTS: tuple[Part, ...] = (CONTROLS, ROBUSTNESS, EXPLAIN, QUALITY)
 """In the order in which they are done and told."""
 
 
