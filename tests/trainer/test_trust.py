@@ -201,7 +201,7 @@ def test_killed_within_the_controls_it_ends_as_if_it_never_was(made):
     assert not (folder / "part.json").exists()
     again = call("trust", made.folder / "study.yaml", *options(made.folder, "killed"))
     assert again.exit_code == 0, again.output
-    for name in ("controls/controls.json", "controls/controls.csv", "controls/part.json", "robustness/robustness.json"):
+    for name in ("controls/controls.json", "controls/controls.csv", "controls/part.json", "robustness/robustness.csv"):
         assert (made.folder / "killed/trust" / name).read_bytes() == (made.run / "trust" / name).read_bytes(), name
 
 

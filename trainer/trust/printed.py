@@ -45,8 +45,6 @@ def print_trust_plan(planned: TrustPlan, console: Console, *, workers: int) -> N
         fits, seconds = sum(one.fits for one in estimates), sum(one.seconds for one in estimates)
         table.add_row(*map(escape, (title, told, said, str(fits), f"{seconds / 3600:.2f}")))
     console.print(table)
-    fits, seconds = (
-        sum(values) for values in zip(*((one.fits, one.seconds) for one in planned.estimates), strict=True)
-    )
+    fits, seconds = sum(one.fits for one in planned.estimates), sum(one.seconds for one in planned.estimates)
     told = f"{fits} fits, about {duration(seconds / workers)} on {workers} worker{'' if workers == 1 else 's'}"
     console.print(f"{told}, and what scoring and drawing take", markup=False, soft_wrap=True)
