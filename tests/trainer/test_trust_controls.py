@@ -18,6 +18,7 @@ from trainer.plan import Inputs
 from trainer.run import cross_validate
 from trainer.run_folder import RunFolder
 from trainer.study_config import parse_trusted
+from trainer.trust.control_judging import controls_of
 from trainer.trust.control_results import read_controls
 from trainer.trust.control_run import adapted, plan_controls
 from trainer.trust.controls_part import CONTROLS
@@ -176,6 +177,35 @@ def test_a_rerun_does_nothing_and_after_a_loss_only_what_is_missing(made):
     assert (folder / "controls.json").read_bytes() == told
     assert all(path.exists() for path in lost)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def told_again(made, subject, study):
+    """What is told of the finished run, of a subject and a study that may be others."""
+    wanted = plan_controls(made.subject, ControlsPart())
+    out = str(made.folder / "run/trust/controls" / wanted.folder)
+    quiet = Console(file=io.StringIO())
+    done = cross_validate(wanted.config, wanted.inputs, out=out, workers=Workers(number=0), console=quiet)
+    assert done.resumed == done.tasks
+    return controls_of(subject, wanted, done.plan, done.results, study)
+
+
+def test_another_c_than_in_the_study_is_told(made):
+    study = made.subject.results
+    assert told_again(made, made.subject, study) == made.found
+    changed = tuple(row.model_copy(update={"mean": row.mean + 1e-3}) for row in study.rows)
+    found = told_again(made, made.subject, study.model_copy(update={"rows": changed}))
+    assert "in the study, on the same patients and folds" in found.notes[0]
+
+
+def test_what_else_differs_than_memory_is_told(made):
+    def noted(**changes):
+        subject = replace(made.subject, model=made.subject.model.model_copy(update=changes))
+        return " ".join(told_again(made, subject, made.subject.results).notes)
+
+    assert "one channel" not in noted()
+    assert "has one channel, and the model weighs channels" in noted(head="attention")
+    assert "reads covariates too" not in noted()
+    assert "reads covariates too" in noted(clinical=True)
 
 
 def planned(made, **part):

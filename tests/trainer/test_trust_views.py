@@ -72,6 +72,12 @@ def test_the_encoder_alone_must_be_the_bases_own(base):
     assert standing(base, slower).differs == ("stride",)
 
 
+def test_one_encoder_alone_is_no_control_of_another(base):
+    found = standing(encoder_view(base), encoder_view(base, "all"))
+    assert (found.role, found.differs) == ("other", ("prompt",))
+    assert standing(encoder_view(base), base).role == "other"
+
+
 def test_another_stride_or_kind_of_prompt_is_no_ablation_of_mode_and_layout(base):
     strided = base.model_copy(update={"prompt": base.prompt.model_copy(update={"stride": 5})})
     assert (standing(base, strided).role, standing(base, strided).differs) == ("other", ("stride",))

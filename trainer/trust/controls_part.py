@@ -8,9 +8,10 @@ from trainer.plan import make_plan
 from trainer.probe import Estimate, estimate
 from trainer.run import cross_validate
 from trainer.run_folder import RunFolder
+from trainer.trust.control_judging import controls_of
 from trainer.trust.control_page import write_control_page
 from trainer.trust.control_results import ControlContrast, ControlRow, Controls
-from trainer.trust.control_run import ControlPlan, controls_of, plan_controls
+from trainer.trust.control_run import ControlPlan, plan_controls
 from trainer.trust.control_writing import write_controls
 from trainer.trust.parts import Done, LeftOut, Part, Prepared, counted, inputs_digest, seconds_of_a_fit
 from trainer.trust.readings import chance_reading

@@ -100,6 +100,8 @@ def _perturbed(base: ViewSpec, view: ViewSpec) -> Standing:
 
 def _encoder(base: ViewSpec, view: ViewSpec) -> Standing:
     told = tuple(name for name in SAME if getattr(view, name) != getattr(base, name))
+    # an encoder alone is no control of another one
+    told = (*told, *(("prompt",) if BASELINE in base.flags else ()))
     if view.prompt.stride != base.prompt.stride:
         told = (*told, "stride")
     last = view.flags.get("aggregate") == MATCHED[1]
