@@ -47,7 +47,6 @@ def make_pages(folder: Path, kit: ModuleType, planting: ModuleType, controls: Mo
     table = _planted(folder / "a", kit, patients=90, seed=0, prefix="MM")
     _planted(folder / "b", kit, patients=120, seed=77, prefix="QX")
     _searched(folder, table)
-    _studied(folder)
     validated = _validated(folder)
     explained = _explained(folder, planting)
     disturbed = _disturbed(folder, kit, table)
@@ -126,10 +125,6 @@ def _searched(folder: Path, table: pd.DataFrame) -> None:
         oracle={"table": str(folder / "a/truth.csv"), "columns": ["log_hazard"]},
     )
     _cross_validate(folder, "searched", parse_config(settings))
-
-
-def _studied(folder: Path) -> None:
-    _cross_validate(folder, "study", _study()[0])
 
 
 def _study() -> tuple[RunConfig, TrustSettings]:
@@ -226,7 +221,7 @@ def _looked_at(folder: Path, kit: ModuleType, table: pd.DataFrame) -> Path:
 
 
 def _trusted(folder: Path, kit: ModuleType, table: pd.DataFrame, controls: ModuleType) -> None:
-    """The study's first row, held against what was disturbed, the encoder alone and two other ways; one image is another's."""
+    """A study, its first row held against what was disturbed, the encoder alone and two other ways; one image is another's."""
     store, base = open_store(str(folder / "a/store")), kit.VIEW
     views = (
         controls.encoder_view(base),
