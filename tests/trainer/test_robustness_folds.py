@@ -23,7 +23,7 @@ from trainer.robustness.page import write_page
 from trainer.robustness.results import Agreement, FoldRobustness
 from trainer.robustness.writing import write_robustness
 
-from .folds_help import asked, silent
+from .folds_help import HERE, asked, silent
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +107,7 @@ def recorded(run):
 def test_risk_groups_are_quartiles_of_each_folds_training_patients(folded, judged, tmp_path):
     write_robustness(judged, str(tmp_path))
     table = pd.read_csv(tmp_path / "risks.csv")
-    models = fold_models(
-        RunRow.read(str(folded / "run"), "radiomics"), str(folded / "store"), keep=None, told=lambda done: None
-    )
+    models = fold_models(RunRow.read(str(folded / "run"), "radiomics"), str(folded / "store"), keep=None, **HERE)
     for fold, some in table.groupby("fold"):
         cuts = models[fold].card.risk_cuts
         for raw, group in (("log_risk_base", "risk_group_base"), ("log_risk", "risk_group")):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trainer.report.drawing import Drawn, draw
-from trainer.report.svg import FAINT, SERIES
+from trainer.report.svg import FAINT, INK, SERIES
 from trainer.robustness.results import Agreement, PerturbedView, Robustness, Spread
 
 MARKS = ("o", "s", "^", "D", "v", "P")
@@ -58,10 +58,11 @@ def draw_robustness(found: Robustness) -> list[Drawn]:
 
 
 def _of_risks(found: Robustness) -> list[Drawn | None]:
+    pooled = "" if found.model is None or found.model.row is None else " of risks pooled over folds"
     asked: tuple[tuple[str, str, str, Value, float], ...] = (
         ("risk", "Agreement of risks: ICC(2,1) against the base, with 95% intervals.", "ICC(2,1) of risks", _risk, 1.0),
         ("rank", "Rank correlation of risks with the base: Spearman.", "Spearman's ρ", _rank, 1.0),
-        ("c", "Change of Harrell's c, perturbed − base, with paired 95% intervals.", "change of c", _c, 0.0),
+        ("c", f"Change of Harrell's c{pooled}, perturbed − base, with paired 95% intervals.", "change of c", _c, 0.0),
     )
     return [_figure(found, name, caption, axis, value, usual=usual) for name, caption, axis, value, usual in asked]
 
@@ -91,13 +92,19 @@ def _fold_by_fold(found: Robustness) -> Drawn | None:
             # side by side as far as many folds need it, in their order
             shift = np.linspace(-0.25, 0.25, len(mine)) if len(mine) > 1 else np.zeros(len(mine))
             panel.plot(mine, place + shift, "o", color=SERIES[0], markersize=4)
+            if mine:
+                panel.vlines(float(np.mean(mine)), place - 0.35, place + 0.35, color=INK, linewidth=1.6)
+            if place:
+                panel.axhline(place - 0.5, color=FAINT, linewidth=0.5)
         panel.axvline(0, color=FAINT, linewidth=0.8, linestyle=":")
         panel.set_yticks(range(len(views)), [view.label for view in views])
         panel.set_ylim(len(views) - 0.5, -0.5)
         panel.set_xlabel("change of c")
         panel.grid(axis="x")
 
-    caption = "Change of Harrell's c, perturbed − base, of each fold of the run: one point a fold."
+    caption = (
+        "Change of Harrell's c, perturbed − base, of each fold of the run: one point a fold, a line at their mean."
+    )
     return draw("c-fold-by-fold", caption, said, (6.2, 1.2 + 0.55 * len(views)), paint)
 
 

@@ -139,7 +139,7 @@ def _result(
         views=tuple(made),
         model=None if risks is None else risks.judged,
         risk_icc=None if risks is None or len(made) == 1 else agreement(*risks.log_risk),
-        notes=(*_notes(views, common, made), *(() if risks is None else risks.notes)),
+        notes=(*_notes(asked, views, common, made), *(() if risks is None else risks.notes)),
         seed=asked.seed,
         versions=versions(),
     )
@@ -202,7 +202,7 @@ def _view(
     )
 
 
-def _notes(views: Compared, common: Common, made: list[PerturbedView]) -> tuple[str, ...]:
+def _notes(asked: Asked, views: Compared, common: Common, made: list[PerturbedView]) -> tuple[str, ...]:
     """What a reader must know of the views before the figures."""
     told = []
     if not views.base.view.encoder.trained:
@@ -214,7 +214,12 @@ def _notes(views: Compared, common: Common, made: list[PerturbedView]) -> tuple[
         for one in made
         if one.differs
     ]
-    left = sum(len(snapshot) for snapshot in views.all) - len(views.all) * sum(map(len, common.values()))
+    keys = [(key.modality, key.roi) for snapshot in views.all for key in snapshot.keys]
+    if asked.run_url is not None:
+        # the base is what the run read: other regions of the views are none of its business
+        read = {(key.modality, key.roi) for key in views.base.keys}
+        keys = [place for place in keys if place in read]
+    left = len(keys) - len(views.all) * sum(map(len, common.values()))
     if left:
         told.append(f"{left} entries that not every view holds, or of regions with fewer than 3 patients, are left out")
     return tuple(told)
