@@ -107,8 +107,9 @@ def modified_z(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value
 
 def outlying(values: Float[np.ndarray, " value"], limit: float) -> Outlying:
     """How these sizes lie, and how many are far from the others."""
-    if not len(values):
-        return Outlying(extent=None, outliers=None, reason="no embedding has finite numbers")
+    if not np.isfinite(values).any():
+        why = "features have units of their own" if len(values) else "no embedding has finite numbers"
+        return Outlying(extent=None, outliers=None, reason=why)
     z = modified_z(values)
     if np.isnan(z).any():
         return Outlying(extent=extent(values), outliers=None, reason="more than half have one size: the MAD is 0")
@@ -116,7 +117,12 @@ def outlying(values: Float[np.ndarray, " value"], limit: float) -> Outlying:
 
 
 def norms(found: Standardised) -> Float[np.ndarray, " patient"]:
-    """L2 norm of each embedding as it is stored, over the features that are known."""
+    """L2 norm of each embedding as it is stored, over the features that are known; NaN where features have names.
+
+    Features with names, such as radiomics, have units of their own, which no norm can add up.
+    """
+    if found.place.layout.features is not None:
+        return np.full(len(found.rows), np.nan)
     return np.asarray(np.sqrt(np.nansum(found.place.values[found.rows] ** 2, axis=1)))
 
 
