@@ -311,7 +311,7 @@ def test_what_cannot_be_right_is_told_as_such_and_left_out_of_the_rest(rng):
         ("wrong", "1 number NaN or infinite, in 1 entry"),
         ("wrong", "1 embedding 0 throughout"),
         ("wrong", "1 memory layer called valid and 0 throughout"),
-        ("look", "2 of 12 memory channels are one number for all patients"),
+        ("look", "2 of 2 memory channels are one number for all patients"),
         ("know", "entries differ in how many memory layers are valid (1: 11, 2: 1)"),
     }
 
