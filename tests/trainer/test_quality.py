@@ -14,6 +14,7 @@ from scipy import stats
 
 from store_schema import Entry, EntryKey, Layout, create_store, open_store
 from store_schema.errors import NotCommittedError, TableError, UsageError
+from store_schema.pseudonyms import Pseudonyms, settle_rule
 from trainer.cli import main
 from trainer.columns import Columns
 from trainer.dispatch import Workers
@@ -249,12 +250,12 @@ def test_vectors_have_no_channels_and_unknown_values_are_no_fault(shared_kit, tm
     for row, vector in enumerate(values):
         entry = Entry({"memory": vector.reshape(1, 5, 1, 1)}, {})
         store.publish(view, EntryKey(f"P{row:02d}", "PET", "roi"), entry, input_sha256=f"{row:064x}")
-    found = measure(Asked(store.url, ("vectors",), permutations=99), silent).found
+    found = measure(Asked(store.url, ("vectors",), umap=False), silent).found
     (one,) = found.views[0].embeddings
     assert (one.not_finite, one.left_out, one.sparse, one.channels) == (0, 0, 1, None)
     assert one.unknown == pytest.approx(10 / 100)
     assert found.views[0].alignments == ()
-    assert [picture.kind for picture in one.pictures if picture.points] == ["PCA", "UMAP"]
+    assert [picture.kind for picture in one.pictures if picture.points] == ["PCA"]
 
 
 def test_files_hold_all_figures_and_a_rerun_writes_the_same(made, measured, tmp_path):
@@ -357,3 +358,19 @@ def test_many_groups_are_drawn_on_several_figures_and_odd_names_as_they_are(meas
     assert "_cost_$6$" in drawn[names[1]]
     # five levels of nine have looks of their own
     assert "4 others (" in drawn[names[0]]
+
+
+def test_pseudonymised_patients_are_joined_and_called_so_everywhere(shared_kit, tmp_path):
+    store, ids = create_store(tmp_path / "store"), Pseudonyms(b"a key of sixteen bytes or more")
+    settle_rule(store, ids)
+    table = shared_kit.draw(12).assign(site=["x", "y"] * 6)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    shared_kit.fill(store, table.assign(patient=[ids.key(one) for one in table["patient"]]))
+    given = {"clinical": tmp_path / "table.csv", "groups": ("site",), "umap": False, "permutations": 99}
+    measured = measure(Asked(store.url, ("tiny",), ids=Pseudonyms(b"a key of sixteen bytes or more"), **given), silent)
+    assert measured.found.views[0].embeddings[0].drift[0].levels == {"x": 6, "y": 6}
+    write_page(measured.found, write_quality(measured, str(tmp_path / "out")))
+    for path in (tmp_path / "out").rglob("*.*"):
+        assert not re.search(r"P0\d\d", path.read_text())
+    with pytest.raises(UsageError, match="pseudonyms"):
+        measure(Asked(store.url, ("tiny",), **given), silent)

@@ -1,5 +1,7 @@
 """Sizes, ranks, duplicates, pictures and alignment of embeddings, each against an independent computation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,8 +11,12 @@ from sklearn.preprocessing import StandardScaler
 
 from store_schema.errors import CohortError
 from trainer.quality.alignment import aligned, alignment, correlation, debiased_cka, linear_cka, u_centred
+from trainer.quality.drift import Rules
 from trainer.quality.duplicates import alike, pair_distances, pairs_told
+from trainer.quality.findings import findings
+from trainer.quality.judging import Limits, judged
 from trainer.quality.pictures import pictures, quarters_of, umap_places
+from trainer.quality.results import Settings, ViewQuality
 from trainer.quality.standard import components, from_centre, modified_z, norms, outlying
 from trainer.quality.subjects import Subjects, owner_by_name
 from trainer.scaling import MapScaler
@@ -283,3 +289,36 @@ def test_umap_parts_what_is_apart_the_same_each_time_and_says_when_it_was_left_o
     assert none is None
     assert "14 patients, and it needs 15" in reason
     assert place(values).usable.all()
+
+
+def test_what_cannot_be_right_is_told_as_such_and_left_out_of_the_rest(rng):
+    values = rng.normal(size=(12, 6))
+    values[1] = 0
+    values[2, 3] = np.nan
+    made = place(values, not_finite=[0, 0, 1, *[0] * 9])
+    facts = list(made.facts)
+    facts[4] = replace(facts[4], valid_layers=2, blank_layers=1)
+    made = replace(made, facts=tuple(facts), dead_channels=2)
+    one = judged(made, Subjects(), {}, Limits(Rules(), 99, 0.01, umap=False)).quality
+    assert (one.patients, one.left_out, one.not_finite, one.zero, one.most_rank) == (12, 1, 1, 1, 6)
+    assert one.norm.extent.n == 11
+    view = ViewQuality(
+        view="made-0", snapshot="0" * 64, encoder_trained=True, entries=12, embeddings=(one,), alignments=()
+    )
+    settings = Settings(near=0.01, share=0.1, outlier=3.5, least_group=5, permutations=99, resamples=100, seed=0)
+    told = {(finding.severity, finding.text) for finding in findings([view], settings)}
+    assert told >= {
+        ("wrong", "1 number NaN or infinite, in 1 entry"),
+        ("wrong", "1 embedding 0 throughout"),
+        ("wrong", "1 memory layer called valid and 0 throughout"),
+        ("look", "2 of 2 memory channels are one number for all patients"),
+        ("know", "entries differ in how many memory layers are valid (1: 11, 2: 1)"),
+    }
+
+
+def test_features_with_units_have_no_norm(rng):
+    made = place(rng.normal(size=(9, 3)) * [1, 1000, 1e-3], vector=True)
+    layout = made.layout.model_copy(update={"features": ("a", "b", "c")})
+    one = judged(replace(made, layout=layout), Subjects(), {}, Limits(Rules(), 99, 0.01, umap=False)).quality
+    assert (one.norm.extent, one.norm.reason) == (None, "features have units of their own")
+    assert one.from_centre.extent.n == 9

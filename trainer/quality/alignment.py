@@ -35,7 +35,8 @@ class Aligned:
     """Of each patient's first embedding (row) with each patient's second (column), both centred; 0 for one without a length."""
     body_dice: Float[np.ndarray, " patient"]
     """NaN where it was not recorded."""
-    embeddings: tuple[Matrix, Matrix]
+    products: tuple[Square, Square]
+    """Inner products of the patients' first embeddings, and of their second."""
 
     @property
     def own(self) -> Float[np.ndarray, " patient"]:
@@ -68,7 +69,7 @@ def aligned(first: Standardised, second: Standardised, patients: tuple[str, ...]
         patients=patients,
         cosines=cosines,
         body_dice=np.array([np.nan if one is None else one for one in dice], dtype=np.float64),
-        embeddings=embeddings,
+        products=(embeddings[0] @ embeddings[0].T, embeddings[1] @ embeddings[1].T),
     )
 
 
@@ -84,8 +85,7 @@ def linear_cka(first: Matrix, second: Matrix) -> float:
     ----------
     Kornblith et al. 2019, section 3.
     """
-    one, two = (_centred(values @ values.T) for values in (first, second))
-    return _ratio(float((one * two).sum()), float((one**2).sum()), float((two**2).sum()))
+    return _cka(_centred(first @ first.T), _centred(second @ second.T))
 
 
 def debiased_cka(first: Matrix, second: Matrix) -> float:
@@ -100,8 +100,7 @@ def debiased_cka(first: Matrix, second: Matrix) -> float:
     ----------
     Song et al. 2012 (unbiased HSIC); Székely and Rizzo 2014 (U-centring); Nguyen et al. 2021 (in CKA).
     """
-    one, two = (u_centred(values @ values.T) for values in (first, second))
-    return _ratio(float((one * two).sum()), float((one**2).sum()), float((two**2).sum()))
+    return _cka(u_centred(first @ first.T), u_centred(second @ second.T))
 
 
 def u_centred(products: Square) -> Square:
@@ -136,7 +135,7 @@ def alignment(
     if n < LEAST:
         return Alignment(**(told | none), reason=f"{n} patients have both: {LEAST} are needed")
     try:
-        cka, debiased = linear_cka(*found.embeddings), debiased_cka(*found.embeddings)
+        cka, debiased = (_cka(*map(centred, found.products)) for centred in (_centred, u_centred))
     except CohortError as error:
         return Alignment(**(told | none), reason=str(error))
     cka_p, rank_p = _permuted(found, permutations, [*seed, 2])
@@ -173,7 +172,7 @@ def _spearman(one: Float[np.ndarray, " patient"], other: Float[np.ndarray, " pat
 def _permuted(found: Aligned, permutations: int, seed: list[int]) -> tuple[float, float]:
     """Both p-values: of the debiased CKA and of the mean rank."""
     rng = np.random.default_rng(seed)
-    one, two = (u_centred(values @ values.T) for values in found.embeddings)
+    one, two = map(u_centred, found.products)
     ranks = stats.rankdata(-found.cosines, axis=1)
     orders: list[Int[np.ndarray, " patient"]] = [rng.permutation(len(one)) for _ in range(permutations)]
     shared = np.array([(one * two[np.ix_(order, order)]).sum() for order in orders])
@@ -188,10 +187,12 @@ def _centred(products: Square) -> Square:
     return np.asarray(products - means - means[:, np.newaxis] + products.mean())
 
 
-def _ratio(shared: float, first: float, second: float) -> float:
-    if not first > 0 or not second > 0:
+def _cka(first: Square, second: Square) -> float:
+    """Cosine of two matrices of centred inner products."""
+    lengths = float(np.linalg.norm(first)), float(np.linalg.norm(second))
+    if not min(lengths) > 0:
         raise CohortError("the embeddings of one modality do not vary: no alignment is defined")
-    return shared / float(np.sqrt(first * second))
+    return float((first * second).sum()) / (lengths[0] * lengths[1])
 
 
 def _points(own: Float[np.ndarray, " patient"], risk: Float[np.ndarray, " patient"]) -> tuple[AlignedPoint, ...]:

@@ -70,10 +70,11 @@ def pair_distances(found: Standardised) -> Distances:
     """Distances of every pair; exact, so that equal embeddings lie at 0."""
     if len(found.rows) < 2:
         return Distances(found, np.zeros(0), np.zeros(0))
-    squares = (found.stored**2).sum(axis=1)
+    stored = found.stored
+    squares = (stored**2).sum(axis=1)
     first, second = np.triu_indices(len(found.rows), k=1)
     size = np.sqrt((squares[first] + squares[second]) / 2)
-    apart = pdist(found.stored)
+    apart = pdist(stored)
     relative = np.divide(apart, size, out=np.zeros_like(apart), where=size > 0)
     return Distances(found, pdist(found.centred), relative)
 

@@ -40,7 +40,7 @@ def _of_embeddings(one: EmbeddingQuality, settings: Settings) -> Told:
 
 def _of_numbers(one: EmbeddingQuality) -> Told:
     if one.not_finite:
-        yield "wrong", f"{one.not_finite} numbers of {_n(one.left_out, 'entry', 'entries')} are NaN or infinite"
+        yield "wrong", f"{_n(one.not_finite, 'number')} NaN or infinite, in {_n(one.left_out, 'entry', 'entries')}"
     if one.zero:
         yield "wrong", f"{_n(one.zero, 'embedding')} 0 throughout"
     if one.blank_layers:

@@ -79,7 +79,8 @@ def umap_places(
             # its import warns that a part that needs TensorFlow is absent
             warnings.simplefilter("ignore", ImportWarning)
             from umap import UMAP  # noqa: PLC0415 - takes seconds and brings a compiler along
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        # its compiler refuses to be imported where it may keep nothing on disk
         return None, f"UMAP was left out: {error}"
     # one thread and a seed, else places change from run to run; components as a start, since a spectral one can fail
     settings = {"n_neighbors": min(NEIGHBOURS, len(scores) - 1), "init": "pca", "random_state": seed, "n_jobs": 1}

@@ -39,7 +39,7 @@ class Place:
     roi: str
     patients: tuple[str, ...]
     values: Float[np.ndarray, "patient feature"]
-    """Mean maps row after row, or vectors, float64; NaN where a vector's feature is not known."""
+    """Mean maps row after row, or vectors, as they are stored; NaN where a vector's feature is not known."""
     facts: tuple[EntryFacts, ...]
     layout: Layout
     dead_channels: int | None
@@ -100,7 +100,7 @@ def read_place(snapshot: Snapshot, keys: tuple[EntryKey, ...], told: Callable[[]
         modality=keys[0].modality,
         roi=keys[0].roi,
         patients=tuple(key.patient for key in keys),
-        values=np.array(values, dtype=np.float64),
+        values=np.array(values),
         facts=tuple(facts),
         layout=layout,
         dead_channels=None if is_vector(layout) else span.flat,

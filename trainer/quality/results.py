@@ -212,7 +212,7 @@ class EmbeddingQuality(_Record):
     blank_layers
         Valid layers that are 0 throughout.
     norm
-        L2 norm of the mean map or vector as it is stored.
+        L2 norm of the mean map or vector as it is stored; none of features with names, whose units differ.
     from_centre
         Distance from the cohort's mean, standardised, in root mean squares of that distance.
     effective_rank

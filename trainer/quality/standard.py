@@ -29,8 +29,6 @@ class Standardised:
     place: Place
     rows: Int[np.ndarray, " patient"]
     """Of them in `place`."""
-    stored: Matrix
-    """As stored; of vectors the z-scores, since their features may have units of their own."""
     centred: Matrix
     """What all distances are of: maps less the cohort's mean map, divided by one number; z-scores of vectors."""
     sparse: int
@@ -44,6 +42,11 @@ class Standardised:
         return tuple(self.place.patients[row] for row in self.rows.tolist())
 
     @property
+    def stored(self) -> Matrix:
+        """As stored, float64; of vectors the z-scores, since their features may have units of their own."""
+        return self.centred if self.place.is_vector else self.place.values[self.rows].astype(np.float64)
+
+    @property
     def varies(self) -> bool:
         """Whether any two embeddings differ."""
         return bool(self.centred.any())
@@ -55,7 +58,7 @@ def standardised(place: Place) -> Standardised:
     Maps are not divided pixel by pixel: pixels that hardly vary would be blown up. Of vectors, an unknown value is the median.
     """
     rows = np.flatnonzero(place.usable)
-    values = place.values[rows]
+    values = place.values[rows].astype(np.float64)
     if not place.is_vector:
         return _of_maps(place, rows, values)
     known = np.isfinite(values)
@@ -67,17 +70,17 @@ def standardised(place: Place) -> Standardised:
         # no feature varies, which is told as such
         scores = np.zeros_like(vectors)
     flat = int((~scores.any(axis=0)).sum()) if len(rows) else 0
-    return Standardised(place, rows, scores, scores, int((~kept).sum()), flat)
+    return Standardised(place, rows, scores, int((~kept).sum()), flat)
 
 
 def _of_maps(place: Place, rows: Int[np.ndarray, " patient"], values: Matrix) -> Standardised:
     if not len(rows):
-        return Standardised(place, rows, values, values, 0, 0)
+        return Standardised(place, rows, values, 0, 0)
     moving: Bool[np.ndarray, " feature"] = varies(values)
     # a mean of equal numbers may miss them by rounding
     centred = np.where(moving, values - values.mean(axis=0), 0.0)
     scale = float(np.sqrt(np.mean(centred**2)))
-    return Standardised(place, rows, values, centred / scale if scale > 0 else centred, 0, int((~moving).sum()))
+    return Standardised(place, rows, centred / scale if scale > 0 else centred, 0, int((~moving).sum()))
 
 
 def extent(values: Float[np.ndarray, " value"]) -> Extent | None:
@@ -107,8 +110,9 @@ def modified_z(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value
 
 def outlying(values: Float[np.ndarray, " value"], limit: float) -> Outlying:
     """How these sizes lie, and how many are far from the others."""
-    if not len(values):
-        return Outlying(extent=None, outliers=None, reason="no embedding has finite numbers")
+    if not np.isfinite(values).any():
+        why = "features have units of their own" if len(values) else "no embedding has finite numbers"
+        return Outlying(extent=None, outliers=None, reason=why)
     z = modified_z(values)
     if np.isnan(z).any():
         return Outlying(extent=extent(values), outliers=None, reason="more than half have one size: the MAD is 0")
@@ -116,8 +120,13 @@ def outlying(values: Float[np.ndarray, " value"], limit: float) -> Outlying:
 
 
 def norms(found: Standardised) -> Float[np.ndarray, " patient"]:
-    """L2 norm of each embedding as it is stored, over the features that are known."""
-    return np.asarray(np.sqrt(np.nansum(found.place.values[found.rows] ** 2, axis=1)))
+    """L2 norm of each embedding as it is stored, over the features that are known; NaN where features have names.
+
+    Features with names, such as radiomics, have units of their own, which no norm can add up.
+    """
+    if found.place.layout.features is not None:
+        return np.full(len(found.rows), np.nan)
+    return np.asarray(np.sqrt(np.nansum(found.place.values[found.rows].astype(np.float64) ** 2, axis=1)))
 
 
 def from_centre(found: Standardised) -> Float[np.ndarray, " patient"]:

@@ -151,7 +151,13 @@ def _norms(measured: Measured) -> Iterator[list[Any]]:
             if (at := row_of.get(row)) is not None:
                 deviations = [_known(float(each[at])) for each in z]
                 far = any(abs(value) > limit for value in deviations if value is not None)
-                told = [float(one.norms[at]), deviations[0], float(one.from_centre[at]), deviations[1], int(far)]
+                told = [
+                    _known(float(one.norms[at])),
+                    deviations[0],
+                    float(one.from_centre[at]),
+                    deviations[1],
+                    int(far),
+                ]
             yield [patient, *_where(one), *told, facts.not_finite, facts.valid_layers, facts.blank_layers]
 
 
