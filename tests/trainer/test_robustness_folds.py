@@ -269,6 +269,7 @@ def test_the_command_prints_folds_and_keeps_their_models(folded, tmp_path):
     assert done.exit_code == 0, done.output
     assert "Out-of-fold risks of radiomics against the base" in done.stdout
     assert "Harrell's c over folds" in done.stdout
+    assert "Median [quartiles]" in done.stdout
     assert len(list((tmp_path / "out" / "models").iterdir())) == 6
     assert len(pd.read_csv(tmp_path / "out" / "folds.csv")) == 2 * 6
     measures = set(pd.read_csv(tmp_path / "out" / "robustness.csv")["measure"])

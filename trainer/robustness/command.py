@@ -137,7 +137,8 @@ def _print(found: "Robustness", page: str, console: Any) -> None:
 
     from trainer.robustness.page import spread_text  # noqa: PLC0415
 
-    table = Table(title="Embeddings against the base", caption="Median [quartiles]; ICC(2,1) over features.")
+    caption = escape("Median [quartiles]; ICC(2,1) over features.")
+    table = Table(title="Embeddings against the base", caption=caption)
     for name in ("perturbation", "entry", "patients", "ICC", "relative L2", "cosine"):
         table.add_column(name, justify="left" if name in ("perturbation", "entry") else "right", overflow="fold")
     for view in found.views:
