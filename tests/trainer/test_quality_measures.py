@@ -322,3 +322,14 @@ def test_features_with_units_have_no_norm(rng):
     one = judged(replace(made, layout=layout), Subjects(), {}, Limits(Rules(), 99, 0.01, umap=False)).quality
     assert (one.norm.extent, one.norm.reason) == (None, "features have units of their own")
     assert one.from_centre.extent.n == 9
+
+
+def test_a_single_patient_is_no_fault(rng):
+    one = judged(place(rng.normal(size=(1, 6))), Subjects(), {}, Limits(Rules(), 99, 0.01, umap=False)).quality
+    view = ViewQuality(
+        view="made-0", snapshot="0" * 64, encoder_trained=True, entries=1, embeddings=(one,), alignments=()
+    )
+    settings = Settings(near=0.01, share=0.1, outlier=3.5, least_group=5, permutations=99, resamples=100, seed=0)
+    assert findings([view], settings) == ()
+    assert (one.constant, one.most_rank, one.pairs.pairs, one.pairs.relative_l2) == (0, 0, 0, None)
+    assert one.pictures[0].reason == "embeddings vary in fewer than two directions"

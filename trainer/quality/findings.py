@@ -8,6 +8,8 @@ SEVERITIES: tuple[Severity, ...] = ("wrong", "look", "know")
 ALPHA = 0.05
 ONE_DIRECTION = 2.0
 """Participation ratio below which embeddings differ along little more than one direction."""
+LEAST_RANK = 5
+"""Directions that there must be for that to be worth a word."""
 
 Told = Iterator[tuple[Severity, str]]
 
@@ -50,7 +52,7 @@ def _of_numbers(one: EmbeddingQuality) -> Told:
         yield severity, f"{one.constant} of {one.features} features are one number for all patients"
     if one.dead_channels:
         yield "look", f"{one.dead_channels} of {one.channels} memory channels are one number for all patients"
-    if one.participation is not None and one.participation < ONE_DIRECTION:
+    if one.participation is not None and one.participation < ONE_DIRECTION and one.most_rank >= LEAST_RANK:
         yield (
             "look",
             f"embeddings differ along little more than one direction (participation ratio {one.participation:.2f})",

@@ -34,7 +34,7 @@ class Standardised:
     sparse: int
     """Features of vectors that too many patients lack: left out."""
     constant: int
-    """Features that are one number for all patients."""
+    """Features that are one number for all patients; 0 of a single one."""
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def standardised(place: Place) -> Standardised:
     except TaskError:
         # no feature varies, which is told as such
         scores = np.zeros_like(vectors)
-    flat = int((~scores.any(axis=0)).sum()) if len(rows) else 0
+    flat = int((~scores.any(axis=0)).sum()) if len(rows) > 1 else 0
     return Standardised(place, rows, scores, int((~kept).sum()), flat)
 
 
@@ -80,7 +80,8 @@ def _of_maps(place: Place, rows: Int[np.ndarray, " patient"], values: Matrix) ->
     # a mean of equal numbers may miss them by rounding
     centred = np.where(moving, values - values.mean(axis=0), 0.0)
     scale = float(np.sqrt(np.mean(centred**2)))
-    return Standardised(place, rows, centred / scale if scale > 0 else centred, 0, int((~moving).sum()))
+    flat = int((~moving).sum()) if len(rows) > 1 else 0
+    return Standardised(place, rows, centred / scale if scale > 0 else centred, 0, flat)
 
 
 def extent(values: Float[np.ndarray, " value"]) -> Extent | None:
