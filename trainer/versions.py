@@ -20,6 +20,7 @@ SHOWING = (
     "publish_commands.py",
     "published_records.py",
     "publishing.py",
+    "quality",
     "robustness",
     "wording.py",
 )

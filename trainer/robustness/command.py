@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from store_schema.console import FileOrAddress, progress, result_console
+from store_schema.console import EngramCommand, FileOrAddress, progress, result_console
 
 if TYPE_CHECKING:
     from trainer.robustness.results import JudgedModel, Robustness
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FILE = FileOrAddress()
 
 
-@click.command()
+@click.command(cls=EngramCommand)
 @click.option("--store", "store_url", required=True, metavar="URL", help="Feature store with all the views.")
 @click.option("--base", required=True, metavar="VIEW|SNAPSHOT", help="What is taken for undisturbed.")
 @click.option(
