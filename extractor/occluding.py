@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from extractor.config import ExtractConfig, Product, views_of
-from extractor.embedding import stream_of
-from extractor.entries import Subject, memory_entry
-from extractor.fetch import fetched
-from extractor.label_sets import LABEL_SETS
 from extractor.loading import load_networks
-from extractor.memory import Memory
-from extractor.occlusion import Occluder, Patch
+from extractor.occlusion_plan import PlannedEntry, planned
+from extractor.occlusion_rules import OcclusionRules, occlusion_view
+from extractor.occlusion_study import Chosen, OcclusionStudy, chosen_product
 from extractor.opening import opened
 from extractor.outcome import ItemOutcome, one_line
-from extractor.patches import backdrop, names_under, patch_grid
-from extractor.plan import once, rois_of, sources_of
-from extractor.progress import bars
+from extractor.patch_entry import Hiding, PatchesTold, patch_entry
+from extractor.patch_progress import patch_progress
 from extractor.segmenter import Segmenter, load_segmenter
-from extractor.streams import Stream
-from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow, read_study_table
-from extractor.volumes import read_labels, resample_nearest
-from extractor.work import RECORDED_VERSIONS, drawn_for, input_sha256
-from store_schema import Entry, EntryKey, Source, Store, ViewSpec
-from store_schema.errors import ConfigError, EngramError, UsageError
+from extractor.unfinished import Unfinished, usual_folder
+from extractor.work import RECORDED_VERSIONS
+from store_schema import EntryKey, Store, ViewSpec
+from store_schema.errors import EngramError, EntryWithdrawnError
 from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds
 
@@ -40,52 +34,19 @@ FAILURES = (EngramError, OSError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
-class OcclusionRules:
-    """What hides a patch; decides the numbers of an occlusion view."""
-
-    size_mm: float = 20.0
-    stride_mm: float = 20.0
-    fill: str | int = "mean"
-    """`mean` of the volume's grey values, or a grey value of 0 to 255."""
-
-    def flags(self) -> dict[str, float | str]:
-        """How a view says it."""
-        return {
-            "occlusion_size_mm": self.size_mm,
-            "occlusion_stride_mm": self.stride_mm,
-            "occlusion_fill": str(self.fill),
-        }
-
-    def grey(self, image_zyx: np.ndarray) -> int:
-        """The grey value that hides a patch of an image.
-
-        Raises
-        ------
-        ConfigError
-            If it is none.
-        """
-        if self.fill == "mean":
-            return round(float(image_zyx.mean()))
-        if isinstance(self.fill, int) and 0 <= self.fill <= 255:
-            return self.fill
-        raise ConfigError(f"fill is 'mean' or a grey value of 0 to 255, got {self.fill!r}.")
-
-
-@dataclass(frozen=True)
 class OccludeOptions:
     """Which entries, and where it happens."""
 
     table: Place
     store_url: str
-    rules: OcclusionRules = OcclusionRules()
+    rules: OcclusionRules = field(default_factory=OcclusionRules)
     product: str | None = None
     """Name of one of the settings' layouts; None where they make but one."""
-    patients: tuple[str, ...] = ()
-    """As the store calls them; none for all."""
-    modalities: tuple[str, ...] = ()
-    rois: tuple[str, ...] = ()
+    chosen: Chosen = field(default_factory=Chosen)
     device: str = "cpu"
     ids: PlainIds = field(default_factory=PlainIds)
+    unfinished: Unfinished | None = None
+    """Where parts of entries are kept until they are committed; in the user's cache by default."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +64,8 @@ class OccludeReport:
         return any(outcome.result == "failed" for outcome in self.outcomes)
 
 
-def occlusion_view(base: ViewSpec, rules: OcclusionRules) -> ViewSpec:
-    """The view of what a base view's entries become with patches hidden."""
-    return base.model_copy(update={"name": f"{base.name}-occluded", "flags": {**base.flags, **rules.flags()}})
-
-
 def occlude(config: ExtractConfig, options: OccludeOptions, *, console: Console) -> OccludeReport:
-    """Embed every patch of the chosen entries; a rerun makes only what is not held.
+    """Embed every patch of the chosen entries; a rerun makes only what is not held, and goes on within an entry.
 
     Raises
     ------
@@ -123,9 +79,49 @@ def occlude(config: ExtractConfig, options: OccludeOptions, *, console: Console)
     return options.ids.filtered(lambda: _occluded(config, options, console))
 
 
+def plan_occlusion(config: ExtractConfig, options: OccludeOptions) -> tuple[str, tuple[PlannedEntry, ...]]:
+    """The occlusion view, and what stands before each chosen entry: numbers of patches, and times from a few timed slices.
+
+    Raises
+    ------
+    UsageError, ConfigError, WeightsError, StoreError
+        As of `occlude`.
+    """
+    return options.ids.filtered(lambda: _planned(config, options))
+
+
 def _occluded(config: ExtractConfig, options: OccludeOptions, console: Console) -> OccludeReport:
-    name, product = _product(config, options.product)
-    rows = _rows(config, options)
+    rows, product, segmenter, spec = _asked(config, options)
+    store = opened(options.store_url, options.ids, dry_run=False)
+    unfinished = options.unfinished or Unfinished(usual_folder())
+    unfinished.tidy()
+    work = _Work(config, options, product, segmenter, store, store.put_view(spec), unfinished)
+    outcomes = work.through(rows, console)
+    held = {EntryKey(one.patient, one.modality, one.roi): one.number for one in outcomes if one.number is not None}
+    snapshot = store.make_snapshot(work.view, held) if held else None
+    return OccludeReport(work.view, tuple(outcomes), snapshot)
+
+
+def _planned(config: ExtractConfig, options: OccludeOptions) -> tuple[str, tuple[PlannedEntry, ...]]:
+    rows, product, segmenter, spec = _asked(config, options)
+    store = opened(options.store_url, options.ids, dry_run=True)
+    found = planned(
+        rows,
+        chosen=options.chosen,
+        config=config,
+        product=product,
+        rules=options.rules,
+        segmenter=segmenter,
+        state=partial(store.state, spec.view_id),
+        view_id=spec.view_id,
+    )
+    return spec.view_id, tuple(one.cleaned(options.ids.clean) for one in found)
+
+
+def _asked(config: ExtractConfig, options: OccludeOptions) -> tuple[list[StudyRow], Product, Segmenter, ViewSpec]:
+    """All that is refused before any work is refused here."""
+    name, product = chosen_product(config, options.product)
+    rows = options.chosen.rows(read_study_table(options.table, config, options.ids), config)
     spec, facts, _ = load_networks(config, options.store_url, device=options.device, looked_at_on=options.device)
     assert facts is not None
     segmenter = load_segmenter(
@@ -135,39 +131,7 @@ def _occluded(config: ExtractConfig, options: OccludeOptions, console: Console) 
         precision=config.precision,
         expected_sha256=facts.weights_sha256,
     )
-    store = opened(options.store_url, options.ids, dry_run=False)
-    view = store.put_view(occlusion_view(views_of(config, facts)[name], options.rules))
-    work = _Work(config, options, product, segmenter, store, view, console)
-    outcomes = work.through(rows)
-    held = {EntryKey(one.patient, one.modality, one.roi): one.number for one in outcomes if one.number is not None}
-    snapshot = store.make_snapshot(view, held) if held else None
-    return OccludeReport(view, tuple(outcomes), snapshot)
-
-
-def _product(config: ExtractConfig, asked: str | None) -> tuple[str, Product]:
-    made = config.memories
-    if asked is None and len(made) != 1:
-        raise UsageError(
-            f"the settings make {', '.join(made) or 'no memories'}: say with --layout which is to be occluded."
-        )
-    name = asked or next(iter(made))
-    if name not in made:
-        raise UsageError(f"the settings make no {name!r}: they make {', '.join(made) or 'no memories'}.")
-    return name, made[name]
-
-
-def _rows(config: ExtractConfig, options: OccludeOptions) -> list[StudyRow]:
-    rows = read_study_table(options.table, config, options.ids)
-    wanted = {row.patient: row for row in rows if not options.patients or row.patient in options.patients}
-    if unknown := [patient for patient in options.patients if patient not in wanted]:
-        raise UsageError(f"the table has no patient {', '.join(unknown)}.")
-    for kind, asked, known in (
-        ("modality", options.modalities, config.modalities),
-        ("region", options.rois, {roi for row in rows for roi in rois_of(row, config)}),
-    ):
-        if unknown := [one for one in asked if one not in known]:
-            raise UsageError(f"there is no {kind} {', '.join(unknown)}: there are {', '.join(sorted(known))}.")
-    return list(wanted.values())
+    return rows, product, segmenter, occlusion_view(views_of(config, facts)[name], options.rules)
 
 
 @dataclass(frozen=True)
@@ -178,91 +142,62 @@ class _Work:
     segmenter: Segmenter
     store: Store
     view: str
-    console: Console
+    unfinished: Unfinished
 
-    def through(self, rows: Sequence[StudyRow]) -> list[ItemOutcome]:
+    def through(self, rows: Sequence[StudyRow], console: Console) -> list[ItemOutcome]:
         """Outcomes of all entries, study after study."""
         outcomes: list[ItemOutcome] = []
-        with bars(self.console) as shown:
-            studies = shown.add_task("studies", total=len(rows), failed=0, rate="", doing="")
-            bar = shown.add_task("  patches", total=None, failed=0, rate="", doing="")
-
-            def told(done: int, total: int, what: str) -> None:
-                shown.update(bar, completed=done, total=total, doing=what)
-
+        with patch_progress(console, len(rows)) as progress:
             for row in rows:
-                outcomes += self._study(row, told)
-                failed = sum(one.result == "failed" for one in outcomes)
-                shown.update(studies, advance=1, failed=failed)
+                made = self._study(row, progress)
+                outcomes += made
+                progress.study(sum(one.result == "failed" for one in made))
         return outcomes
 
-    def _study(self, row: StudyRow, told: Callable[[int, int, str], None]) -> list[ItemOutcome]:
-        keys = [
-            EntryKey(row.patient, modality, roi)
-            for modality in self.config.modalities
-            for roi in rois_of(row, self.config)
-            if (not self.options.modalities or modality in self.options.modalities)
-            and (not self.options.rois or roi in self.options.rois)
-        ]
+    def _study(self, row: StudyRow, told: PatchesTold) -> list[ItemOutcome]:
+        keys = self.options.chosen.keys(row, self.config)
         try:
-            look, grid, bones = once(), self.config.grid, self.config.asks_bones
-            sources = {key: sources_of(row, key.modality, key.roi, grid=grid, bones=bones, look=look) for key in keys}
-            with fetched(row.files) as files:
-                prepared = prepare_study(files, self.config.rules())
-                labels = _labels(files.label_maps, self.config.label_set, prepared)
+            study = OcclusionStudy.read(row, keys, self.config)
         except FAILURES as error:
             return [self._failed(key, error) for key in keys]
-        study = _Study(prepared, labels, sources)
         return [self._entry(key, study, told) for key in keys]
 
-    def _entry(self, key: EntryKey, study: _Study, told: Callable[[int, int, str], None]) -> ItemOutcome:
-        started = time.perf_counter()
+    def _entry(self, key: EntryKey, study: OcclusionStudy, told: PatchesTold) -> ItemOutcome:
+        digest = study.digest(key, self.product, self.view)
         try:
-            digest = self._digest(key, study.prepared)
-            state = self.store.state(self.view, key, digest)
-            if state == "done":
-                commit = self.store.current(self.view, key)
-                assert commit is not None
-                return self._outcome(key, "done", "the current commit has this input", commit.number)
-            if state == "withdrawn":
-                return self._outcome(key, "withdrawn", "withdrawn from the store")
-            entry = self._made(key, study, told)
-            publication = self.store.publish(
-                self.view,
-                key,
-                entry,
-                input_sha256=digest,
-                sources=study.sources[key],
-                versions={name: version(name) for name in RECORDED_VERSIONS},
-                timings_s={"embedding": time.perf_counter() - started},
-                make_current=True,
-            )
+            state: str = self.store.state(self.view, key, digest)
+            made = None if state in {"done", "withdrawn"} else self._made(key, digest, study, told)
+        except EntryWithdrawnError:
+            state, made = "withdrawn", None
         except FAILURES as error:
             return self._failed(key, error)
+        self.unfinished.forget(digest)
+        if made is not None:
+            return made
+        if state == "withdrawn":
+            return self._outcome(key, "withdrawn", "withdrawn from the store")
+        commit = self.store.current(self.view, key)
+        assert commit is not None
+        return self._outcome(key, "done", "the current commit has this input", commit.number)
+
+    def _made(self, key: EntryKey, digest: str, study: OcclusionStudy, told: PatchesTold) -> ItemOutcome:
+        started = time.perf_counter()
+        stride = self.config.kept_every
+        hiding = Hiding.of(key, study.prepared, product=self.product, rules=self.options.rules, stride=stride)
+        parts_of = partial(self.unfinished.of, digest)
+        entry = patch_entry(hiding, self.segmenter, bones=study.bones, parts_of=parts_of, told=told)
+        publication = self.store.publish(
+            self.view,
+            key,
+            entry,
+            input_sha256=digest,
+            sources=study.sources[key],
+            versions={name: version(name) for name in RECORDED_VERSIONS},
+            timings_s={"embedding": time.perf_counter() - started},
+            make_current=True,
+        )
         reason = f"{len(entry.attributes['occlusion']['patches_zyx'])} patches embedded and committed"
         return self._outcome(key, publication.outcome, reason, publication.commit.number)
-
-    def _digest(self, key: EntryKey, prepared: PreparedStudy) -> str:
-        name = drawn_for(key, self.product, prepared)
-        return input_sha256(prepared, modality=key.modality, roi=key.roi, view_id=self.view, points_of=name)
-
-    def _made(self, key: EntryKey, study: _Study, told: Callable[[int, int, str], None]) -> Entry:
-        prepared, rules = study.prepared, self.options.rules
-        image_zyx, mask_zyx = prepared.images_zyx[key.modality], prepared.masks_zyx[key.roi]
-        stream = stream_of(key, self.product.variant, prepared, self.config.kept_every)
-        spacing = prepared.grid.spacing_xyz_mm
-        patches = patch_grid(mask_zyx, spacing, size_mm=rules.size_mm, stride_mm=rules.stride_mm)
-        fill, layout = rules.grey(image_zyx), self.product.layout
-        with Occluder(self.segmenter, image_zyx, stream, layouts=(layout,), fill=fill) as occluder:
-            made = list(_counted(occluder.embed(patches), len(patches), str(key), told))
-            baseline, seen = occluder.baseline, occluder.seen
-        subject = Subject(prepared, key.modality, key.roi, pictures=False)
-        entry = memory_entry(subject, stream, baseline, layout)
-        small, steps = backdrop(image_zyx, spacing)
-        arrays = {**entry.arrays, **_stacked(made, layout), "mask": mask_zyx, "backdrop": small}
-        told_of = _told_of(patches, made, stream, seen, study.labels)
-        attributes = {**entry.attributes, "occlusion": {**told_of, "fill_grey": fill, "backdrop_step_zyx": steps}}
-        return Entry(arrays, attributes)
 
     def _outcome(self, key: EntryKey, result: Any, reason: str, number: int | None = None) -> ItemOutcome:
         return ItemOutcome(key.patient, key.modality, key.roi, self.product.layout, result, reason, number)
@@ -270,74 +205,3 @@ class _Work:
     def _failed(self, key: EntryKey, error: BaseException) -> ItemOutcome:
         said = one_line(self.options.ids.clean(f"{type(error).__name__}: {error}"))
         return self._outcome(key, "failed", said)
-
-
-@dataclass(frozen=True)
-class _Study:
-    """A study read and prepared, its bones where it has a label map, and the fingerprints of its files."""
-
-    prepared: PreparedStudy
-    labels: tuple[np.ndarray, Mapping[int, str]] | None
-    sources: Mapping[EntryKey, tuple[Source, ...]]
-
-
-def _labels(
-    maps: Mapping[str, str], label_set: str, prepared: PreparedStudy
-) -> tuple[np.ndarray, Mapping[int, str]] | None:
-    """Bones on the study's grid, and their names by the numbers used here; None without a label map."""
-    joined, names = None, dict[int, str]()
-    for part, file in LABEL_SETS[label_set].items():
-        if part not in maps:
-            continue
-        found = resample_nearest(read_labels(maps[part]), prepared.grid).array_zyx
-        joined = np.zeros_like(found) if joined is None else joined
-        offset = max(names, default=0)
-        for label, name in file.bones.items():
-            joined[found == label] = offset + label
-            names[offset + label] = name
-    return None if joined is None else (joined, names)
-
-
-def _counted(
-    made: Iterator[Memory | None], total: int, what: str, told: Callable[[int, int, str], None]
-) -> Iterator[Memory | None]:
-    told(0, total, what)
-    for number, one in enumerate(made, start=1):
-        told(number, total, what)
-        yield one
-
-
-def _stacked(made: Sequence[Memory | None], layout: str) -> dict[str, np.ndarray]:
-    """Embeddings of the patches that can change them; no array where none can."""
-    found = [one.layouts[layout] for one in made if one is not None]
-    if not found:
-        return {}
-    return {
-        "occluded_memory": np.stack([one.memory.astype(np.float16) for one in found]),
-        "occluded_mean_map": np.stack([one.mean_map for one in found]),
-    }
-
-
-def _told_of(
-    patches: Sequence[Patch],
-    made: Sequence[Memory | None],
-    stream: Stream,
-    seen: frozenset[int],
-    labels: tuple[np.ndarray, Mapping[int, str]] | None,
-) -> dict[str, Any]:
-    """What an entry says of its patches: those with an embedding, in the arrays' order, and those that change nothing."""
-    with_one = [patch for patch, one in zip(patches, made, strict=True) if one is not None]
-    without = [patch for patch, one in zip(patches, made, strict=True) if one is None]
-    told: dict[str, Any] = {
-        "patches_zyx": [_ends(patch) for patch in with_one],
-        "unseen_zyx": [_ends(patch) for patch in without],
-        "seen_slices_z": [int(stream.slices[rank]) for rank in sorted(seen)],
-    }
-    if labels is not None:
-        told["bones"] = [names_under(patch, *labels) for patch in with_one]
-    return told
-
-
-def _ends(patch: Patch) -> list[int]:
-    """z, y, x: start and stop of each."""
-    return [int(end) for axis in zip(patch.start_zyx, patch.stop_zyx, strict=True) for end in axis]

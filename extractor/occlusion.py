@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from extractor.layouts import Kept, LayoutArray, layout_builder
+from extractor.layouts import LayoutArray, layout_builder
 from extractor.lockstep import side_by_side
 from extractor.memory import Memory, prompts_of
 from extractor.network import Remembered, SliceFeatures
+from extractor.occlusion_reach import Pace, Patch, Reach
 from extractor.segmenter import Segmenter
 from extractor.streams import Stream, check_streams
 from extractor.tracking import Clock, Moment, Step, Stepper, Track
@@ -29,25 +29,8 @@ from store_schema.errors import ImageError
 
 SHELF_BYTES = 2**30
 """Image features that are held in memory; the rest lies on disk."""
+ENCODING = "image_encoder"
 Values = Float32[np.ndarray, "channel row column"]
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A box of voxels, half-open."""
-
-    start_zyx: tuple[int, int, int]
-    stop_zyx: tuple[int, int, int]
-
-    def covers(self, z: int) -> bool:
-        """Whether it touches a slice."""
-        return self.start_zyx[0] <= z < self.stop_zyx[0]
-
-    def hide(self, slice_yx: UInt8[np.ndarray, "y x"], fill: int) -> UInt8[np.ndarray, "y x"]:
-        """A copy of a slice that it touches, the patch filled with one value."""
-        hidden = slice_yx.copy()
-        hidden[self.start_zyx[1] : self.stop_zyx[1], self.start_zyx[2] : self.stop_zyx[2]] = fill
-        return hidden
 
 
 class Occluder:
@@ -89,19 +72,22 @@ class Occluder:
             raise ImageError(f"a patch is filled with a grey value of 0 to 255, got {fill}")
         self._segmenter, self._image_zyx, self._stream, self._fill = segmenter, image_zyx, stream, fill
         self._layouts = tuple(layouts)
-        self._key = stream.key if stream.mode == "key_slice" else 0
-        self._kept = Kept(len(stream.slices), stream.mode, segmenter.grid_px, self._key)
+        self.reach = Reach(stream, layouts, grid_px=segmenter.grid_px)
+        """What a patch can change."""
+        self._key, self._count = self.reach.key, self.reach.kept.count
         self._prompts = prompts_of(segmenter, stream, (image_zyx.shape[1], image_zyx.shape[2]))
-        self._stepper = Stepper(segmenter, Clock({}, segmenter.device))
+        self._seconds: dict[str, float] = {}
+        self._clock = Clock(self._seconds, segmenter.device)
+        self._stepper = Stepper(segmenter, self._clock)
         self._features = _Shelf(segmenter)
         self._down: list[Remembered] = []
         """By frame from the key slice downwards."""
         self._up: list[Remembered] = []
         """By frame from the key slice upwards, itself among them."""
-        self.seen = self._visible()
-        """Ranks of the kept slices that can change a layout: what happens on another one changes nothing."""
         self.baseline = self._first_pass()
         """Of the whole image."""
+        self.pace = self._measured()
+        """Of the pass over the whole image."""
 
     def close(self) -> None:
         """Let go of what was kept."""
@@ -112,10 +98,6 @@ class Occluder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def ranks(self, patch: Patch) -> tuple[int, ...]:
-        """Kept slices that a patch touches and that can change a layout, by their ranks."""
-        return tuple(rank for rank, z in enumerate(self._stream.slices) if patch.covers(z) and rank in self.seen)
 
     def embed(self, patches: Sequence[Patch]) -> Iterator[Memory | None]:
         """The memories with each patch occluded, in order; None where the patch touches nothing that can change them.
@@ -135,31 +117,16 @@ class Occluder:
         with self._segmenter.running():
             return self._stepper.step(moments)
 
-    # What depends on what
-
-    @property
-    def _apart(self) -> bool:
-        """Whether no slice sees another: boxes on all, or masks that take the decoder's place."""
-        by_mask = self._stream.prompt == "mask" and self._stream.mode in {"sequential", "sequential_direct"}
-        return self._stream.mode == "upfront" or by_mask
-
-    def _visible(self) -> frozenset[int]:
-        held = frozenset[int]().union(*(layout_builder(name, self._kept).ranks for name in self._layouts))
-        if self._apart:
-            return held
-        below, above = (max(held, default=self._key), min(held, default=self._key))
-        return frozenset(range(min(above, self._key), max(below, self._key) + 1))
-
     # Passes
 
     def _track(self, ranks: range) -> Track:
-        return Track(self._stream.mode, ranks, frames=self._kept.count, prompts=self._prompts)
+        return Track(self._stream.mode, ranks, frames=self._count, prompts=self._prompts)
 
     def _first_pass(self) -> Memory:
         def passing() -> Generator[Moment, list[Step], dict[int, Values]]:
             slices = self._stream.slices
             made: dict[int, Values] = {}
-            down, up = self._track(range(self._key, self._kept.count)), self._track(range(self._key, -1, -1))
+            down, up = self._track(range(self._key, self._count)), self._track(range(self._key, -1, -1))
             for track, kept in ((down, self._down), (up, self._up)):
                 if track is up:
                     up.follow(down)
@@ -178,8 +145,13 @@ class Occluder:
         self._values = made
         return self._packed(made)
 
+    def _measured(self) -> Pace:
+        encoding_s = self._seconds[ENCODING]
+        others_s = sum(self._seconds.values()) - encoding_s
+        return Pace(encoding_s / self._count, others_s / self._count)
+
     def _occluded(self, patch: Patch) -> Generator[Moment, list[Step], Memory | None]:
-        touched = self.ranks(patch)
+        touched = self.reach.ranks(patch)
         if not touched:
             return None
         slices = self._stream.slices
@@ -199,12 +171,12 @@ class Occluder:
 
     def _again(self, touched: Sequence[int]) -> Iterator[tuple[Track, int]]:
         """Tracks to be taken up, and for how many frames; each is used up before the next is asked for."""
-        if self._apart:
+        if self.reach.apart:
             for rank in touched:
-                yield self._at(self._track(range(self._kept.count)), self._down, rank), 1
+                yield self._at(self._track(range(self._count)), self._down, rank), 1
             return
         key, anew = self._key, self._key in touched
-        down = self._track(range(key, self._kept.count))
+        down = self._track(range(key, self._count))
         below = [rank - key for rank in touched if rank >= key]
         if below:
             self._at(down, self._down, min(below))
@@ -225,17 +197,17 @@ class Occluder:
         return track
 
     def _encoded(self, slice_yx: UInt8[np.ndarray, "y x"]) -> SliceFeatures:
-        with self._segmenter.running():
+        with self._segmenter.running(), self._clock.stage(ENCODING):
             return self._segmenter.network.encode(self._segmenter.network_input(slice_yx))
 
     def _packed(self, made: Mapping[int, Values]) -> Memory:
         """Layouts of the memories, taken in the order of the first pass."""
-        builders = {name: layout_builder(name, self._kept) for name in self._layouts}
-        for rank in (*range(self._key, self._kept.count), *range(self._key - 1, -1, -1)):
+        builders = {name: layout_builder(name, self.reach.kept) for name in self._layouts}
+        for rank in (*range(self._key, self._count), *range(self._key - 1, -1, -1)):
             for builder in builders.values():
                 builder.add(made[rank], rank)
         layouts: dict[str, LayoutArray] = {name: builder.finish() for name, builder in builders.items()}
-        return Memory(layouts, self._kept.count)
+        return Memory(layouts, self._count)
 
 
 def _values(step: Step) -> Values:

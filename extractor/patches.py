@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from extractor.occlusion import Patch
+from extractor.occlusion_reach import Patch
 from store_schema.errors import ConfigError, MaskError
 
 MOST_PATCHES = 2000

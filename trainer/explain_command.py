@@ -54,7 +54,7 @@ def explain(
     patches overlap. What the view cannot see at all has a score of exactly 0, and is said to be unseen.
 
     It is a sensitivity and no cause: it depends on the patches' size, stride and fill, and says nothing about what is hidden from
-    the model.
+    the model. What is bright changes an embedding most, so that the map of a model fitted to shuffled outcomes can peak there too.
 
     A rerun into the same folder does only what is missing or has changed. Patients that cannot be explained are named on stderr and
     make the exit status 1.

@@ -51,6 +51,9 @@ class ExplainedImage(Record):
         On which boxes and maps lie.
     seen_slices_z
         Slices that can change the embedding.
+    held_slices_z
+        Those among them whose own memories it holds: the others act through the masks of later slices alone. None where the entry
+        does not say.
     fill_grey
         Grey value that hid the patches.
     baseline_difference
@@ -65,6 +68,7 @@ class ExplainedImage(Record):
     patches: tuple[PatchDelta, ...]
     grid: ImageGrid
     seen_slices_z: tuple[int, ...]
+    held_slices_z: tuple[int, ...] | None = None
     fill_grey: int
     baseline_difference: float
     figure: str

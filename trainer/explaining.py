@@ -275,6 +275,7 @@ def _described(one: Occluded, found: Float[np.ndarray, " patch"]) -> ExplainedIm
         patches=patches,
         grid=one.grid,
         seen_slices_z=one.told.seen_slices_z,
+        held_slices_z=one.told.held_slices_z,
         fill_grey=one.told.fill_grey,
         baseline_difference=one.difference,
         figure=f"figures/{key}.svg",

@@ -128,6 +128,7 @@ class _Told(Record):
     patches_zyx: tuple[Box, ...]
     unseen_zyx: tuple[Box, ...]
     seen_slices_z: tuple[int, ...]
+    held_slices_z: tuple[int, ...] | None = None
     bones: tuple[tuple[str, float] | None, ...] | None = None
     fill_grey: int
     backdrop_step_zyx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]

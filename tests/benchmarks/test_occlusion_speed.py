@@ -14,7 +14,8 @@ import SimpleITK as sitk  # noqa: N813 - the usual name
 import torch
 
 from extractor.memory import embed_volume
-from extractor.occlusion import Occluder, Patch
+from extractor.occlusion import Occluder
+from extractor.occlusion_reach import Patch
 from extractor.prompts import kept_slices, tight_boxes
 from extractor.segmenter import load_segmenter
 from extractor.streams import Stream

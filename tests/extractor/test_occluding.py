@@ -1,5 +1,6 @@
 """`extractor occlude` on a synthetic cohort: one entry a region with all its patches, resumed, and told what it cannot see."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,19 @@ import pytest
 from click.testing import CliRunner
 
 from extractor.cli import main
-from extractor.config import ExtractConfig
+from extractor.config import EncoderFacts, ExtractConfig, views_of
 from extractor.embedding import stream_of
 from extractor.memory import embed_volume
+from extractor.occlusion_plan import PROBED, planned, timed
+from extractor.occlusion_reach import Pace
+from extractor.occlusion_rules import OcclusionRules, occlusion_view
+from extractor.occlusion_study import Chosen
+from extractor.patch_entry import Hiding
 from extractor.phantom import write_cohort
 from extractor.segmenter import load_segmenter
 from extractor.study import prepare_study
 from extractor.table import read_study_table
-from store_schema import EntryKey, open_store
+from store_schema import EntryKey, ViewSpec, open_store
 
 SETTINGS = """
 model: mini
@@ -45,6 +51,8 @@ def occlude(cohort: Path, store: Path, *more: str, mode: str = "sequential"):
         str(store),
         "--config",
         str(cohort / f"{mode}.yaml"),
+        "--scratch",
+        str(cohort / "scratch"),
     ]
     return CliRunner().invoke(main, [*arguments, *COARSE, *more])
 
@@ -78,9 +86,13 @@ def test_an_entry_holds_every_patch_and_verifies(made):
     assert entry.arrays["mask"].any()
     assert entry.arrays["backdrop"].ndim == 3
     assert set(told["seen_slices_z"]) == set(entry.attributes["kept_slices_z"])
+    assert sorted(told["held_slices_z"]) == sorted(entry.attributes["kept_slices_z"])[:2]
     flags = opened.view(view).flags
     assert (flags["occlusion_size_mm"], flags["occlusion_stride_mm"], flags["occlusion_fill"]) == (60.0, 45.0, "mean")
     assert opened.verify().ok
+    assert (
+        f"[study 1/1] {len(patches)} of {len(patches)} patches of P001/PET/spine_dilated, left 0:00:00" in first.stderr
+    )
     assert again.exit_code == 0
     assert "done: the current commit has this input" in again.stdout
 
@@ -151,7 +163,96 @@ def test_a_study_that_cannot_be_read_is_told_and_leaves_the_others_alone(cohort,
     broken = cohort / "broken.csv"
     broken.write_text(table)
     arguments = ["occlude", str(broken), "--store", str(tmp_path / "s"), "--config", str(cohort / "upfront.yaml")]
+    arguments += ["--scratch", str(tmp_path / "scratch")]
     result = CliRunner().invoke(main, [*arguments, *COARSE, "--layout", "paper", "--modality", "CT"])
     assert result.exit_code == 1
     assert "P001 CT spine_dilated: failed: " in result.stdout
     assert "P002 CT spine_dilated: committed" in result.stdout
+
+
+def test_a_plan_counts_patches_and_tells_times_and_writes_nothing(cohort, made, tmp_path):
+    planned = occlude(cohort, tmp_path / "none", "--layout", "paper", "--modality", "CT", "--dry-run", mode="upfront")
+    assert planned.exit_code == 0, planned.output
+    first, second, total = planned.stdout.splitlines()
+    told = re.fullmatch(r"P001 CT spine_dilated: new: (\d+) patches, (\d+) can change it, about 0:00:\d\d", first)
+    assert second.startswith("P002 CT spine_dilated: new: ")
+    assert total.startswith("2 entries to make, ")
+    assert not (tmp_path / "none").exists()
+    assert not (cohort / "scratch").exists() or not list((cohort / "scratch").rglob("*.part"))
+    occlude(cohort, tmp_path / "s", "--layout", "paper", "--patient", "P001", "--modality", "CT", mode="upfront")
+    _, view, entry = entry_of(tmp_path / "s", "CT")
+    patches = entry.attributes["occlusion"]
+    seen = len(patches["patches_zyx"])
+    assert told.groups() == (str(seen + len(patches["unseen_zyx"])), str(seen))
+    assert total.endswith(f"view {view}")
+    again = occlude(cohort, made[0], "--layout", "paper", "--patient", "P001", "--modality", "PET", "--dry-run")
+    assert again.stdout.splitlines()[0] == "P001 PET spine_dilated: done"
+    assert again.stdout.splitlines()[1].startswith("0 entries to make, 0 patches, about 0:00:00")
+
+
+def test_a_plan_names_what_cannot_be_made(cohort, tmp_path):
+    broken = cohort / "absent.csv"
+    broken.write_text((cohort / "studies.csv").read_text().replace("images/P001_ct", "absent/P001_ct", 1))
+    arguments = ["occlude", str(broken), "--store", str(tmp_path / "s"), "--config", str(cohort / "upfront.yaml")]
+    result = CliRunner().invoke(main, [*arguments, *COARSE, "--layout", "paper", "--modality", "CT", "--dry-run"])
+    assert result.exit_code == 1
+    assert "P001 CT spine_dilated: failed: " in result.stdout
+    assert "P002 CT spine_dilated: new: " in result.stdout
+
+
+def test_the_time_of_a_plan_is_that_of_a_few_slices_times_what_is_to_be_done(cohort):
+    """The pace is measured on nine slices, and all that a run does is counted."""
+    config = ExtractConfig(
+        model="mini", weights="random:0", pet_units="suv", stride=4, derive=("spine_dilated",), layouts=("paper",)
+    )
+    row = next(row for row in read_study_table(cohort / "studies.csv", config) if row.patient == "P001")
+    key, product, rules = EntryKey("P001", "CT", "spine_dilated"), config.memories["paper"], OcclusionRules(60, 45)
+    hiding = Hiding.of(key, prepare_study(row.files, config.rules()), product=product, rules=rules, stride=4)
+    assert len(hiding.stream.slices) > PROBED
+    segmenter, slices = load_segmenter("mini", "random:0"), []
+    hook = segmenter.network.image_encoder.register_forward_pre_hook(
+        lambda _module, given: slices.append(len(given[0]))
+    )
+    pace = timed(hiding, segmenter)
+    hook.remove()
+    assert sum(slices) == PROBED
+    assert min(pace.encode_s, pace.propagate_s) > 0
+    (one,) = planned(
+        [row],
+        chosen=Chosen(modalities=("CT",)),
+        config=config,
+        product=product,
+        rules=rules,
+        segmenter=segmenter,
+        state=lambda _key, _digest: "stale",
+        view_id="v",
+        clock=lambda _hiding, _segmenter: Pace(100.0, 1.0),
+    )
+    reach = hiding.reach(grid_px=segmenter.grid_px)
+    visits = [reach.whole, *(reach.visits(patch) for patch in hiding.patches)]
+    assert one.seconds == sum(100 * each.encoded + each.propagated for each in visits)
+    assert (one.state, one.patches, one.to_do) == ("stale", len(hiding.patches), True)
+
+
+@pytest.mark.parametrize("length", [20, 55, 56, 60, 64])
+def test_the_name_of_an_occlusion_view_fits_whatever_the_name_of_the_view(length):
+    facts = EncoderFacts(name="mini", image_size=128, weights_sha256="0" * 64, trained=False, flags={})
+    base = views_of(ExtractConfig(model="mini", weights="random:0", layouts=("paper",)), facts)["paper"]
+    base = base.model_copy(update={"name": ("abcdefgh-" * 8)[:length].rstrip("-")})
+    made = ViewSpec.model_validate(occlusion_view(base, OcclusionRules()).model_dump())
+    assert made.name.endswith("-occluded")
+    assert len(made.name) <= 64
+    assert made.name == f"{base.name}-occluded" or length > 55
+    other = base.model_copy(update={"precision": "bfloat16"})
+    assert occlusion_view(other, OcclusionRules()).view_id != made.view_id
+
+
+def test_the_longest_name_that_settings_make_gets_an_occlusion_view():
+    facts = EncoderFacts(name="medsam2", image_size=512, weights_sha256="0" * 64, trained=False, flags={})
+    config = ExtractConfig(
+        mode="sequential_direct", prompt="box", layouts=("pooled",), pet_units="relative", grid="pet",
+        perturb={"kind": "random_boxes", "seed": 123456789},
+    )  # fmt: skip
+    base = views_of(config, facts)["pooled"]
+    assert len(base.name) > 55
+    assert len(occlusion_view(base, OcclusionRules()).name) <= 64

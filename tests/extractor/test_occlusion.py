@@ -8,7 +8,8 @@ import pytest
 from extractor.batching import BatchSizes
 from extractor.layouts import LAYOUTS
 from extractor.memory import embed_volume
-from extractor.occlusion import Occluder, Patch
+from extractor.occlusion import Occluder
+from extractor.occlusion_reach import Patch, Visits
 from extractor.prompts import seeded_points
 from extractor.segmenter import Segmenter, load_segmenter
 from extractor.streams import MODES, Stream
@@ -57,13 +58,47 @@ def whole(segmenter: Segmenter, patch: Patch, one: Stream):
     return embed_volume(segmenter, hidden(volume(), patch), [one], layouts=LAYOUTS)["a"]
 
 
+class Counted:
+    """How many slices were encoded and remembered, and how often memory attention was asked."""
+
+    def __init__(self, segmenter):
+        self.encoded = self.attended = self.remembered = 0
+        network = segmenter.network
+        self._hooks = [
+            network.image_encoder.register_forward_pre_hook(lambda _module, given: self._encode(len(given[0]))),
+            network.memory_attention.register_forward_pre_hook(lambda *_: self._attend(), with_kwargs=True),
+            network.memory_encoder.register_forward_pre_hook(lambda *_: self._remember(), with_kwargs=True),
+        ]
+
+    def _encode(self, slices):
+        self.encoded += slices
+
+    def _attend(self):
+        self.attended += 1
+
+    def _remember(self):
+        self.remembered += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for hook in self._hooks:
+            hook.remove()
+
+
 @pytest.mark.parametrize("prompt", ["box", "points", "mask"])
 @pytest.mark.parametrize("mode", MODES)
 def test_each_patch_gives_the_numbers_of_a_whole_pass_over_the_occluded_image(mini, mode, prompt):
     one = stream(mode, prompt)
+    made = {}
     with Occluder(mini, volume(), one, layouts=LAYOUTS, fill=FILL) as occluder:
-        made = dict(zip(PATCHES, occluder.embed(list(PATCHES.values())), strict=True))
+        for name, patch in PATCHES.items():
+            with Counted(mini) as counted:
+                (made[name],) = occluder.embed([patch])
+            assert occluder.reach.visits(patch) == Visits(counted.encoded, counted.remembered), name
         baseline = occluder.baseline
+        assert min(occluder.pace.encode_s, occluder.pace.propagate_s) > 0
     assert made.pop("between kept slices") is None
     for name, memory in made.items():
         expected = whole(mini, PATCHES[name], one)
@@ -80,31 +115,6 @@ def test_the_baseline_is_the_pass_over_the_whole_image(mini, mode):
     with Occluder(mini, volume(), stream(mode), layouts=LAYOUTS, fill=FILL) as occluder:
         for layout in LAYOUTS:
             np.testing.assert_array_equal(occluder.baseline.layouts[layout].memory, expected.layouts[layout].memory)
-
-
-class Counted:
-    """How many slices were encoded, and how often memory attention was asked."""
-
-    def __init__(self, segmenter):
-        self.encoded = self.attended = 0
-        network = segmenter.network
-        self._hooks = [
-            network.image_encoder.register_forward_pre_hook(lambda _module, given: self._encode(len(given[0]))),
-            network.memory_attention.register_forward_pre_hook(lambda *_: self._attend(), with_kwargs=True),
-        ]
-
-    def _encode(self, slices):
-        self.encoded += slices
-
-    def _attend(self):
-        self.attended += 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for hook in self._hooks:
-            hook.remove()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,7 @@ def test_only_what_a_patch_can_change_is_done_again(mini, mode, patch, encoded, 
 def test_what_a_layout_cannot_see_is_told_and_changes_nothing(mini, mode, layout, seen):
     one = stream(mode)
     with Occluder(mini, volume(), one, layouts=(layout,), fill=FILL) as occluder:
-        assert occluder.seen == seen
+        assert occluder.reach.seen == seen
         baseline = occluder.baseline.layouts[layout].memory
         patches = [Patch((z, 10, 10), (z + 1, 30, 40)) for z in SLICES]
         made = list(occluder.embed(patches))
@@ -154,7 +164,7 @@ def test_what_a_layout_cannot_see_is_told_and_changes_nothing(mini, mode, layout
 
 def test_with_masks_upfront_and_sequential_are_done_slice_by_slice(mini):
     with Occluder(mini, volume(), stream("sequential", "mask"), layouts=("paper",), fill=FILL) as occluder:
-        assert occluder.seen == {5, 6}
+        assert occluder.reach.seen == {5, 6}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractor.occlusion import Patch
+from extractor.occlusion_reach import Patch
 from extractor.patches import MOST_PATCHES, backdrop, names_under, patch_grid
 from store_schema.errors import ConfigError, MaskError
 

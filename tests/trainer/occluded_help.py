@@ -58,6 +58,7 @@ def occluded_entry(
         "patches_zyx": [list(box) for box in boxes],
         "unseen_zyx": [list(box) for box in unseen],
         "seen_slices_z": [0, 2, 4, 8, 10, 12, 14],
+        "held_slices_z": [0, 2],
         "fill_grey": 40,
         "backdrop_step_zyx": list(STEP_ZYX),
         **({} if bones is None else {"bones": list(bones)}),

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
@@ -19,6 +20,7 @@ from trainer.dispatch import Workers
 from trainer.final import fit_final
 from trainer.plan import Inputs
 from trainer.predicting import Newcomers, predict
+from trainer.report.explain_page import _sight, write_explain_page
 from trainer.run import cross_validate
 from trainer.saved import read_model
 
@@ -335,6 +337,8 @@ def test_the_command_writes_a_page_that_needs_nothing_and_says_what_it_shows(mad
         "no cause",
         "size and the stride",
         "Only what lies on 7 of 16 slices can change this embedding (z 0, 2, 4, 8, 10, 12, 14).",
+        "It holds the memories of 2 of these (z 0, 2); the others reach it only through the masks",
+        "Of 2 patches on such slices alone, 0 change the risk by exactly 0",
         "1 of 5 patches touch none of them and are unseen",
         "untrained",
         "soft tissue",
@@ -350,6 +354,25 @@ def test_the_command_writes_a_page_that_needs_nothing_and_says_what_it_shows(mad
     told = json.loads((out / "explain.json").read_text())
     assert told["occlusion_view"] == made.occluded
     assert told["versions"]["engram"]
+
+
+def test_what_acts_through_masks_alone_is_told_with_what_it_changed(made, tmp_path):
+    store, key = copied(made, tmp_path), EntryKey("P001", "PET", "spine")
+    arrays = arrays_of(made, "P001")
+    hidden = [noisy(arrays["memory"], [n], size) for n, size in enumerate((0.5, 0.4, 0.0, 0.1))]
+    publish(store, made.occluded, key, occluded_entry(arrays, hidden))
+    explained(made, tmp_path / "out", "attention", store=tmp_path / "store", patients=["P001"])
+    page = Page(Path(write_explain_page(str(tmp_path / "out"))).read_text())
+    image = next(one for one in record(tmp_path / "out", "P001").images if one.modality == "PET")
+    first, second, third, fourth, _ = (abs(patch.delta) for patch in image.patches)
+    assert (third, image.held_slices_z) == (0.0, (0, 2))
+    assert (
+        f"Of 2 patches on such slices alone, 1 change the risk by exactly 0; the greatest change among them is {fourth:.3g} "
+        f"log-hazard, against {max(first, second):.3g} among the others."
+    ) in " ".join(" ".join(page.text).split())
+    whole = image.model_copy(update={"held_slices_z": image.seen_slices_z})
+    older = image.model_copy(update={"held_slices_z": None})
+    assert "masks" not in _sight(whole) + _sight(older)
 
 
 def test_the_command_tells_wrong_use_from_patients_that_failed(made, tmp_path):

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -101,6 +102,11 @@ def test_the_map_of_a_model_that_reads_the_lesion_peaks_there_and_that_of_shuffl
     peaks, shares = pointed(shared_kit, planted, "clinical.csv")
     others, their_shares = pointed(shared_kit, planted, "shuffled.csv")
     assert peaks.count(box) > 0.6 * LOOKED_AT
+    # a lesion whose uptake is that of the fill is none: hiding it changes nothing, and no map can point at it
+    uptake = pd.read_csv(planted[0] / "clinical.csv")["z"][:LOOKED_AT]
+    there = [peak == box for peak, z in zip(peaks, uptake, strict=True) if abs(z) > 0.5]
+    assert len(there) > LOOKED_AT / 3
+    assert np.mean(there) >= 0.9
     assert shares["L3"] > 3 * shares["other"]
     assert others.count(box) < 0.3 * LOOKED_AT
     assert their_shares["L3"] < 3 * their_shares["other"]

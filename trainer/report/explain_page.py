@@ -75,17 +75,45 @@ def _top(patches: Sequence[PatchDelta]) -> list[PatchDelta]:
 
 
 def _sight(image: ExplainedImage) -> str:
-    """A sentence on what the view can see of the image, and what it cannot."""
+    """Sentences on what the view can see of the image, how, and what it cannot."""
     slices, whole = image.seen_slices_z, image.grid.size_xyz[2]
     hidden = len(image.patches) - len(image.seen)
     where = f"z {_ranges(slices)}" if slices else "none"
-    seen = f"Only what lies on {len(slices)} of {whole} slices can change this embedding ({where})."
+    seen = (
+        f"Only what lies on {len(slices)} of {whole} slices can change this embedding ({where}).{_through_masks(image)}"
+    )
     if not hidden:
         return f"{seen} Every patch touches one of them."
     return (
         f"{seen} {hidden} of {len(image.patches)} patches touch none of them and are unseen: hiding them changes nothing, whatever "
         "lies there."
     )
+
+
+def _through_masks(image: ExplainedImage) -> str:
+    """What slices do whose own memories the embedding does not hold; nothing where it holds all of them, or does not say."""
+    held = image.held_slices_z
+    if held is None or not set(image.seen_slices_z) - set(held):
+        return ""
+    touching = [_touches(patch, held) for patch in image.seen]
+    others = [abs(patch.delta) for patch, touches in zip(image.seen, touching, strict=True) if not touches]
+    mine = [abs(patch.delta) for patch, touches in zip(image.seen, touching, strict=True) if touches]
+    said = (
+        f" It holds the memories of {len(held)} of these (z {_ranges(held)}); the others reach it only through the masks predicted "
+        "from slice to slice, so that what lies there may change it little, or not at all."
+    )
+    if not others:
+        return said
+    unchanged = sum(not delta for delta in others)
+    beside = f", against {max(mine):.3g} among the others" if mine else ""
+    return (
+        f"{said} Of {len(others)} patches on such slices alone, {unchanged} change the risk by exactly 0; the greatest change "
+        f"among them is {max(others):.3g} log-hazard{beside}."
+    )
+
+
+def _touches(patch: PatchDelta, slices: Sequence[int]) -> bool:
+    return any(patch.box_zyx[0] <= z < patch.box_zyx[1] for z in slices)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
