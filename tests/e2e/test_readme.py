@@ -106,14 +106,13 @@ def study_and_predict(folder: Path) -> None:
 
 
 def disturb(folder: Path) -> None:
-    """The commands that disturb embeddings, on the first studies of the table, and what they leave."""
-    whole = (folder / "studies.csv").read_text()
-    (folder / "studies.csv").write_text("\n".join(whole.splitlines()[:7]) + "\n")
+    """The commands that disturb embeddings, and what they leave."""
     for line in commands("What disturbs embeddings and risks"):
         call(line, folder)
-    assert set(pd.read_csv(folder / "robustness" / "risks.csv")["patient"]) == {f"P00{n}" for n in range(1, 7)}
-    assert "padding 10 mm" in (folder / "robustness" / "report.html").read_text()
-    (folder / "studies.csv").write_text(whole)
+    assert set(pd.read_csv(folder / "robustness" / "risks.csv")["patient"]) == {
+        f"P{n:03d}" for n in range(1, PATIENTS + 1)
+    }
+    assert "padding 5 mm" in (folder / "robustness" / "report.html").read_text()
 
 
 def explain(folder: Path) -> None:
@@ -122,6 +121,14 @@ def explain(folder: Path) -> None:
         call(line, folder)
     assert set(pd.read_csv(folder / "explained/deltas.csv")["modality"]) == {"PET", "CT"}
     assert ">P001</h3>" in (folder / "explained/report.html").read_text()
+
+
+def trust(folder: Path) -> None:
+    """The commands that tell how far to trust a model, and what they leave."""
+    for line in commands("How far to trust a model"):
+        call(line, folder)
+    assert "Whether embeddings can be trusted" in (folder / "quality" / "report.html").read_text()
+    assert 'href="trust/index.html"' in (folder / "study" / "report.html").read_text()
 
 
 def share(folder: Path) -> None:
@@ -164,6 +171,7 @@ def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_sto
     study_and_predict(folder)
     disturb(folder)
     explain(folder)
+    trust(folder)
     share(folder)
     look_around(folder)
     for line in commands("Looking after a store"):
