@@ -23,6 +23,7 @@ SCHEMES, WIDTHS = ("light", "dark"), (320, 1280)
 PAPER = {"width": 718, "height": 1047}
 """What A4 leaves between margins of 10 mm, in CSS pixels."""
 MARGINS = dict.fromkeys(("top", "bottom", "left", "right"), "10mm")
+pytestmark = pytest.mark.timeout(1800)
 INK, WHITE = "rgb(27, 31, 36)", "rgb(254, 254, 254)"
 OPENED = "document.querySelectorAll('details').forEach(one => one.open = true)"
 BEYOND = """() => [...document.querySelectorAll("body *")]
