@@ -105,9 +105,14 @@ def end_workers():
     others = {process.pid for process in psutil.Process().children(recursive=True)}
 
     def end() -> None:
-        for process in psutil.Process().children(recursive=True):
-            if process.pid not in others and "spawn_main" in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGINT)
+        children = [one for one in psutil.Process().children(recursive=True) if one.pid not in others]
+        told = [process for process in children if "spawn_main" in " ".join(process.cmdline())]
+        for process in told:
+            process.send_signal(signal.SIGINT)
+        # on a busy machine they would otherwise do every task before they end
+        _, left = psutil.wait_procs(told, timeout=120)
+        assert told
+        assert not left
 
     return end
 
