@@ -127,7 +127,7 @@ def trust(folder: Path) -> None:
     """The commands that tell how far to trust a model, and what they leave."""
     for line in commands("How far to trust a model"):
         call(line, folder)
-    assert "Whether embeddings can be trusted" in (folder / "quality" / "report.html").read_text()
+    assert "<h1>Quality of embeddings</h1>" in (folder / "quality" / "report.html").read_text()
     assert 'href="trust/index.html"' in (folder / "study" / "report.html").read_text()
 
 
