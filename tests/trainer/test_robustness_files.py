@@ -45,6 +45,8 @@ BASE = (*IMAGES, source("mask:spine"))
         ((source("PET", at=None),), (source("PET", size=7, at=None),), "other", "PET: 7 bytes, not 100"),
         (BASE, (), "unknown", ""),
         ((), (), "unknown", ""),
+        # every view of imported features has a table of its own
+        ((source("features"),), (source("features", size=7),), "unknown", ""),
         ((source("PET"),), (source("CT"),), "unknown", ""),
     ],
 )

@@ -13,6 +13,8 @@ from trainer.tables import shown
 Verdict = Literal["same", "other", "unknown"]
 MASK, MAP = "mask:", "label_map"
 """Beginnings of the roles of what a region was read from; a mask stands before label maps."""
+TABLE = "features"
+"""Role of a table of imported features, of which every view has its own: it says nothing of the images behind it."""
 SHOWN = 5
 
 
@@ -98,9 +100,9 @@ def same_files(base: Sequence[Source], other: Sequence[Source]) -> tuple[Verdict
     base, other
         Sources as the two commits record them.
     """
-    if not base or not other:
+    first, second = ({source.role: source for source in sources if source.role != TABLE} for sources in (base, other))
+    if not first or not second:
         return "unknown", ""
-    first, second = ({source.role: source for source in sources} for sources in (base, other))
     if _region(first) != _region(second):
         told = (" and ".join(sorted(_region(roles))) or "nothing" for roles in (second, first))
         return "other", "region from {}, the base's from {}".format(*told)

@@ -41,6 +41,11 @@ class Overlap:
             return None
         if self.least == self.scored:
             return APPARENT
+        if not self.least:
+            return (
+                f"the model may have been fitted on up to {self.most} of these {self.scored} patients, whom its snapshot holds "
+                "too: where it was, each c is too good, and so may its change be"
+            )
         number = str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
         return (
             f"the model was fitted on {number} of these {self.scored} patients: each c is too good where it was, and so may its "
