@@ -14,7 +14,9 @@ from trainer.quality.inputs import Asked as Looked
 from trainer.quality.measuring import measure as look
 from trainer.robustness.files import file_differences, same_files
 from trainer.robustness.measuring import Asked, measure
+from trainer.robustness.page import write_page
 from trainer.robustness.reading import snapshot_of
+from trainer.robustness.writing import write_robustness
 
 from .folds_help import disturbed, silent
 
@@ -78,18 +80,26 @@ def made(kit, tmp_path):
     return store, base
 
 
-def test_entries_of_corrected_masks_are_left_out_counted_and_told(made):
+def test_entries_of_corrected_masks_are_left_out_counted_and_told(made, tmp_path):
     store, _ = made
-    found = measure(Asked(store.url, "vec", ("vec-padding",)), silent).found
+    measured = measure(Asked(store.url, "vec", ("vec-padding",)), silent)
+    found = measured.found
     (one,) = found.views[0].embeddings
     assert (one.patients, found.entries, found.other_files) == (9, 9, 3)
     (note,) = (note for note in found.notes if "other files" in note)
     assert note.startswith("3 entries of vec-padding-")
-    assert "P00/PET/spine (mask:spine: another modification time)" in note
+    assert note.endswith("left out: mask:spine: another modification time (3). Extract both from the same files")
+    write_page(found, write_robustness(measured, str(tmp_path / "out")))
+    page, table = ((tmp_path / "out" / name).read_text() for name in ("report.html", "left_out.csv"))
+    assert "3 entries of vec-padding-" in page
+    assert "P00" not in page
+    assert [line.split(",")[0] for line in table.splitlines()] == ["patient", "P00", "P01", "P02"]
     assert not any("not every view holds" in note for note in found.notes)
     whole = measure(Asked(store.url, "vec", ("vec-padding",), any_files=True), silent).found
     assert (whole.entries, whole.other_files) == (12, 0)
     assert any("nobody looked" in note for note in whole.notes)
+    write_robustness(measure(Asked(store.url, "vec", ("vec-padding",), any_files=True), silent), str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "left_out.csv").exists()
 
 
 def test_a_base_that_was_extracted_again_stands_beside_no_stale_view(made):

@@ -99,7 +99,7 @@ def robustness(
 
     \b
     Writes into FOLDER: robustness.json, robustness.csv, entries.csv, risks.csv, report.html and figures/*.svg; with --run also
-    folds.csv and models/.
+    folds.csv and models/; where files differ, left_out.csv.
 
     \b
       extractor perturb studies.csv --store ./store --config extract.yaml --kind padding --size 2 --size 5

@@ -1,5 +1,6 @@
 """Tells whether entries of several views were made from the same files, by what their commits record; opens none of these."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,18 +31,18 @@ class FileDifferences:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know, each without a full stop."""
+        """What a reader must know, each without a full stop; names no patient."""
         told = []
         if self.other:
-            first = ", ".join(f"{key} ({why})" for key, why in list(self.other.items())[:SHOWN])
+            reasons = [f"{why} ({number})" for why, number in Counter(self.other.values()).most_common()]
             told.append(
                 f"{len(self.other)} entries of {self.view} were made from other files than those of the base and are left out: "
-                f"{first}{', …' if len(self.other) > SHOWN else ''}. Extract both from the same files"
+                f"{shown(reasons, SHOWN)}. Extract both from the same files"
             )
         if self.unknown:
             told.append(
-                f"of {len(self.unknown)} entries of {self.view} no record tells whether they were made from the files of the base "
-                f"({shown([str(key) for key in sorted(self.unknown)], 3)}): they are taken as if they were"
+                f"of {len(self.unknown)} entries of {self.view} no record tells whether they were made from the files of the "
+                "base: they are taken as if they were"
             )
         return tuple(told)
 

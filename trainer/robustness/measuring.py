@@ -11,6 +11,7 @@ from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds, check_rule
 from trainer.dispatch import Workers
 from trainer.robustness.embeddings import Distances, agreement, distances, embedding_robustness
+from trainer.robustness.files import FileDifferences
 from trainer.robustness.fold_models import RunRow, fold_models
 from trainer.robustness.fold_risks import scores_by
 from trainer.robustness.fold_scores import fold_views, in_all_views
@@ -78,6 +79,8 @@ class Measured:
     risks: Risks | None
     order: tuple[str, ...]
     """Views in the order of `risks.log_risk`, without the base."""
+    files: tuple[FileDifferences, ...] = ()
+    """Entries of each view that were made from other files than the base's."""
 
 
 def measure(asked: Asked, told: Told) -> Measured:
@@ -115,7 +118,7 @@ def _measured(asked: Asked, told: Told) -> Measured:
         steps.next()
     made.sort(key=lambda one: (one.unit is None, one.kind, one.size or 0.0, one.seed or 0, one.view))
     result = _result(asked, views, common, told_apart(made), risks)
-    return Measured(result, moved, risks, tuple(one.view_id for one in views.perturbed))
+    return Measured(result, moved, risks, tuple(one.view_id for one in views.perturbed), views.files)
 
 
 def _views(store: Store, asked: Asked, row: RunRow | None) -> Compared:

@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ROBUSTNESS, TABLE, ENTRIES, RISKS, FOLDS = "robustness.json", "robustness.csv", "entries.csv", "risks.csv", "folds.csv"
+LEFT_OUT = "left_out.csv"
+"""Entries of other files than the base's; written only where there are some."""
 
 
 class _Record(BaseModel):
