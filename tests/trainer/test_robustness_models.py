@@ -218,8 +218,10 @@ def test_workers_give_the_risks_that_this_process_gives(folded, tmp_path, row):
 
 def test_a_view_of_another_precision_is_not_scored_by_the_folds_models(folded, shared_kit, tmp_path):
     store = open_store(str(folded / "store"))
-    other = disturbed(shared_kit.view.model_copy(update={"precision": "bfloat16"}), "same")
-    entries = {("P000", modality): shared_kit.entry(0.0, [1]) for modality in ("PET", "CT")}
+    other = disturbed(shared_kit.view.model_copy(update={"precision": "bfloat16"}), "coarse")
+    entries = {
+        (f"P{row:03d}", modality): shared_kit.entry(0.0, [row]) for row in range(4) for modality in ("PET", "CT")
+    }
     publish(store, store.put_view(other), entries, "other")
     wanted = replace(asked(folded, "image"), perturbed=(other.view_id,), keep=str(tmp_path))
     with pytest.raises(UsageError, match=r"row 'image' reads view tiny-.* differs in precision.*mean nothing"):
