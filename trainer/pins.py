@@ -124,16 +124,33 @@ def pinned_entries(
             f"{', '.join(present) or 'none'}. Correct `images` in the config, or extract them"
         )
     if not latest:
-        _refuse_several_inputs(store, view_id, read)
+        refuse_several_inputs(store, view_id, read)
     return store.snapshot(store.make_snapshot(view_id, read))
 
 
-def _refuse_several_inputs(store: Store, view_id: str, read: Mapping[EntryKey, int]) -> None:
-    """A first commit has one input; only later ones are looked at."""
+def refuse_several_inputs(
+    store: Store, view_id: str, read: Mapping[EntryKey, int], *, how: str = "by --snapshot"
+) -> None:
+    """Refuse entries of a view that were extracted from several inputs, and of which nobody said which is meant.
+
+    A first commit has one input; only later ones are looked at.
+
+    Parameters
+    ----------
+    read
+        Numbers of the commits that would be read.
+    how
+        How the caller's user says which are meant.
+
+    Raises
+    ------
+    UsageError
+        If there are such entries.
+    """
     again = [store.commit(view_id, key, number=number) for key, number in read.items() if number > 0]
     several = sorted(str(c.key) for c in again if len({*c.earlier_inputs, c.input_sha256}) > 1)
     if several:
         raise UsageError(
             f"{len(several)} entries of {view_id} were extracted from several inputs ({shown(several, 5)}): say which are "
-            "meant by --snapshot, or take the latest of each by --latest"
+            f"meant {how}, or take the latest of each by --latest"
         )

@@ -16,10 +16,13 @@ class RobustnessPart(Settings):
     Attributes
     ----------
     views
-        Perturbed views; None takes every view that is the row's own but for a perturbation.
+        Perturbed views; None takes every view that is the row's own but for a perturbation, and holds nine tenths of the patients.
+    any_files
+        Compare entries whatever files they were made from: only where these hold the same images and masks.
     """
 
     views: Views | None = None
+    any_files: bool = False
 
 
 class ExplainPart(Settings):
@@ -51,11 +54,14 @@ class ControlsPart(Settings):
         mode and layout.
     permutations
         How often the row is also fitted on permuted outcomes; 0 leaves it out.
+    any_files
+        Take entries whatever files they were made from: only where these hold the same images and masks.
     """
 
     views: Views | None = None
     ablation: Views | None = None
     permutations: Annotated[int, Field(ge=0)] = 1
+    any_files: bool = False
 
 
 class QualityPart(Settings):

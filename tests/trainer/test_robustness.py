@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,9 @@ from trainer.plan import Inputs
 from trainer.predicting import Newcomers, predict
 from trainer.robustness.agreement import icc
 from trainer.robustness.measuring import Asked, measure
+from trainer.robustness.overlap import overlap
 from trainer.robustness.page import write_page
+from trainer.robustness.results import told_apart
 from trainer.robustness.writing import write_robustness
 from trainer.run import cross_validate
 from trainer.saved import read_model
@@ -200,6 +203,20 @@ def test_a_model_on_the_patients_that_it_was_fitted_on_is_called_apparent(made):
     assert found.risk_icc is None
 
 
+def test_one_patient_less_or_no_column_of_the_centre_makes_them_no_strangers(made, tmp_path):
+    table = tmp_path / "clinical.csv"
+    pd.read_csv(made / "clinical.csv")[1:].to_csv(table, index=False)
+    less = measure(
+        asked(made, "tiny-padding-2mm", model_url=str(made / "image"), clinical=table, resamples=100), silent
+    )
+    assert (less.found.model.apparent, less.found.model.seen) == (True, 39)
+    assert any("fitted on these very patients" in note for note in less.found.notes)
+    told = less.risks.cohort
+    strangers = replace(told, patients=tuple(f"Q{one}" for one in told.patients), person=tuple(map(str, told.time)))
+    store = open_store(str(made / "store"))
+    assert overlap(less.risks.card, store, strangers).apparent is False
+
+
 def test_without_outcomes_risks_are_judged_and_c_is_not(made, tmp_path):
     alone = measure(asked(made, "tiny-padding-2mm", model_url=str(made / "image")), silent).found
     assert alone.views[0].risk.c.reason == "no outcomes were given"
@@ -254,6 +271,15 @@ def test_a_view_that_differs_in_more_than_its_perturbation_is_named(made, shared
     found = measure(asked(made, "tiny-erode-3mm"), silent).found
     assert found.views[0].differs == ("precision",)
     assert any("differs from the base in precision" in note for note in found.notes)
+    with pytest.raises(UsageError, match=r"model 'image' reads view tiny-.* differs in precision, besides"):
+        measure(asked(made, "tiny-erode-3mm", model_url=str(made / "image")), silent)
+
+
+def test_views_of_one_kind_and_size_have_labels_of_their_own(measured):
+    first, second, _ = measured.found.views
+    twin = first.model_copy(update={"view": second.view})
+    labels = [view.label for view in told_apart([first, twin, second])]
+    assert labels == [f"padding 2 mm ({first.view[-16:-8]})", f"padding 2 mm ({second.view[-16:-8]})", "padding 5 mm"]
 
 
 def test_another_stride_is_no_other_difference(shared_kit, tmp_path):

@@ -10,8 +10,10 @@ import pytest
 from store_schema import open_store
 from store_schema.errors import CohortError, ObjectAlteredError, SchemaError, TaskError, UsageError
 from trainer.dispatch import Workers
+from trainer.gpus import gpus
 from trainer.predicting import score_cohort
-from trainer.robustness.fold_models import RunRow, fold_models
+from trainer.robustness.fold_models import RunRow, by_workers, fold_models, row_at
+from trainer.robustness.fold_risks import scores_by, worker_scores
 from trainer.robustness.measuring import measure
 from trainer.saved import read_model
 
@@ -170,5 +172,58 @@ def test_a_kept_model_that_is_another_is_refused(folded, tmp_path, row, change):
     card = json.loads(path.read_text())
     change(card)
     path.write_text(json.dumps(card))
-    with pytest.raises(TaskError, match=f"fold 0 of row '{row}': the model made again is not the run's"):
+    with pytest.raises(TaskError, match=f"fold 0 of row '{row}': the model made again is not the run's") as refused:
         measure(wanted, silent)
+    assert f"It was kept in {path.parent}: remove that folder, and the fold is fitted again" in str(refused.value)
+    shutil.rmtree(path.parent)
+    assert measure(wanted, silent).found.model.name == row
+
+
+def test_a_run_made_anew_at_the_same_address_is_read_anew(folded, tmp_path):
+    run = shutil.copytree(folded / "run", tmp_path / "run")
+    before = row_at(str(run), "radiomics")
+    assert row_at(str(run), "radiomics") is before
+    change_record(run, versions={"numpy": "0.9"})
+    assert row_at(str(run), "radiomics").run.record["versions"] == {"numpy": "0.9"}
+
+
+def test_a_run_of_a_gpu_is_scored_by_the_workers_of_a_cluster_alone(folded, tmp_path):
+    row = RunRow.read(str(folded / "run"), "vector")
+    on_gpu = replace(row, run=replace(row.run, config=row.run.config.model_copy(update={"device": "cuda"})))
+    cluster = Workers(scheduler="tcp://127.0.0.1:1", wait_s=0.1)
+    assert [by_workers(on_gpu, one) for one in (cluster, Workers(number=1))] == [True, False]
+    assert not by_workers(row, cluster)
+    if not gpus():
+        with pytest.raises(UsageError, match="Use --scheduler with workers that have one"):
+            fold_models(on_gpu, str(folded / "store"), keep=None, **HERE)
+
+
+@pytest.mark.parametrize("row", ["vector", "either"])
+def test_workers_give_the_risks_that_this_process_gives(folded, tmp_path, row):
+    found, store = RunRow.read(str(folded / "run"), row), open_store(str(folded / "store"))
+    keep = str(tmp_path)
+    models = fold_models(found, store.url, keep=keep, **HERE)
+    snapshots = [store.make_snapshot(store.resolve_view(view)) for view in ("vec-noise", "vec-dealt")]
+    patients = found.run.cohort.patients[:30]
+    asked = (found, store.url, snapshots, patients)
+    here = scores_by(*asked, keep=keep, workers=Workers(number=0))
+    there = worker_scores(*asked, keep=keep, workers=Workers(number=0))
+    for fold, model in models.items():
+        mine = [one for one in found.results[fold].patients if one in patients]
+        for snapshot in snapshots:
+            np.testing.assert_array_equal(here(fold, model, snapshot, mine), there(fold, model, snapshot, mine))
+    with pytest.raises(TaskError, match="is not what a worker left there"):
+        there(fold, model, snapshots[0], mine[:-1])
+
+
+def test_a_view_of_another_precision_is_not_scored_by_the_folds_models(folded, shared_kit, tmp_path):
+    store = open_store(str(folded / "store"))
+    other = disturbed(shared_kit.view.model_copy(update={"precision": "bfloat16"}), "coarse")
+    entries = {
+        (f"P{row:03d}", modality): shared_kit.entry(0.0, [row]) for row in range(4) for modality in ("PET", "CT")
+    }
+    publish(store, store.put_view(other), entries, "other")
+    wanted = replace(asked(folded, "image"), perturbed=(other.view_id,), keep=str(tmp_path))
+    with pytest.raises(UsageError, match=r"row 'image' reads view tiny-.* differs in precision.*mean nothing"):
+        measure(wanted, silent)
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from store_schema import Entry, EntryKey, Layout, Prompt, Store, ViewSpec, create_store
+from store_schema.records import Source
 
 SIDE = 8
 CONTROLS = ("random_boxes", "elsewhere", "constant")
@@ -105,6 +106,7 @@ def fill(
     noise: float = 1.0,
     modalities: tuple[str, ...] = ("PET",),
     roi: str = "spine",
+    sources: Sequence[Source] = (),
 ) -> str:
     """Entries of a view that hold so much of each patient's z, the rest noise of their own."""
     view_id = store.put_view(view)
@@ -112,7 +114,7 @@ def fill(
         for place, modality in enumerate(modalities):
             entry = planted_entry(view, share * z, [seed, row, place], noise)
             digest = hashlib.sha256(entry.arrays["memory"].tobytes() + patient.encode()).hexdigest()
-            store.publish(view_id, EntryKey(patient, modality, roi), entry, input_sha256=digest)
+            store.publish(view_id, EntryKey(patient, modality, roi), entry, input_sha256=digest, sources=sources)
     return view_id
 
 

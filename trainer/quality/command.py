@@ -55,6 +55,7 @@ _FILE = FileOrAddress()
 )
 @click.option("--umap/--no-umap", default=True, show_default=True, help="Draw UMAP beside principal components.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of permutations and UMAP.")
+@click.option("--latest", is_flag=True, help="Take the latest of entries that were extracted from several inputs.")
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the results; written over an older one.")
 @click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did.")
 def quality(*, config: str | None, pseudonymise: bool, out: str, **options: Any) -> None:

@@ -43,6 +43,8 @@ class Asked:
     resamples: int = RESAMPLES
     umap: bool = True
     seed: int = 0
+    latest: bool = False
+    """Take the current commit of entries that were extracted from several inputs."""
 
     @property
     def rules(self) -> Rules:
@@ -78,7 +80,7 @@ def given_of(asked: Asked) -> Given:
     Raises
     ------
     UsageError, TableError, SchemaError
-        If store, table, model and run do not fit each other.
+        If store, table, model and run do not fit each other; if an entry has several live inputs, and `latest` was not asked for.
     NotCommittedError
         If the store has not what is named.
     CohortError
@@ -87,7 +89,7 @@ def given_of(asked: Asked) -> Given:
     _check(asked)
     store = open_store(asked.store_url)
     check_rule(store.location, asked.ids)
-    snapshots = tuple(snapshot_of(store, one) for one in asked.views)
+    snapshots = tuple(snapshot_of(store, one, latest=asked.latest) for one in asked.views)
     ids = [snapshot.view_id for snapshot in snapshots]
     if twice := sorted({one for one in ids if ids.count(one) > 1}):
         raise UsageError(f"view {', '.join(twice)} is named twice: name each view once with --view")

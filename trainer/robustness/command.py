@@ -54,6 +54,12 @@ _FILE = FileOrAddress()
     type=click.IntRange(min=0),
     help="Local processes that fit folds; default one a core, 0 fits in this one.",
 )
+@click.option("--latest", is_flag=True, help="Take the latest of entries that were extracted from several inputs.")
+@click.option(
+    "--any-files",
+    is_flag=True,
+    help="Compare entries whatever files they were made from: only where these hold the same images and masks.",
+)
 @click.option("--out", required=True, metavar="FOLDER", help="Folder of the results; written over an older one.")
 @click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did.")
 def robustness(
@@ -70,6 +76,8 @@ def robustness(
     seed: int,
     scheduler: str | None,
     workers: int | None,
+    latest: bool,
+    any_files: bool,
     out: str,
     pseudonymise: bool,
 ) -> None:
@@ -78,6 +86,9 @@ def robustness(
     Compares the entries that the base and every perturbed view hold: agreement of embeddings (ICC(2,1) of each feature of the mean
     map and of principal components), distance and cosine of each patient's; of risks agreement and rank stability, patients in
     another risk group, and with outcomes the change of Harrell's c with a paired bootstrap.
+
+    An entry whose commit records other files than the base's (size, modification time or ETag of image, CT and region) shows
+    another input: it is left out and counted.
 
     --model judges the risks of one frozen model; on patients whom it was fitted on its c is too good. --run with --row judges a
     row of a finished run out of fold: the model of each fold is fitted again by the run's own tasks, must give the very risks that
@@ -88,7 +99,7 @@ def robustness(
 
     \b
     Writes into FOLDER: robustness.json, robustness.csv, entries.csv, risks.csv, report.html and figures/*.svg; with --run also
-    folds.csv and models/.
+    folds.csv and models/; where files differ, left_out.csv.
 
     \b
       extractor perturb studies.csv --store ./store --config extract.yaml --kind padding --size 2 --size 5
@@ -123,6 +134,8 @@ def robustness(
         row=row,
         keep=keep,
         workers=Workers(number=workers, scheduler=scheduler),
+        latest=latest,
+        any_files=any_files,
     )
     with progress("views" if run_url is None else "folds and views") as told:
         measured = measure(asked, told)

@@ -190,18 +190,25 @@ def fold_models(
     TaskError
         If a model cannot be fitted again, or its risks are not those of the record, to the last bit.
     UsageError
-        If the run was fitted on a GPU, and there is none; if workers cannot be reached, or cannot reach what they need.
+        If the run was fitted on a GPU, and neither this process nor a cluster has one; if workers cannot be reached, or cannot
+        reach what they need.
     ObjectAlteredError, SchemaError
         If a kept model, or a file of the run, is not what was written.
     """
-    if row.run.config.device == "cuda" and not gpus():
+    if row.run.config.device == "cuda" and workers.scheduler is None and not gpus():
         raise UsageError(
-            f"{NO_GPU}: the run's networks were fitted on one, and on a processor they would be other models"
+            f"{NO_GPU}: the run's networks were fitted on one, and on a processor they would be other models. Use "
+            "--scheduler with workers that have one"
         )
     if keep is not None:
         return _made(row, store_url, keep, workers, told)
     with tempfile.TemporaryDirectory(prefix="engram-folds-") as folder:
         return _made(row, store_url, folder, workers, told)
+
+
+def by_workers(row: RunRow, workers: Workers) -> bool:
+    """Whether only workers can score with a run's models, bit for bit: those of a cluster that has the GPUs it was fitted on."""
+    return row.run.config.device == "cuda" and workers.scheduler is not None
 
 
 def keep_models(task: Task, *, label: str, keep: str) -> None:
@@ -214,12 +221,12 @@ def keep_models(task: Task, *, label: str, keep: str) -> None:
     TaskError
         If a model cannot be fitted again, or its risks are not those of the record.
     """
-    row = _row(task.run_url, label)
+    row = row_at(task.run_url, label)
     data = TaskData(task)
     asked = [Asked(job.model, job.seed, data.data(job)) for job in task.jobs]
     answers = train(asked, device=task.device)
     for fold, place in row.places(task).items():
-        trained, address = answers[place], _address(keep, task, place)
+        trained, address = answers[place], kept_at(keep, task, place)
         if isinstance(trained, Exception):
             raise TaskError(
                 f"fold {fold} of row {label!r} cannot be fitted again, and the run did it: {trained}. "
@@ -254,43 +261,67 @@ def _made(
         check_reachable(locations, workers)
         do = partial(keep_models, label=row.line.label, keep=keep)
         run_tasks(list(waiting.values()), workers, on_done=on_done, do=do)
-    return {fold: model for task in tasks for fold, model in _read(row, task, keep)}
+    check = not by_workers(row, workers)
+    return {fold: model for task in tasks for fold, model in read_kept(row, task, keep, check=check)}
+
+
+def row_at(run_url: str, label: str) -> RunRow:
+    """Row of a run, read once by a process that does many tasks of it."""
+    return _row(run_url, label, sha256(RunFolder.open(run_url).location.get(RUN)))
 
 
 @functools.lru_cache(maxsize=1)
-def _row(run_url: str, label: str) -> RunRow:
-    """Read once by a process that does many tasks of a run, which nothing changes."""
+def _row(run_url: str, label: str, _record_sha256: str) -> RunRow:
+    """A run that was made anew at the same address has another record, and is read anew."""
     return RunRow.read(run_url, label)
 
 
-def _read(row: RunRow, task: Task, keep: str) -> Iterator[tuple[int, FoldModel]]:
-    """Kept models of a task, by fold, each checked as if it had been made now."""
+def read_kept(row: RunRow, task: Task, keep: str, *, check: bool) -> Iterator[tuple[int, FoldModel]]:
+    """Kept models of a task, by fold.
+
+    Parameters
+    ----------
+    check
+        Hold their risks against the record as if they had been made now; what only has the cards need not.
+
+    Raises
+    ------
+    TaskError
+        If one's risks are others.
+    """
     for fold, place in row.places(task).items():
-        card, trained = read_model(_address(keep, task, place))
+        card, trained = read_model(kept_at(keep, task, place))
         if isinstance(trained, TrainedNetwork):
             trained = replace(trained, device=task.device)
         model = FoldModel(card, trained)
-        _refuse_other(row, fold, model, str(task.store_url))
+        if check:
+            _refuse_other(row, fold, model, str(task.store_url), kept=kept_at(keep, task, place))
         yield fold, model
 
 
 def _all_kept(row: RunRow, task: Task, keep: str) -> bool:
-    return all(_is_kept(_address(keep, task, place)) for place in row.places(task).values())
+    return all(_is_kept(kept_at(keep, task, place)) for place in row.places(task).values())
 
 
 def _is_kept(address: str) -> bool:
     return RunFolder.open(address).read(CARD) is not None
 
 
-def _address(keep: str, task: Task, place: int) -> str:
+def kept_at(keep: str, task: Task, place: int) -> str:
     """Folder of a model; of another run, row or setting it is another one."""
     job = task.jobs[place]
     made_of = sha256(canonical_json({"task": task.id, "job": job.model_dump(mode="json")}))
     return f"{RunFolder.open(keep).url}/{MODELS}/fold-{job.part.fold:03d}-{made_of[:12]}"
 
 
-def _refuse_other(row: RunRow, fold: int, model: FoldModel, store_url: str) -> None:
-    """Refuse a model whose risks are not those that the run recorded, asked in the very way in which it scores other views."""
+def _refuse_other(row: RunRow, fold: int, model: FoldModel, store_url: str, *, kept: str | None = None) -> None:
+    """Refuse a model whose risks are not those that the run recorded, asked in the very way in which it scores other views.
+
+    Parameters
+    ----------
+    kept
+        Folder in which an earlier call kept it; None of one that was made now.
+    """
     recorded = row.results[fold]
     data = score_cohort(model.card, model.trained, row.run.cohort, (store_url, row.pin["snapshot"]))
     made, training = (
@@ -304,12 +335,13 @@ def _refuse_other(row: RunRow, fold: int, model: FoldModel, store_url: str) -> N
         return
     away, sd = np.abs(made - expected), recorded.train_sd
     others = "" if of_training else ", and so do mean, standard deviation or quartiles of the training patients"
+    remedy = "" if kept is None else f"It was kept in {kept}: remove that folder, and the fold is fitted again; or use"
     raise TaskError(
         f"fold {fold} of row {row.line.label!r}: the model made again is not the run's. Expected the very log-risks that the run "
         f"recorded of {len(expected)} test patients; {int((away != 0).sum())} differ, by {away.max():.3g} at most "
         f"({away.max() / sd:.2g} standard deviations of the training patients' risks){others}. Likely cause: {row.cause()}. "
-        f"Nothing was judged. Use the machine and versions that made {row.folder.url}, or run `trainer cv` again here into a new "
-        "folder"
+        f"Nothing was judged. {remedy or 'Use'} the machine and versions that made {row.folder.url}, or run `trainer cv` again "
+        "here into a new folder"
     )
 
 

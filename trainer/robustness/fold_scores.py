@@ -1,6 +1,6 @@
 """Has the model of each fold of a run score its test patients on each view, and measures how far the risks hold; fits nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from store_schema.errors import CohortError
 from trainer.cohort import Cohort
 from trainer.metrics import harrell_c
-from trainer.predicting import pairs, risk_group, score_cohort
+from trainer.predicting import pairs, risk_group
 from trainer.robustness.agreement import LEAST_SUBJECTS, rank_stability
 from trainer.robustness.embeddings import agreement
 from trainer.robustness.fold_models import FoldModel, RunRow
@@ -20,6 +20,8 @@ from trainer.robustness.risks import Series, agreements, change_of_c
 from trainer.stats import paired_contrast
 from trainer.summary import pooled_risks
 
+Score = Callable[[int, FoldModel, str, Sequence[str]], Series]
+"""Log-risks that the model of a fold gives to some patients on the snapshot of an id."""
 OUT_OF_FOLD = (
     "risks are out of fold: the models of the run's {folds} folds were made again, gave the very risks that the run recorded, and "
     "scored their test patients on every view, their preprocessing as it was; how models fitted on perturbed embeddings would do "
@@ -151,8 +153,8 @@ class FoldViews:
         everybody = len(self.row.run.cohort)
         if len(self.cohort) < everybody:
             told.append(
-                f"{everybody - len(self.cohort)} of the run's {everybody} patients lack an entry in some view and are left out: c "
-                "on the base is not that of the run"
+                f"{everybody - len(self.cohort)} of the run's {everybody} patients lack an entry in some view, or have one made "
+                "from other files, and are left out: c on the base is not that of the run"
             )
         return tuple(told)
 
@@ -175,7 +177,7 @@ class FoldViews:
 
 
 def in_all_views(row: RunRow, views: Compared) -> Cohort:
-    """Patients of the run who have every entry that a fold of the row reads in every view.
+    """Patients of the run who have every entry that a fold of the row reads in every view, made from the files of the base.
 
     Raises
     ------
@@ -188,16 +190,24 @@ def in_all_views(row: RunRow, views: Compared) -> Cohort:
         for snapshot in views.perturbed
         for pair in wanted
     ]
-    kept = [patient for patient in row.run.cohort.patients if all(patient in one for one in having)]
+    strangers = views.strangers(wanted)
+    kept = [
+        patient
+        for patient in row.run.cohort.patients
+        if patient not in strangers and all(patient in one for one in having)
+    ]
     if len(kept) < LEAST_SUBJECTS:
+        others = f" (of {len(strangers)} a view was made from other files)" if strangers else ""
         raise CohortError(
-            f"{len(kept)} of the run's {len(row.run.cohort)} patients have what row {row.line.label!r} reads in every view: "
-            f"agreement needs {LEAST_SUBJECTS}. Perturb the studies of the run"
+            f"{len(kept)} of the run's {len(row.run.cohort)} patients have what row {row.line.label!r} reads in every "
+            f"view{others}: agreement needs {LEAST_SUBJECTS}. Perturb the studies of the run"
         )
     return row.run.cohort.part(kept)
 
 
-def fold_views(row: RunRow, models: Mapping[int, FoldModel], views: Compared, cohort: Cohort) -> FoldViews:
+def fold_views(
+    row: RunRow, models: Mapping[int, FoldModel], views: Compared, cohort: Cohort, score: Score
+) -> FoldViews:
     """Risks of every fold's test patients on every view.
 
     Parameters
@@ -206,12 +216,13 @@ def fold_views(row: RunRow, models: Mapping[int, FoldModel], views: Compared, co
         Of the folds that read images.
     cohort
         Who is scored, as `in_all_views` gives it.
+    score
+        Scores some of them.
     """
     held = set(cohort.patients)
     patients = tuple(tuple(one for one in result.patients if one in held) for result in row.results)
     base = tuple(_recorded(row, fold, mine) for fold, mine in enumerate(patients))
-    url = views.store.url
-    scored = [_scored(base, models, (url, snapshot.id), cohort, patients) for snapshot in views.perturbed]
+    scored = [_scored(base, models, snapshot.id, patients, score) for snapshot in views.perturbed]
     return FoldViews(row, models, cohort, patients, (base, *scored))
 
 
@@ -253,17 +264,12 @@ def _recorded(row: RunRow, fold: int, patients: Sequence[str]) -> Series:
 def _scored(
     base: Sequence[Series],
     models: Mapping[int, FoldModel],
-    where: tuple[str, str],
-    cohort: Cohort,
+    snapshot: str,
     patients: Sequence[Sequence[str]],
+    score: Score,
 ) -> tuple[Series, ...]:
-    """Risks by fold on the snapshot that stands at this address and has this id; the base's where a fold reads no images."""
-    found = []
-    for fold, mine in enumerate(patients):
-        model = models.get(fold)
-        if model is None or not mine:
-            found.append(base[fold])
-            continue
-        data = score_cohort(model.card, model.trained, cohort, where)
-        found.append(np.asarray(model.trained.predict(data, mine).log_risk, dtype=np.float64))
-    return tuple(found)
+    """Risks by fold on the snapshot of this id; the base's where a fold reads no images."""
+    return tuple(
+        score(fold, models[fold], snapshot, mine) if fold in models and mine else base[fold]
+        for fold, mine in enumerate(patients)
+    )

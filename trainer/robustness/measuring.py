@@ -1,6 +1,8 @@
 """Judges how embeddings and risks hold over perturbed views, from store to results; writes nothing."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from store_schema import Snapshot, Store, open_store
@@ -9,8 +11,11 @@ from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds, check_rule
 from trainer.dispatch import Workers
 from trainer.robustness.embeddings import Distances, agreement, distances, embedding_robustness
+from trainer.robustness.files import FileDifferences
 from trainer.robustness.fold_models import RunRow, fold_models
+from trainer.robustness.fold_risks import scores_by
 from trainer.robustness.fold_scores import fold_views, in_all_views
+from trainer.robustness.overlap import overlap
 from trainer.robustness.reading import (
     Compared,
     base_of_run,
@@ -18,8 +23,9 @@ from trainer.robustness.reading import (
     differences,
     embeddings,
     perturbation_of,
+    refuse_foreign,
 )
-from trainer.robustness.results import EmbeddingRobustness, PerturbedView, RiskRobustness, Robustness
+from trainer.robustness.results import EmbeddingRobustness, PerturbedView, RiskRobustness, Robustness, told_apart
 from trainer.robustness.risks import Risks, ScoredViews, scored, scored_cohort
 from trainer.saved import card_sha256, read_model
 from trainer.versions import versions
@@ -56,6 +62,12 @@ class Asked:
     """Folder in which these models are kept, so that a rerun does not fit them again; None keeps none."""
     workers: Workers = field(default_factory=lambda: Workers(number=0))
     """Where they are fitted."""
+    latest: bool = False
+    """Take the current commit of entries that were extracted from several inputs."""
+    any_files: bool = False
+    """Compare entries whatever files they were made from."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Views that the caller found and does not name, each with the reason: the results tell them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +79,8 @@ class Measured:
     risks: Risks | None
     order: tuple[str, ...]
     """Views in the order of `risks.log_risk`, without the base."""
+    files: tuple[FileDifferences, ...] = ()
+    """Entries of each view that were made from other files than the base's."""
 
 
 def measure(asked: Asked, told: Told) -> Measured:
@@ -103,16 +117,16 @@ def _measured(asked: Asked, told: Told) -> Measured:
         made.append(_view(views.base, snapshot, found, judged))
         steps.next()
     made.sort(key=lambda one: (one.unit is None, one.kind, one.size or 0.0, one.seed or 0, one.view))
-    result = _result(asked, views, common, made, risks)
-    return Measured(result, moved, risks, tuple(one.view_id for one in views.perturbed))
+    result = _result(asked, views, common, told_apart(made), risks)
+    return Measured(result, moved, risks, tuple(one.view_id for one in views.perturbed), views.files)
 
 
 def _views(store: Store, asked: Asked, row: RunRow | None) -> Compared:
     """What is compared; of a run the base is the snapshot that it read."""
-    if row is None:
-        return compared(store, asked.base, asked.perturbed)
-    pin = row.pin
-    return compared(store, base_of_run(store, asked.base, view=pin["view"], snapshot=pin["snapshot"]), asked.perturbed)
+    base: str | Snapshot = asked.base
+    if row is not None:
+        base = base_of_run(store, asked.base, view=row.pin["view"], snapshot=row.pin["snapshot"])
+    return compared(store, base, asked.perturbed, latest=asked.latest, any_files=asked.any_files)
 
 
 def _embeddings(
@@ -128,7 +142,7 @@ def _embeddings(
 
 
 def _result(
-    asked: Asked, views: Compared, common: Common, made: list[PerturbedView], risks: Risks | None
+    asked: Asked, views: Compared, common: Common, made: Sequence[PerturbedView], risks: Risks | None
 ) -> Robustness:
     return Robustness(
         store_id=views.store.store_id,
@@ -136,6 +150,8 @@ def _result(
         base_snapshot=views.base.id,
         encoder_trained=views.base.view.encoder.trained,
         entries=sum(map(len, common.values())),
+        other_files=len(views.other_files),
+        left_out=dict(asked.left_out),
         views=tuple(made),
         model=None if risks is None else risks.judged,
         risk_icc=None if risks is None or len(made) == 1 else agreement(*risks.log_risk),
@@ -174,15 +190,31 @@ def _of_model(views: Compared, asked: Asked) -> Risks | None:
         return None
     card, trained = read_model(asked.model_url)
     cohort, known = scored_cohort(card, views, asked.clinical, asked.ids)
+    refuse_foreign(views, f"model {card.name!r}")
     risk = tuple(scored(card, trained, snapshot, views.store.url, cohort) for snapshot in views.all)
-    return ScoredViews(card, card_sha256(asked.model_url), cohort, known, risk)
+    seen = overlap(card, views.store, cohort)
+    return ScoredViews(card, card_sha256(asked.model_url), cohort, known, seen, risk)
 
 
 def _of_run(row: RunRow, views: Compared, asked: Asked, steps: _Steps) -> Risks:
     # before anything is fitted
+    refuse_foreign(views, f"row {row.line.label!r}")
     cohort = in_all_views(row, views)
-    models = fold_models(row, views.store.url, keep=asked.keep, workers=asked.workers, told=steps.reach)
-    return fold_views(row, models, views, cohort)
+    url, snapshots = views.store.url, [snapshot.id for snapshot in views.perturbed]
+    with _folder(asked.keep) as keep:
+        models = fold_models(row, url, keep=keep, workers=asked.workers, told=steps.reach)
+        score = scores_by(row, url, snapshots, cohort.patients, keep=keep, workers=asked.workers)
+        return fold_views(row, models, views, cohort, score)
+
+
+@contextmanager
+def _folder(keep: str | None) -> Iterator[str]:
+    """Where models of folds are kept, for as long as they are needed."""
+    if keep is not None:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="engram-folds-") as folder:
+        yield folder
 
 
 def _view(
@@ -202,7 +234,7 @@ def _view(
     )
 
 
-def _notes(asked: Asked, views: Compared, common: Common, made: list[PerturbedView]) -> tuple[str, ...]:
+def _notes(asked: Asked, views: Compared, common: Common, made: Sequence[PerturbedView]) -> tuple[str, ...]:
     """What a reader must know of the views before the figures."""
     told = []
     if not views.base.view.encoder.trained:
@@ -219,7 +251,11 @@ def _notes(asked: Asked, views: Compared, common: Common, made: list[PerturbedVi
         # the base is what the run read: other regions of the views are none of its business
         read = {(key.modality, key.roi) for key in views.base.keys}
         keys = [place for place in keys if place in read]
-    left = len(keys) - len(views.all) * sum(map(len, common.values()))
+    told += [note for one in views.files for note in one.notes]
+    if asked.any_files:
+        told.append("as was asked for, nobody looked whether the views' entries were made from the files of the base")
+    others = sum(key in snapshot for key in views.other_files for snapshot in views.all)
+    left = len(keys) - others - len(views.all) * sum(map(len, common.values()))
     if left:
         told.append(f"{left} entries that not every view holds, or of regions with fewer than 3 patients, are left out")
     return tuple(told)

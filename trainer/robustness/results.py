@@ -1,10 +1,13 @@
 """Holds what is told of robustness, as its JSON file does; computes nothing."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 ROBUSTNESS, TABLE, ENTRIES, RISKS, FOLDS = "robustness.json", "robustness.csv", "entries.csv", "risks.csv", "folds.csv"
+LEFT_OUT = "left_out.csv"
+"""Entries of other files than the base's; written only where there are some."""
 
 
 class _Record(BaseModel):
@@ -193,6 +196,8 @@ class PerturbedView(_Record):
         Of the draws; None for kinds that draw nothing.
     differs
         What else sets the two views apart; their difference is then not of the perturbation alone.
+    mark
+        What tells it from another view of the same kind, size and seed; empty where there is none.
     """
 
     view: str
@@ -204,12 +209,22 @@ class PerturbedView(_Record):
     differs: tuple[str, ...]
     embeddings: tuple[EmbeddingRobustness, ...]
     risk: RiskRobustness | None
+    mark: str = ""
 
     @property
     def label(self) -> str:
-        """For people: kind, size and seed."""
+        """For people: kind, size and seed; no two views of one result have the same."""
         size = "" if self.size is None else f" {self.size:g}{f' {self.unit}' if self.unit == 'mm' else ''}"
-        return f"{self.kind}{size}{f' (seed {self.seed})' if self.seed else ''}"
+        seed = f" (seed {self.seed})" if self.seed else ""
+        return f"{self.kind}{size}{seed}{f' ({self.mark})' if self.mark else ''}"
+
+
+def told_apart(views: Sequence[PerturbedView]) -> tuple[PerturbedView, ...]:
+    """The same, those with one label marked by the beginning of their specifications' digests."""
+    labels = [view.label for view in views]
+    return tuple(
+        view if labels.count(view.label) == 1 else view.model_copy(update={"mark": view.view[-16:-8]}) for view in views
+    )
 
 
 class JudgedRow(_Record):
@@ -249,14 +264,18 @@ class JudgedModel(_Record):
     card_sha256
         Of the model's card; None for a row.
     apparent
-        Whether the model was fitted on these very patients: c is then too good, on base and perturbed views alike. Never for a row.
+        Whether the model was fitted on some of these very patients: c is then too good, on base and perturbed views alike; None
+        where that cannot be told. Never for a row.
+    seen
+        Scored patients who may be among those it was fitted on; None for a row, and where nothing is known.
     row
         The row; None for a model.
     """
 
     name: str
     card_sha256: str | None
-    apparent: bool
+    apparent: bool | None
+    seen: int | None = None
     row: JudgedRow | None = None
 
 
@@ -268,7 +287,11 @@ class Robustness(_Record):
     base_view, base_snapshot, store_id
         What was taken for undisturbed, and where.
     entries
-        Entries that every view holds.
+        Entries that every view holds, made from the same files.
+    other_files
+        Entries left out because some view holds them made from other files than the base.
+    left_out
+        Views that were found and not taken, each with the reason.
     risk_icc
         Of risks over the base and all perturbed views together; None without risks or with a single perturbed view.
     notes
@@ -281,6 +304,8 @@ class Robustness(_Record):
     base_snapshot: str
     encoder_trained: bool
     entries: int
+    other_files: int = 0
+    left_out: dict[str, str] = Field(default_factory=dict)
     views: tuple[PerturbedView, ...]
     model: JudgedModel | None
     risk_icc: Agreement | None

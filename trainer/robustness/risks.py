@@ -15,10 +15,11 @@ from store_schema.pseudonyms import PlainIds
 from trainer.cohort import Cohort, build_cohort, covariates_of, without_outcomes
 from trainer.columns import Columns
 from trainer.judging import Trained
-from trainer.predicting import available, risk_group, score_cohort
+from trainer.predicting import available, pairs, risk_group, score_cohort
 from trainer.robustness.agreement import LEAST_SUBJECTS, rank_stability
 from trainer.robustness.c_change import c_change
 from trainer.robustness.embeddings import agreement
+from trainer.robustness.overlap import Overlap
 from trainer.robustness.reading import Compared
 from trainer.robustness.results import CIndexChange, JudgedModel, RiskRobustness
 from trainer.saved import Card
@@ -28,7 +29,6 @@ ONE_MODEL = (
     "risks are those of the one fitted model; `--run` judges the models of a run's folds on patients whom they were not fitted on. "
     "How models fitted on perturbed embeddings would do is not told"
 )
-APPARENT = "the model was fitted on these very patients: each c is too good, and so may its change be"
 Series = Float[np.ndarray, " patient"]
 
 
@@ -62,6 +62,8 @@ class ScoredViews:
     card_sha256: str
     cohort: Cohort
     has_outcomes: bool
+    overlap: Overlap
+    """Of the cohort and of those whom the model was fitted on."""
     log_risk: tuple[Series, ...]
     """Of the base first; higher is worse."""
 
@@ -77,12 +79,15 @@ class ScoredViews:
     @property
     def judged(self) -> JudgedModel:
         """The model."""
-        return JudgedModel(name=self.card.name, card_sha256=self.card_sha256, apparent=self._apparent)
+        return JudgedModel(
+            name=self.card.name, card_sha256=self.card_sha256, apparent=self._apparent, seen=self.overlap.most
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """That risks are of one model, and whether its c is apparent."""
-        return (ONE_MODEL, APPARENT) if self._apparent else (ONE_MODEL,)
+        """That risks are of one model, and whether its c is apparent or cannot be told not to be."""
+        note = self.overlap.note if self.has_outcomes else None
+        return (ONE_MODEL,) if note is None else (ONE_MODEL, note)
 
     def lines(self, views: Sequence[str]) -> Iterator[Sequence[Any]]:
         """Risks and risk groups by patient and view."""
@@ -94,12 +99,12 @@ class ScoredViews:
                 yield patient, view, *pair, int(groups[0][row]), int(groups[place][row])
 
     @property
-    def _apparent(self) -> bool:
-        return self.has_outcomes and self.cohort.digest == self.card.training.cohort_digest
+    def _apparent(self) -> bool | None:
+        return self.overlap.apparent if self.has_outcomes else False
 
 
 def scored_cohort(card: Card, views: Compared, clinical: Place | None, ids: PlainIds) -> tuple[Cohort, bool]:
-    """Patients that have what the model reads in every view, and whether their outcomes are known.
+    """Patients that have what the model reads in every view, from the files of the base, and whether their outcomes are known.
 
     Raises
     ------
@@ -117,7 +122,8 @@ def scored_cohort(card: Card, views: Compared, clinical: Place | None, ids: Plai
             f"model {card.name!r} was fitted on view {card.view}, and the base is {views.base.view_id}: name the model's view with "
             "--base"
         )
-    entries = {label: held for snapshot in views.all for label, held in available(card, snapshot).items()}
+    strangers = views.strangers(pairs(card.model))
+    entries = {label: held - strangers for snapshot in views.all for label, held in available(card, snapshot).items()}
     cohort, known = _cohort(card, entries, clinical, ids)
     if len(cohort) < LEAST_SUBJECTS:
         raise CohortError(

@@ -7,7 +7,17 @@ from typing import Any
 
 from store_schema.errors import AlreadyExistsError
 from trainer.robustness.measuring import Measured
-from trainer.robustness.results import ENTRIES, FOLDS, RISKS, ROBUSTNESS, TABLE, PerturbedView, Robustness, Spread
+from trainer.robustness.results import (
+    ENTRIES,
+    FOLDS,
+    LEFT_OUT,
+    RISKS,
+    ROBUSTNESS,
+    TABLE,
+    PerturbedView,
+    Robustness,
+    Spread,
+)
 from trainer.robustness.risks import Risks
 from trainer.run_folder import RUN, RunFolder
 from trainer.saved import CARD
@@ -29,6 +39,10 @@ def write_robustness(measured: Measured, url: str) -> str:
     folder.replace(TABLE, robustness_csv(measured.found))
     folder.replace(ENTRIES, _csv(("patient", "modality", "roi", "view", "relative_l2", "cosine"), _entries(measured)))
     _replace(folder, RISKS, None if measured.risks is None else _risks(measured.risks, measured.order))
+    others = [
+        [key.patient, key.modality, key.roi, one.view, why] for one in measured.files for key, why in one.other.items()
+    ]
+    _replace(folder, LEFT_OUT, _csv(("patient", "modality", "roi", "view", "reason"), others) if others else None)
     of_run = measured.found.model is not None and measured.found.model.row is not None
     _replace(folder, FOLDS, folds_csv(measured.found) if of_run else None)
     folder.replace(ROBUSTNESS, measured.found.model_dump_json(indent=1) + "\n")

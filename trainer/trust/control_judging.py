@@ -44,7 +44,7 @@ def controls_of(subject: Subject, planned: ControlPlan, plan: Plan, results: Run
         rows=made,
         contrasts=tuple(found for family in ("controls", "ablation") for found in _contrasts(planned, results, family)),
         permuted=_permuted(plan, results, rows[BASE]),
-        notes=(*_unequal(made[0], own, same=same), *_notes(subject, planned, plan, results, same=same)),
+        notes=(*_unequal(made[0], own, same=same), *planned.notes, *_notes(subject, planned, plan, results, same=same)),
         left_out=dict(planned.left_out),
         failures=tuple(f"{failure.label}: {failure.reason}" for failure in results.failures),
         run=planned.folder,

@@ -1,9 +1,8 @@
 """Plans a run of one model on its own view and on every control and ablation view; fits nothing and judges nothing."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from store_schema import Snapshot
 from store_schema.errors import ConfigError, NotCommittedError, UsageError
@@ -14,6 +13,8 @@ from trainer.features import check_view
 from trainer.model_config import FittedModel, NetworkModel
 from trainer.pins import pinned_entries
 from trainer.plan import Inputs
+from trainer.robustness.choosing import LEAST_SHARE, too_few
+from trainer.robustness.files import FileDifferences, file_differences
 from trainer.robustness.reading import perturbation_of
 from trainer.run_settings import PermutedControl
 from trainer.trust.subject import Subject
@@ -22,8 +23,6 @@ from trainer.trust_config import ControlsPart
 
 BASE = "base"
 """Row of the controls' run that reads the row's own view."""
-LEAST_SHARE = 0.9
-"""Of the row's patients that a view which nobody named must hold: rows are compared on patients that every view holds."""
 LONGEST_NAME = 56
 Family = str
 
@@ -38,6 +37,13 @@ class Taken:
     model: FittedModel
     """The row's model, as it reads this view."""
     snapshot: Snapshot
+    files: FileDifferences | None = None
+    """Entries that it holds of other files than the base: they are not in the snapshot. None of the base itself."""
+
+    def complete(self, pairs: Sequence[tuple[str, str]]) -> set[str]:
+        """Patients of whom it holds all of these modalities and regions."""
+        keys = self.snapshot.keys
+        return set.intersection(*({key.patient for key in keys if (key.modality, key.roi) == pair} for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class ControlPlan:
     """By the name of its row; the base first."""
     left_out: Mapping[str, str]
     """Views that were found and not taken, each with the reason."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the files that the views were made from, each without a full stop."""
+        return tuple(note for one in self.taken.values() if one.files is not None for note in one.files.notes)
 
     def of(self, family: Family) -> int:
         """How many views of a family there are."""
@@ -81,10 +92,12 @@ def plan_controls(subject: Subject, part: ControlsPart) -> ControlPlan:
     left_out: dict[str, str] = {}
     base = Taken(standing(subject.view, subject.view), BASE, subject.model, _pinned_base(subject))
     others = [
-        *_family(subject, part.views, "controls", left_out),
-        *_family(subject, part.ablation, "ablation", left_out),
+        *_family(subject, base, part, "controls", left_out),
+        *_family(subject, base, part, "ablation", left_out),
     ]
     _refuse_twice([one.standing.view_id for one in (base, *others)])
+    left_out |= _too_few(subject, part, others)
+    others = [one for one in others if one.standing.view_id not in left_out]
     if not others and not part.permutations:
         raise NotCommittedError(f"the store has no view to hold {subject.view.view_id} against: {_how(left_out)}")
     labelled = apart(one.standing for one in (base, *others))
@@ -112,24 +125,39 @@ def _pinned_base(subject: Subject) -> Snapshot:
     return subject.store.snapshot(subject.store.make_snapshot(subject.snapshot.view_id, numbers))
 
 
-def _family(subject: Subject, named: Sequence[str] | None, family: Family, left_out: dict[str, str]) -> Iterator[Taken]:
+def _named_of(part: ControlsPart, family: Family) -> Sequence[str] | None:
+    return part.views if family == "controls" else part.ablation
+
+
+def _too_few(subject: Subject, part: ControlsPart, others: Sequence[Taken]) -> dict[str, str]:
+    """Views that were found and would leave too few patients to all others, each with the reason."""
+    complete = [(one, one.complete(subject.pairs)) for one in others]
+    named = {one.standing.view_id: mine for one, mine in complete if _named_of(part, one.family) is not None}
+    found = {one.standing.view_id: mine for one, mine in complete if _named_of(part, one.family) is None}
+    return too_few(found, named=named, cohort=set(subject.plan.cohort.patients))
+
+
+def _family(
+    subject: Subject, base: Taken, part: ControlsPart, family: Family, left_out: dict[str, str]
+) -> Iterator[Taken]:
     """Views of a family: those named, or all that the store holds of it; of these the ones that cannot be used are told."""
+    named = _named_of(part, family)
     if named is not None:
         for name in named:
             found = standing(subject.view, subject.store.view(name))
-            yield _taken(subject, found, family, least=1)
+            yield _taken(subject, base, found, family, least=1, any_files=part.any_files)
         return
     wanted: tuple[str, ...] = CONTROLS if family == "controls" else (family,)
-    least = int(np.ceil(LEAST_SHARE * len(subject.plan.cohort)))
+    least = math.ceil(LEAST_SHARE * len(subject.plan.cohort))
     held = [found for found in views_found(subject.store, subject.view) if found.role in wanted]
     for found in sorted(held, key=lambda one: (wanted.index(one.role), one.label)):
         try:
-            yield _taken(subject, found, family, least=least)
+            yield _taken(subject, base, found, family, least=least, any_files=part.any_files)
         except (ConfigError, NotCommittedError, UsageError) as error:
             left_out[found.view_id] = str(error)
 
 
-def _taken(subject: Subject, found: Standing, family: Family, *, least: int) -> Taken:
+def _taken(subject: Subject, base: Taken, found: Standing, family: Family, *, least: int, any_files: bool) -> Taken:
     model = adapted(subject, found)
     snapshot = pinned_entries(
         subject.store,
@@ -138,14 +166,34 @@ def _taken(subject: Subject, found: Standing, family: Family, *, least: int) -> 
         latest=subject.inputs.latest,
         among=set(subject.plan.cohort.patients),
     )
-    having = [{key.patient for key in snapshot.keys if (key.modality, key.roi) == pair} for pair in subject.pairs]
-    complete, of = len(set.intersection(*having)), len(subject.plan.cohort)
+    taken = Taken(found, family, model, snapshot)
+    if not any_files:
+        taken = _of_same_files(subject, base, taken)
+    complete, of = len(taken.complete(subject.pairs)), len(subject.plan.cohort)
     if complete < least:
+        others = len(taken.files.other) if taken.files is not None else 0
+        told = f" ({others} entries were made from other files than the base's)" if others else ""
         raise NotCommittedError(
-            f"holds what the row reads of {complete} of {of} patients, and rows are compared on patients that every view holds: "
-            "extract the others, or name the view in the study's `trust`"
+            f"holds what the row reads of {complete} of {of} patients{told}, and rows are compared on patients that every view "
+            "holds: extract the others, or name the view in the study's `trust`"
         )
-    return Taken(found, family, model, snapshot)
+    return taken
+
+
+def _of_same_files(subject: Subject, base: Taken, taken: Taken) -> Taken:
+    """The same without entries that were made from other files than the base's: what is told apart would be the files too."""
+    snapshot = taken.snapshot
+    (files,) = file_differences(base.snapshot, (snapshot,))
+    if not files.other:
+        return replace(taken, files=files)
+    kept = {row.key: row.number for row in snapshot.rows if row.key not in files.other}
+    if not kept:
+        raise NotCommittedError(
+            f"{snapshot.view_id} has no entry that the base has too and of its files: {files.notes[0]}"
+        )
+    return replace(
+        taken, snapshot=subject.store.snapshot(subject.store.make_snapshot(snapshot.view_id, kept)), files=files
+    )
 
 
 def adapted(subject: Subject, found: Standing) -> FittedModel:

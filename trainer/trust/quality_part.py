@@ -50,7 +50,8 @@ def _prepared(subject: Subject) -> Prepared | LeftOut:
     if settings is None:
         return LeftOut("left out by the study's settings")
     named = settings.views or (subject.snapshot.id,)
-    views, groups = tuple(snapshot_of(subject.store, name) for name in named), settings.groups or ()
+    latest, groups = subject.inputs.latest, settings.groups or ()
+    views = tuple(snapshot_of(subject.store, name, latest=latest) for name in named)
     table = sha256(read_table(subject.inputs.clinical)[0].to_csv().encode()) if groups else None
     digest = inputs_digest(subject, views=[view.id for view in views], groups=groups, table=table)
     entries = counted(sum(map(len, views)), "entry", "entries")
