@@ -207,7 +207,7 @@ def test_the_time_of_a_plan_is_that_of_a_few_slices_times_what_is_to_be_done(coh
     )
     row = next(row for row in read_study_table(cohort / "studies.csv", config) if row.patient == "P001")
     key, product, rules = EntryKey("P001", "CT", "spine_dilated"), config.memories["paper"], OcclusionRules(60, 45)
-    hiding = Hiding.of(key, prepare_study(row.files, config.rules()), product=product, rules=rules, stride=4)
+    hiding = Hiding.of(key, prepare_study(row.files, config.rules()), product=product, rules=rules, stride=4, grid_px=8)
     assert len(hiding.stream.slices) > PROBED
     segmenter, slices = load_segmenter("mini", "random:0"), []
     hook = segmenter.network.image_encoder.register_forward_pre_hook(
