@@ -168,7 +168,10 @@ class _Work:
         return [self._entry(key, study, told) for key in keys]
 
     def _entry(self, key: EntryKey, study: OcclusionStudy, told: PatchesTold) -> ItemOutcome:
-        digest = study.digest(key, self.product, self.view)
+        try:
+            digest = study.digest(key, self.product, self.view)
+        except FAILURES as error:
+            return self._failed(key, error)
         try:
             state: str = self.store.state(self.view, key, digest)
             made = None if state in {"done", "withdrawn"} else self._made(key, digest, study, told)

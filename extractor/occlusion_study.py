@@ -109,6 +109,14 @@ class OcclusionStudy:
         return sha256(canonical_json(told))
 
     def input_sha256(self, key: EntryKey, product: Product, view_id: str) -> str:
-        """Digest of all that decides the numbers of an entry of a view, as an extraction commits it."""
+        """Digest of all that decides the numbers of an entry of a view, as an extraction commits it.
+
+        Raises
+        ------
+        StudyError
+            If the region cannot be disturbed as the settings ask.
+        """
+        if key.roi in self.prepared.refused:
+            raise self.prepared.refused[key.roi]
         name = drawn_for(key, product, self.prepared)
         return input_sha256(self.prepared, modality=key.modality, roi=key.roi, view_id=view_id, points_of=name)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from extractor.config import Product
-from extractor.embedding import stream_of
 from extractor.entries import Subject, memory_entry
+from extractor.entry_streams import stream_of
 from extractor.layouts import LayoutArray
 from extractor.memory import Memory
 from extractor.occlusion import Occluder

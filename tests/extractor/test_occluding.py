@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from extractor.cli import main
 from extractor.config import EncoderFacts, ExtractConfig, views_of
-from extractor.embedding import stream_of
+from extractor.entry_streams import stream_of
 from extractor.memory import embed_volume
 from extractor.occlusion_plan import PROBED, planned, timed
 from extractor.occlusion_reach import Pace
