@@ -132,11 +132,6 @@ class ExtractConfig(BaseModel):
             return
         if perturb.kind in AXES and "PET" not in self.modalities:
             raise ValueError(f"{perturb.kind} moves the PET, and modalities leave it out")
-        if perturb.kind in AXES and self.grid == "ct" and "CT" in self.modalities:
-            raise ValueError(
-                f"{perturb.kind} moves the PET alone: on the CT's grid every CT entry would stay as it is, and seem robust. Say "
-                "'modalities: [PET]'"
-            )
         if perturb.kind == "stride" and perturb.amount == self.stride:
             raise ValueError(f"a stride of {self.stride} is the settings' own: give the perturbation another")
         if not perturb.moves_boxes_only:

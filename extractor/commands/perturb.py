@@ -10,8 +10,8 @@ from typing import Any, get_args
 import click
 
 from extractor.commands.running import Asked, carried_out, extracting
-from extractor.perturbation_kinds import AXES, Kind
-from store_schema.console import EngramCommand, error_console, result_console
+from extractor.perturbation_kinds import Kind
+from store_schema.console import EngramCommand, result_console
 
 
 @click.command(cls=EngramCommand)
@@ -52,7 +52,8 @@ def perturb(*, kind: str, sizes: tuple[float, ...], seed: int, **given: Any) -> 
     Edges of boxes move by whole pixels, the nearest to SIZE (halves become the larger): on pixels of 4 mm paddings of 2 and of 5 mm
     are the same boxes. Regions grow and shrink by the voxels within SIZE. The PET moves by SIZE exactly. An entry that would stay
     as it is fails with a reason, since it would seem robust: what counts are the slices and prompts that its mode and layout use.
-    For the same reason a shift makes entries of the PET alone where everything lies on the CT's grid.
+    A shift moves the PET alone: on the CT's grid the CT's entries stay as they are to the last bit, and are there for models that
+    read both; what `trainer robustness` tells of the CT alone then says nothing.
 
     What is drawn is drawn by seed, entry and slice: a rerun draws the same. Options, settings and resuming are those of
     `extractor run`, and `perturb: {kind: padding, size: 5}` in its settings makes the same view. The sizes run one after another,
@@ -65,7 +66,7 @@ def perturb(*, kind: str, sizes: tuple[float, ...], seed: int, **given: Any) -> 
     from extractor.config import parse_config  # noqa: PLC0415
 
     asked = Asked(**given)
-    settings, chosen, statuses = _without_ct(asked.settings(), kind), asked.options(), []
+    settings, chosen, statuses = asked.settings(), asked.options(), []
     configs = [
         parse_config(settings | {"perturb": {"kind": kind, "size": size, "seed": seed}}, origin="--kind/--size/--seed")
         for size in (dict.fromkeys(sizes) or (None,))
@@ -75,14 +76,3 @@ def perturb(*, kind: str, sizes: tuple[float, ...], seed: int, **given: Any) -> 
         result_console().print(f"Perturbation {config.perturb.suffix.removeprefix('-')}")
         statuses.append(carried_out(config, chosen))
     raise click.exceptions.Exit(max(statuses))
-
-
-def _without_ct(settings: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The settings without entries that a shift of the PET would leave as they are, which is said."""
-    asked = list(settings["modalities"])
-    if kind not in AXES or settings["grid"] != "ct" or "CT" not in asked or "PET" not in asked:
-        return settings
-    error_console().print(
-        f"CT left out: {kind} moves the PET alone, and on the CT's grid its entries would stay as they are"
-    )
-    return settings | {"modalities": [one for one in asked if one != "CT"]}

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from extractor.baseline_layouts import Baseline
-from extractor.config import Product, Variant, parse_config
+from extractor.config import Product, Variant
 from extractor.entry_streams import Disturbance
 from extractor.perturbation import Perturbation
 from extractor.study import PreparedStudy
 from extractor.volumes import Grid
 from store_schema import EntryKey
-from store_schema.errors import ConfigError, StudyError
+from store_schema.errors import StudyError
 
 GRID = Grid((20, 16, 12), (0.0, 0.0, 0.0), (1.5, 2.0, 4.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 KEY = EntryKey("P1", "PET", "roi")
@@ -102,11 +102,3 @@ def test_a_region_that_cannot_be_disturbed_tells_its_own_reason():
     )
     with pytest.raises(StudyError, match="gone"):
         check(gone, "sequential", "pooled")
-
-
-def test_a_shift_of_the_pet_has_no_ct_entries_on_the_cts_grid():
-    shift = {"perturb": {"kind": "shift_z", "size": 10}}
-    with pytest.raises(ConfigError, match=r"every CT entry would stay as it is"):
-        parse_config(shift, origin="test")
-    assert parse_config({**shift, "modalities": ["PET"]}, origin="test").modalities == ("PET",)
-    assert parse_config({**shift, "grid": "pet"}, origin="test").modalities == ("PET", "CT")

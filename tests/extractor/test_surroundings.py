@@ -44,10 +44,10 @@ def test_bones_are_known_only_where_every_part_is_there_and_covers_the_body(tmp_
     found = surroundings(ct, {"vertebrae": spine}, "moose_3", grid)
     assert found.bones_zyx.sum() == 2 * 2 * 16
     assert found.unknown == ("label_map_ribs", "label_map_peripheral_bones")
-    whole = labelled(tmp_path, "whole.nii.gz", grid, (30, 29))
+    whole = labelled(tmp_path, "whole.nii.gz", grid, (29, 30))
     assert surroundings(ct, {"": whole}, "totalsegmentator", grid).unknown == ()
     short = Grid((31, 33, 8), grid.origin_xyz_mm, grid.spacing_xyz_mm, AXES)
-    part = labelled(tmp_path, "part.nii.gz", short, (30, 29))
+    part = labelled(tmp_path, "part.nii.gz", short, (29, 30))
     assert surroundings(ct, {"": part}, "totalsegmentator", grid).unknown == (BEYOND,)
 
 
