@@ -17,14 +17,12 @@ from extractor.baseline_pass import HieraPass, Made, Region, slice_vectors
 from extractor.baselines import SliceEncoder
 from extractor.config import Product, Variant
 from extractor.entries import Subject, baseline_entry, memory_entry
+from extractor.entry_streams import stream_of
 from extractor.lockstep import FAILURES
 from extractor.memory import Memory, Volume, embed_volumes
 from extractor.outcome import ItemOutcome
-from extractor.prompting import frames_of
-from extractor.prompts import key_rank, seeded_points
 from extractor.segmenter import Segmenter
 from extractor.streams import Stream
-from extractor.study import PreparedStudy
 from extractor.work import Item, LoadedStudy, Open, Pass, StudyTask, Write, failed, items_of, load_study
 from store_schema import EntryKey, Store
 
@@ -222,22 +220,6 @@ def _baseline_write(this: Pass, item: Item, region: Region, made: Made, embeddin
 def _variants(items: Iterable[Item]) -> dict[tuple[str, Variant], None]:
     products = ((item.key.roi, item.product) for item in items)
     return dict.fromkeys((roi, product.variant) for roi, product in products if isinstance(product, Product))
-
-
-def stream_of(key: EntryKey, variant: Variant, prepared: PreparedStudy, stride: int) -> Stream:
-    """Kept slices and prompts of an entry."""
-    mask_zyx = prepared.masks_zyx[key.roi]
-    slices, boxes = frames_of(prepared, key, stride)
-    return Stream(
-        name=f"{key.roi}/{variant.name}",
-        slices=slices,
-        boxes=boxes,
-        mode=variant.mode,
-        prompt=variant.prompt,
-        points=seeded_points(mask_zyx, slices, entry=str(key)) if variant.prompt == "points" else None,
-        mask_zyx=mask_zyx,
-        key=key_rank(mask_zyx, slices),
-    )
 
 
 def _subject(this: Pass, item: Item) -> Subject:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import batched
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from extractor.layouts import Kept, LayoutArray, LayoutBuilder, layout_builder
 from extractor.lockstep import side_by_side
 from extractor.network import Points, SliceFeatures
 from extractor.segmenter import Segmenter
+from extractor.shelf import shelf_folder
 from extractor.streams import Stream, check_streams
 from extractor.tracking import Clock, MaskPrompt, Moment, Prompts, Step, Stepper, Track
 
@@ -313,7 +313,7 @@ class _Encoder:
 
     def _put(self, z: int, features: SliceFeatures) -> None:
         if self._shelf is None:
-            self._shelf = Path(self._stack.enter_context(TemporaryDirectory(prefix="engram-features-")))
+            self._shelf = self._stack.enter_context(shelf_folder())
         with self._clock.stage("shelf"):
             # Cloned: a view would take the whole batch's storage along.
             parts = ([one.clone() for one in features.levels], [one.clone() for one in features.positions])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -91,11 +91,11 @@ def plan_occlusion(config: ExtractConfig, options: OccludeOptions) -> tuple[str,
 
 
 def _occluded(config: ExtractConfig, options: OccludeOptions, console: Console) -> OccludeReport:
-    rows, product, segmenter, spec = _asked(config, options)
+    rows, product, segmenter, base, spec = _asked(config, options)
     store = opened(options.store_url, options.ids, dry_run=False)
     unfinished = options.unfinished or Unfinished(usual_folder())
     unfinished.tidy()
-    work = _Work(config, options, product, segmenter, store, store.put_view(spec), unfinished)
+    work = _Work(config, options, product, segmenter, store, base, store.put_view(spec), unfinished)
     outcomes = work.through(rows, console)
     held = {EntryKey(one.patient, one.modality, one.roi): one.number for one in outcomes if one.number is not None}
     snapshot = store.make_snapshot(work.view, held) if held else None
@@ -103,7 +103,7 @@ def _occluded(config: ExtractConfig, options: OccludeOptions, console: Console) 
 
 
 def _planned(config: ExtractConfig, options: OccludeOptions) -> tuple[str, tuple[PlannedEntry, ...]]:
-    rows, product, segmenter, spec = _asked(config, options)
+    rows, product, segmenter, _, spec = _asked(config, options)
     store = opened(options.store_url, options.ids, dry_run=True)
     found = planned(
         rows,
@@ -118,10 +118,12 @@ def _planned(config: ExtractConfig, options: OccludeOptions) -> tuple[str, tuple
     return spec.view_id, tuple(one.cleaned(options.ids.clean) for one in found)
 
 
-def _asked(config: ExtractConfig, options: OccludeOptions) -> tuple[list[StudyRow], Product, Segmenter, ViewSpec]:
-    """All that is refused before any work is refused here."""
+def _asked(
+    config: ExtractConfig, options: OccludeOptions
+) -> tuple[list[StudyRow], Product, Segmenter, ViewSpec, ViewSpec]:
+    """All that is refused before any work is refused here; the views are the one that is explained, and that of its patches."""
     name, product = chosen_product(config, options.product)
-    rows = options.chosen.rows(read_study_table(options.table, config, options.ids), config)
+    rows = options.chosen.rows(read_study_table(options.table, config, options.ids, every_map=True), config)
     spec, facts, _ = load_networks(config, options.store_url, device=options.device, looked_at_on=options.device)
     assert facts is not None
     segmenter = load_segmenter(
@@ -131,7 +133,8 @@ def _asked(config: ExtractConfig, options: OccludeOptions) -> tuple[list[StudyRo
         precision=config.precision,
         expected_sha256=facts.weights_sha256,
     )
-    return rows, product, segmenter, occlusion_view(views_of(config, facts)[name], options.rules)
+    base = views_of(config, facts)[name]
+    return rows, product, segmenter, base, occlusion_view(base, options.rules)
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class _Work:
     product: Product
     segmenter: Segmenter
     store: Store
+    base: ViewSpec
+    """The view that is explained."""
     view: str
     unfinished: Unfinished
 
@@ -163,7 +168,10 @@ class _Work:
         return [self._entry(key, study, told) for key in keys]
 
     def _entry(self, key: EntryKey, study: OcclusionStudy, told: PatchesTold) -> ItemOutcome:
-        digest = study.digest(key, self.product, self.view)
+        try:
+            digest = study.digest(key, self.product, self.view)
+        except FAILURES as error:
+            return self._failed(key, error)
         try:
             state: str = self.store.state(self.view, key, digest)
             made = None if state in {"done", "withdrawn"} else self._made(key, digest, study, told)
@@ -182,10 +190,22 @@ class _Work:
 
     def _made(self, key: EntryKey, digest: str, study: OcclusionStudy, told: PatchesTold) -> ItemOutcome:
         started = time.perf_counter()
-        stride = self.config.kept_every
-        hiding = Hiding.of(key, study.prepared, product=self.product, rules=self.options.rules, stride=stride)
-        parts_of = partial(self.unfinished.of, digest)
-        entry = patch_entry(hiding, self.segmenter, bones=study.bones, parts_of=parts_of, told=told)
+        hiding = Hiding.of(
+            key,
+            study.prepared,
+            product=self.product,
+            rules=self.options.rules,
+            stride=self.config.kept_every,
+            grid_px=self.segmenter.grid_px,
+        )
+        entry = patch_entry(
+            hiding,
+            self.segmenter,
+            bones=study.bones,
+            base_input_sha256=study.input_sha256(key, self.product, self.base.view_id),
+            parts_of=partial(self.unfinished.of, digest),
+            told=told,
+        )
         publication = self.store.publish(
             self.view,
             key,
@@ -196,8 +216,7 @@ class _Work:
             timings_s={"embedding": time.perf_counter() - started},
             make_current=True,
         )
-        reason = f"{len(entry.attributes['occlusion']['patches_zyx'])} patches embedded and committed"
-        return self._outcome(key, publication.outcome, reason, publication.commit.number)
+        return self._outcome(key, publication.outcome, _told(entry.attributes["occlusion"]), publication.commit.number)
 
     def _outcome(self, key: EntryKey, result: Any, reason: str, number: int | None = None) -> ItemOutcome:
         return ItemOutcome(key.patient, key.modality, key.roi, self.product.layout, result, reason, number)
@@ -205,3 +224,12 @@ class _Work:
     def _failed(self, key: EntryKey, error: BaseException) -> ItemOutcome:
         said = one_line(self.options.ids.clean(f"{type(error).__name__}: {error}"))
         return self._outcome(key, "failed", said)
+
+
+def _told(occlusion: Mapping[str, Any]) -> str:
+    """What a committed entry holds, and how much of its region lies under no patch."""
+    count, whole, held = (occlusion[name] for name in ("patches_zyx", "region_share", "held_region_share"))
+    return (
+        f"{len(count)} patches embedded and committed; under a patch lie {whole:.0%} of the region, and {held:.0%} of it on the "
+        "slices that the embedding holds"
+    )

@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import batched
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
@@ -23,6 +22,7 @@ from extractor.memory import Memory, prompts_of
 from extractor.network import Remembered, SliceFeatures
 from extractor.occlusion_reach import Pace, Patch, Reach
 from extractor.segmenter import Segmenter
+from extractor.shelf import shelf_folder
 from extractor.streams import Stream, check_streams
 from extractor.tracking import Clock, Moment, Step, Stepper, Track
 from store_schema.errors import ImageError
@@ -235,7 +235,7 @@ class _Shelf:
             self._bytes += size
             return
         if self._folder is None:
-            self._folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="engram-features-")))
+            self._folder = self._stack.enter_context(shelf_folder())
         torch.save((features.levels, features.positions, features.sizes), self._folder / f"{z}.pt")
 
     def get(self, z: int) -> SliceFeatures:

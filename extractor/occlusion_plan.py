@@ -100,8 +100,7 @@ class _Plan:
             state = self.state(key, study.digest(key, self.product, self.view_id))
             if state in LEFT_ALONE:
                 return PlannedEntry(key, state)
-            stride = self.config.kept_every
-            hiding = Hiding.of(key, study.prepared, product=self.product, rules=self.rules, stride=stride)
+            hiding = self._hiding(key, study)
             self.pace = self.pace or self.clock(hiding, self.segmenter)
         except EngramError as error:
             return _failed(key, error)
@@ -109,6 +108,16 @@ class _Plan:
         each = [reach.visits(patch) for patch in hiding.patches]
         seconds = sum(each, start=reach.whole).seconds(self.pace)
         return PlannedEntry(key, state, "", len(each), sum(one != Visits() for one in each), seconds)
+
+    def _hiding(self, key: EntryKey, study: OcclusionStudy) -> Hiding:
+        return Hiding.of(
+            key,
+            study.prepared,
+            product=self.product,
+            rules=self.rules,
+            stride=self.config.kept_every,
+            grid_px=self.segmenter.grid_px,
+        )
 
 
 def timed(hiding: Hiding, segmenter: Segmenter) -> Pace:

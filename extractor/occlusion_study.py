@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from extractor.config import ExtractConfig, Product
 from extractor.fetch import fetched
-from extractor.label_sets import LABEL_SETS
-from extractor.patch_entry import Bones
+from extractor.occlusion_bones import Bones, read_bones
+from extractor.patches import PATCH_RECIPE
 from extractor.plan import once, rois_of, sources_of
 from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow
-from extractor.volumes import read_labels, resample_nearest
 from extractor.work import drawn_for, input_sha256
 from store_schema import EntryKey, Source
 from store_schema.errors import UsageError
+from store_schema.records import canonical_json, sha256
 
 
 @dataclass(frozen=True)
@@ -95,28 +93,30 @@ class OcclusionStudy:
             If a file cannot be read, or is not what it should be.
         """
         # before any file is read: one that is replaced meanwhile then has another fingerprint
-        look, grid, bones = once(), config.grid, config.asks_bones
-        sources = {key: sources_of(row, key.modality, key.roi, grid=grid, bones=bones, look=look) for key in keys}
+        look = once()
+        sources = {key: sources_of(row, key.modality, key.roi, grid=config.grid, bones=True, look=look) for key in keys}
         with fetched(row.files) as files:
             prepared = prepare_study(files, config.rules())
-            return cls(prepared, _bones(files.label_maps, config.label_set, prepared), sources)
+            return cls(prepared, read_bones(files.label_maps, config.label_set, prepared.grid), sources)
 
     def digest(self, key: EntryKey, product: Product, view_id: str) -> str:
-        """Digest of all that decides an entry's numbers."""
+        """Digest of all that decides an entry of patches: its numbers' input, the bones, and how patches are laid."""
+        told = {
+            "input": self.input_sha256(key, product, view_id),
+            "bones": None if self.bones is None else self.bones.sha256,
+            "patches": PATCH_RECIPE,
+        }
+        return sha256(canonical_json(told))
+
+    def input_sha256(self, key: EntryKey, product: Product, view_id: str) -> str:
+        """Digest of all that decides the numbers of an entry of a view, as an extraction commits it.
+
+        Raises
+        ------
+        StudyError
+            If the region cannot be disturbed as the settings ask.
+        """
+        if key.roi in self.prepared.refused:
+            raise self.prepared.refused[key.roi]
         name = drawn_for(key, product, self.prepared)
         return input_sha256(self.prepared, modality=key.modality, roi=key.roi, view_id=view_id, points_of=name)
-
-
-def _bones(maps: Mapping[str, str], label_set: str, prepared: PreparedStudy) -> Bones | None:
-    """Bones on the study's grid, and their names by the numbers used here; None without a label map."""
-    joined, names = None, dict[int, str]()
-    for part, file in LABEL_SETS[label_set].items():
-        if part not in maps:
-            continue
-        found = resample_nearest(read_labels(maps[part]), prepared.grid).array_zyx
-        joined = np.zeros_like(found) if joined is None else joined
-        offset = max(names, default=0)
-        for label, name in file.bones.items():
-            joined[found == label] = offset + label
-            names[offset + label] = name
-    return None if joined is None else (joined, names)

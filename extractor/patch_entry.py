@@ -8,17 +8,18 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import UInt8
 
 from extractor.config import Product
-from extractor.embedding import stream_of
 from extractor.entries import Subject, memory_entry
+from extractor.entry_streams import stream_of
 from extractor.layouts import LayoutArray
 from extractor.memory import Memory
 from extractor.occlusion import Occluder
+from extractor.occlusion_bones import Bones
 from extractor.occlusion_reach import Patch, Reach
 from extractor.occlusion_rules import OcclusionRules
-from extractor.patches import backdrop, names_under, patch_grid
+from extractor.patches import backdrop, covered_share, names_under, patch_grid, under_patches
 from extractor.segmenter import Segmenter
 from extractor.streams import Stream
 from extractor.study import PreparedStudy
@@ -29,8 +30,6 @@ from store_schema.records import canonical_json, sha256
 
 PART = 8
 """Patches of a part at least: what a kill costs at most, a minute or so of a CPU with the full network."""
-Bones = tuple[UInt16[np.ndarray, "z y x"], Mapping[int, str]]
-"""Label map on the image's grid, and the names of the labels that are bones."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,16 @@ class Hiding:
 
     @classmethod
     def of(
-        cls, key: EntryKey, prepared: PreparedStudy, *, product: Product, rules: OcclusionRules, stride: int
+        cls,
+        key: EntryKey,
+        prepared: PreparedStudy,
+        *,
+        product: Product,
+        rules: OcclusionRules,
+        stride: int,
+        grid_px: int,
     ) -> Hiding:
-        """The patches of an entry.
+        """The patches of an entry: no slice that its embedding holds lies under none.
 
         Raises
         ------
@@ -57,14 +63,24 @@ class Hiding:
             As `extractor.patches.patch_grid`.
         """
         mask_zyx, spacing = prepared.masks_zyx[key.roi], prepared.grid.spacing_xyz_mm
-        patches = patch_grid(mask_zyx, spacing, size_mm=rules.size_mm, stride_mm=rules.stride_mm)
         stream = stream_of(key, product.variant, prepared, stride)
+        held = [stream.slices[rank] for rank in Reach(stream, (product.layout,), grid_px=grid_px).held]
+        patches = patch_grid(mask_zyx, spacing, size_mm=rules.size_mm, stride_mm=rules.stride_mm, needed_z=held)
         return cls(key, prepared, product.layout, stream, patches, rules.grey(prepared.images_zyx[key.modality]))
 
     @property
     def image_zyx(self) -> UInt8[np.ndarray, "z y x"]:
         """Grey values."""
         return self.prepared.images_zyx[self.key.modality]
+
+    def shares(self, held_z: Sequence[int]) -> dict[str, float]:
+        """Share of the region that lies under a patch, 0-1: of all of it, and of it on the slices whose memories are held."""
+        mask_zyx = self.prepared.masks_zyx[self.key.roi] != 0
+        under, held = under_patches(self.patches, mask_zyx.shape), list(held_z)
+        return {
+            "region_share": float(under[mask_zyx].mean()),
+            "held_region_share": float(under[held][mask_zyx[held]].mean()),
+        }
 
     def reach(self, *, grid_px: int) -> Reach:
         """What each patch can change."""
@@ -105,12 +121,22 @@ class Embedded:
 
 
 def patch_entry(
-    hiding: Hiding, segmenter: Segmenter, *, bones: Bones | None, parts_of: Callable[[str], Parts], told: PatchesTold
+    hiding: Hiding,
+    segmenter: Segmenter,
+    *,
+    bones: Bones | None,
+    base_input_sha256: str,
+    parts_of: Callable[[str], Parts],
+    told: PatchesTold,
 ) -> Entry:
     """The entry of an occlusion view: the whole image's embedding, and those with each patch hidden that can change it.
 
     Parameters
     ----------
+    bones
+        Of the study's label maps; None without one.
+    base_input_sha256
+        Input digest of the entry whose image is hidden, by which it is known again.
     parts_of
         Where parts lie, by the digest of all that decides their numbers beside the entry's input.
     told
@@ -132,7 +158,13 @@ def patch_entry(
     small, steps = backdrop(hiding.image_zyx, hiding.prepared.grid.spacing_xyz_mm)
     mask_zyx = hiding.prepared.masks_zyx[hiding.key.roi]
     arrays = {**entry.arrays, **_stacked(made), "mask": mask_zyx, "backdrop": small}
-    told_of = {**_told_of(hiding, made, reach, bones), "fill_grey": hiding.fill, "backdrop_step_zyx": steps}
+    told_of = {
+        **_told_of(hiding, made, reach),
+        **_named(hiding, made, bones),
+        "base_input_sha256": base_input_sha256,
+        "fill_grey": hiding.fill,
+        "backdrop_step_zyx": steps,
+    }
     return Entry(arrays, {**entry.attributes, "occlusion": told_of})
 
 
@@ -213,20 +245,34 @@ def _stacked(made: Sequence[Embedded | None]) -> dict[str, np.ndarray]:
     }
 
 
-def _told_of(hiding: Hiding, made: Sequence[Embedded | None], reach: Reach, bones: Bones | None) -> dict[str, Any]:
+def _told_of(hiding: Hiding, made: Sequence[Embedded | None], reach: Reach) -> dict[str, Any]:
     """What an entry says of its patches: those with an embedding, in the arrays' order, and those that change nothing."""
-    with_one = [patch for patch, one in zip(hiding.patches, made, strict=True) if one is not None]
     without = [patch for patch, one in zip(hiding.patches, made, strict=True) if one is None]
     slices = hiding.stream.slices
-    told: dict[str, Any] = {
-        "patches_zyx": [_ends(patch) for patch in with_one],
+    seen, held = ([int(slices[rank]) for rank in sorted(ranks)] for ranks in (reach.seen, reach.held))
+    return {
+        "patches_zyx": [_ends(patch) for patch in _with_one(hiding, made)],
         "unseen_zyx": [_ends(patch) for patch in without],
-        "seen_slices_z": [int(slices[rank]) for rank in sorted(reach.seen)],
-        "held_slices_z": [int(slices[rank]) for rank in sorted(reach.held)],
+        "seen_slices_z": seen,
+        "held_slices_z": held,
+        **hiding.shares(held),
     }
-    if bones is not None:
-        told["bones"] = [names_under(patch, *bones) for patch in with_one]
-    return told
+
+
+def _named(hiding: Hiding, made: Sequence[Embedded | None], bones: Bones | None) -> dict[str, Any]:
+    """The bone under each patch with an embedding, what part of the patch the label maps tell of, and which they are."""
+    if bones is None:
+        return {}
+    patches = _with_one(hiding, made)
+    return {
+        "bones": [names_under(patch, bones.labels_zyx, bones.names) for patch in patches],
+        "label_map_shares": [covered_share(patch, bones.covered_zyx) for patch in patches],
+        "label_maps": bones.told(),
+    }
+
+
+def _with_one(hiding: Hiding, made: Sequence[Embedded | None]) -> list[Patch]:
+    return [patch for patch, one in zip(hiding.patches, made, strict=True) if one is not None]
 
 
 def _ends(patch: Patch) -> list[int]:

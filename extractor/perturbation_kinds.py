@@ -37,4 +37,6 @@ PLACED = ("random_boxes", "elsewhere")
 """Kinds that put each box in another place within the body."""
 BOXES = ("padding", "jitter", *PLACED)
 """Kinds that touch nothing but boxes."""
+BOUNDARIES = ("dilate", "erode")
+"""Kinds that move the boundary of a region."""
 AXES = {"shift_x": 0, "shift_y": 1, "shift_z": 2}

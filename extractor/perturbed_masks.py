@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 
 from extractor.morphology import dilated_mm
 from extractor.perturbation import Perturbation
+from extractor.perturbation_kinds import BOUNDARIES
 from store_schema.errors import StudyError
 
 Mask = UInt8[np.ndarray, "z y x"]
@@ -24,7 +25,7 @@ def perturbed_mask(mask_zyx: Mask, perturb: Perturbation, spacing_xyz_mm: Spacin
     StudyError
         If nothing is left of it, or no voxel changes: the size is then below the spacing.
     """
-    if perturb.kind not in ("dilate", "erode"):
+    if perturb.kind not in BOUNDARIES:
         return mask_zyx
     inside, spacing_zyx = mask_zyx != 0, spacing_xyz_mm[::-1]
     if perturb.kind == "dilate":

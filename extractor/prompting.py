@@ -96,5 +96,7 @@ def told_of(prepared: PreparedStudy, roi: str, frames: Frames) -> dict[str, Any]
     if perturb.kind in PLACED:
         pairs = zip(*frames, strict=True)
         told["unwanted_share"] = [round(covered_share(box, _unwanted(prepared, roi, int(z))), 6) for z, box in pairs]
-        told["bones_known"] = prepared.surroundings is not None and prepared.surroundings.bones_zyx is not None
+        around = prepared.surroundings
+        told["bones_known"] = around is not None and around.bones_zyx is not None and not around.unknown
+        told["bones_unknown"] = [] if around is None else list(around.unknown)
     return {"perturbation": told}

@@ -14,7 +14,7 @@ from extractor.alignment import BODY_HU, RELATIVE_PER_SUV, Alignment, alignment,
 from extractor.intensity import CT_OUTSIDE_HU, PET_OUTSIDE_SUV, relative_level, to_uint8
 from extractor.label_sets import WHOLE, map_column, parts_needed
 from extractor.perturbation import Perturbation
-from extractor.perturbation_kinds import AXES, PLACED
+from extractor.perturbation_kinds import AXES, BOUNDARIES, PLACED
 from extractor.perturbed_masks import perturbed_image, perturbed_mask
 from extractor.reading import read_ct, read_pet
 from extractor.regions import Derived, derive
@@ -114,6 +114,10 @@ class PreparedStudy:
     """How it is disturbed: images and regions are so already, boxes and slices are yet to be."""
     surroundings: Surroundings | None = None
     """Where misplaced boxes may lie; only where some are to be."""
+    undisturbed_zyx: Mapping[str, UInt8[np.ndarray, "z y x"]] = field(default_factory=dict)
+    """Regions as they are before a perturbation moves their boundaries, by ROI; only where one does."""
+    refused: Mapping[str, StudyError] = field(default_factory=dict)
+    """Why a ROI cannot be disturbed as asked, by ROI: it has no mask here, and the others have."""
 
     def missing_share(self, modality: str, roi: str) -> float:
         """Share of a region that one modality has no voxels for, 0–1; on the PET's grid the CT ends where the PET does."""
@@ -133,17 +137,20 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
         If the PET does not cover the CT's region: another patient, or a region beyond its field of view; or if a region lies
         beyond the CT.
     MaskError
-        If a mask is empty, or is not a mask; or if nothing is left of it on the PET's grid, or when it is eroded.
+        If a mask is empty, or is not a mask; or if nothing is left of it on the PET's grid.
     """
     prepared, perturb = _undisturbed(files, rules), rules.perturb
     if perturb is None:
         return prepared
-    spacing = prepared.grid.spacing_xyz_mm
-    return replace(
-        prepared,
-        images_zyx={name: perturbed_image(image, perturb) for name, image in prepared.images_zyx.items()},
-        masks_zyx={roi: perturbed_mask(mask, perturb, spacing, roi=roi) for roi, mask in prepared.masks_zyx.items()},
-    )
+    images = {name: perturbed_image(image, perturb) for name, image in prepared.images_zyx.items()}
+    masks, refused = dict[str, UInt8[np.ndarray, "z y x"]](), dict[str, StudyError]()
+    for roi, mask in prepared.masks_zyx.items():
+        try:
+            masks[roi] = perturbed_mask(mask, perturb, prepared.grid.spacing_xyz_mm, roi=roi)
+        except StudyError as error:
+            refused[roi] = error
+    before = prepared.masks_zyx if perturb.kind in BOUNDARIES else {}
+    return replace(prepared, images_zyx=images, masks_zyx=masks, undisturbed_zyx=before, refused=refused)
 
 
 def _undisturbed(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:

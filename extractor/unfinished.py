@@ -64,9 +64,11 @@ class Unfinished:
     def tidy(self) -> None:
         """Remove entries that nobody went on with for a month; what somebody else keeps in the folder is left alone."""
         with contextlib.suppress(OSError):
-            for place in self.folder.iterdir():
-                if _NAME.fullmatch(place.name) and _newest(place) < time.time() - OLD_S:
-                    shutil.rmtree(place, ignore_errors=True)
+            for place in list(self.folder.iterdir()):
+                # a place that another process removes meanwhile must not keep the others
+                with contextlib.suppress(OSError):
+                    if _NAME.fullmatch(place.name) and _newest(place) < time.time() - OLD_S:
+                        shutil.rmtree(place, ignore_errors=True)
 
     def _place(self, entry_sha256: str) -> Path:
         return self.folder / _checked(entry_sha256)

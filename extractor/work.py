@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
@@ -18,6 +19,7 @@ from extractor.baseline_layouts import Baseline
 from extractor.baseline_pass import Region
 from extractor.baselines import SliceEncoder
 from extractor.config import ExtractConfig, Product
+from extractor.entry_streams import Disturbance
 from extractor.fetch import fetched
 from extractor.lockstep import FAILURES
 from extractor.outcome import ItemOutcome
@@ -26,7 +28,7 @@ from extractor.segmenter import Segmenter
 from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow
 from store_schema import Entry, EntryKey, Source, Store
-from store_schema.errors import EngramError, EntryWithdrawnError
+from store_schema.errors import EngramError, EntryWithdrawnError, StudyError
 
 RECORDED_VERSIONS = ("engram", "torch", "torchvision", "timm", "sam2", "SimpleITK", "numpy", "pillow", "scipy", "zarr")
 
@@ -113,6 +115,22 @@ class Pass:
     encoders: tuple[SliceEncoder, ...]
     store: Store
 
+    @cached_property
+    def refused(self) -> dict[tuple[str, str, str], StudyError]:
+        """Items that the settings' perturbation cannot be done to, or would leave as they are, each with the reason."""
+        config, grid_px = self.task.config, None if self.segmenter is None else self.segmenter.grid_px
+        disturbance = Disturbance(self.prepared, config.stride, config.kept_every, grid_px)
+        found: dict[tuple[str, str, str], StudyError] = {}
+        for names in self.task.items():
+            modality, roi, layout = names
+            if modality != self.modality:
+                continue
+            try:
+                disturbance.check(EntryKey(self.task.row.patient, modality, roi), config.products[layout])
+            except StudyError as error:
+                found[names] = error
+        return found
+
     def regions(self, items: Iterable[Item]) -> dict[str, Region]:
         """Kept slices and boxes of these items' regions."""
         keys = {item.key.roi: item.key for item in items}
@@ -178,7 +196,7 @@ class Write:
 
 def _judged(this: Pass) -> tuple[list[ItemOutcome], Open]:
     """Outcomes of one modality's items that need no network, and those that do; its regions will share one pass."""
-    outcomes: dict[tuple[str, str, str], ItemOutcome] = {}
+    outcomes = {names: failed(this.task, *names, error) for names, error in this.refused.items()}
     open_items: dict[str, list[Item]] = {}
     try:
         for item in items_of(this):
@@ -222,9 +240,9 @@ def _publish(this: Pass, item: Item, entry: Callable[[], Entry], embedding_s: fl
 
 
 def items_of(this: Pass) -> Iterator[Item]:
-    """Every item of the modality that is to have an outcome."""
+    """Every item of the modality that is to have an outcome and can be made."""
     for modality, roi, layout in this.task.items():
-        if modality == this.modality:
+        if modality == this.modality and (modality, roi, layout) not in this.refused:
             view_id, product = this.task.views[layout], this.task.config.products[layout]
             key = EntryKey(this.task.row.patient, modality, roi)
             name = drawn_for(key, product, this.prepared)

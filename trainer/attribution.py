@@ -44,15 +44,15 @@ def _images(patients: Sequence[ExplainedPatient]) -> Iterator[tuple[ExplainedPat
 def _attributed(
     modality: str, roi: str, bone: str, by_patient: dict[str, list[float]], person: dict[str, str]
 ) -> Attribution:
-    signed = np.array([np.mean(values) for values in by_patient.values()])
-    absolute = np.array([np.mean(np.abs(values)) for values in by_patient.values()])
     persons = [person[patient] for patient in by_patient]
-    lows_highs = [_interval(values, persons) for values in (signed, absolute)]
+    signed = _of_persons([float(np.mean(values)) for values in by_patient.values()], persons)
+    absolute = _of_persons([float(np.mean(np.abs(values))) for values in by_patient.values()], persons)
+    lows_highs = [_interval(values) for values in (signed, absolute)]
     return Attribution(
         modality=modality,
         roi=roi,
         bone=bone,
-        patients=len(set(persons)),
+        patients=len(signed),
         patches=sum(map(len, by_patient.values())),
         signed=float(signed.mean()),
         signed_low=lows_highs[0][0],
@@ -63,11 +63,19 @@ def _attributed(
     )
 
 
-def _interval(values: Float[np.ndarray, " patient"], persons: Sequence[str]) -> tuple[float, float] | tuple[None, None]:
-    if len(set(persons)) < 2:
+def _of_persons(values: Sequence[float], persons: Sequence[str]) -> Float[np.ndarray, " person"]:
+    """Mean over each person's studies, so that one who was imaged twice counts once."""
+    mine: dict[str, list[float]] = {}
+    for value, person in zip(values, persons, strict=True):
+        mine.setdefault(person, []).append(value)
+    return np.array([np.mean(each) for each in mine.values()])
+
+
+def _interval(values: Float[np.ndarray, " person"]) -> tuple[float, float] | tuple[None, None]:
+    if len(values) < 2:
         return None, None
     mean: Callable[[Int[np.ndarray, " row"]], float] = lambda rows: float(values[rows].mean())  # noqa: E731 - names its type
-    found = bootstrap(mean, persons=persons, seed=SEED)
+    found = bootstrap(mean, persons=[str(place) for place in range(len(values))], seed=SEED)
     return found.low, found.high
 
 

@@ -224,7 +224,7 @@ def covariates_of(table: Table, columns: Columns, ids: PlainIds | None = None) -
     frame, where = read_table(table)
     named = (columns.patient, columns.study, *columns.covariates)
     require_columns(frame, tuple(name for name in named if name is not None), where)
-    patients = _patient_keys(frame, columns, where, ids or PlainIds())[1]
+    patients = patient_keys(frame, columns, where, ids or PlainIds())[1]
     order = sorted(range(len(patients)), key=lambda row: patients[row])
     numbers = {name: number_cells(frame[name], patients, columns.missing, where)[order] for name in columns.continuous}
     texts = {name: text_cells(frame[name], columns.missing) for name in columns.categorical}
@@ -266,7 +266,7 @@ class _ClinicalRows:
 
     def __init__(self, frame: pd.DataFrame, columns: Columns, where: str, ids: PlainIds) -> None:
         self.columns = columns
-        self.person, self.patients = _patient_keys(frame, columns, where, ids)
+        self.person, self.patients = patient_keys(frame, columns, where, ids)
         self.time = number_cells(frame[columns.time], self.patients, columns.missing, where)
         self.cause = self._causes(frame[columns.event], where)
         self._refuse_times_not_positive(where)
@@ -339,7 +339,7 @@ class _ClinicalRows:
         )
 
 
-def _patient_keys(
+def patient_keys(
     frame: pd.DataFrame, columns: Columns, where: str, ids: PlainIds
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Who each row is, and the key of the store that it names."""

@@ -11,8 +11,8 @@ from trainer.task_results import Record
 
 EXPLANATION, DELTAS, ATTRIBUTION = "explain.json", "deltas.csv", "attribution.csv"
 """Files of an explanation."""
-SOFT_TISSUE, UNNAMED = "soft tissue", "unnamed"
-"""What a patch lies on where it touches no bone; and where the entry names no bones."""
+NO_BONE, UNNAMED = "no bone of the label map", "unnamed"
+"""What a patch lies on where it touches no bone of label maps that hold all of them and cover it; and where they are not known."""
 
 
 class PatchDelta(Record):
@@ -28,7 +28,8 @@ class PatchDelta(Record):
     seen
         Whether the view can see it at all.
     bone
-        The bone that fills most of it, ``soft tissue`` where it touches none, ``unnamed`` where the entry does not say.
+        The bone that fills most of it; ``no bone of the label map`` where it touches none; ``unnamed`` where it touches none that
+        is known, and a label map is not there or ends within it.
     bone_share
         Share of the patch's voxels that this bone fills.
     """
@@ -59,8 +60,14 @@ class ExplainedImage(Record):
     baseline_difference
         Relative difference between the entry's own embedding of the whole image and the one that the model reads; 0 where they are
         the same bits.
+    region_share, held_region_share
+        Share of the region under a patch, 0-1: of all of it, and of it on the slices in `held_slices_z`.
+    label_maps, label_maps_missing
+        Columns of the label maps that named the bones, and of those that there was no file in.
     figure, signed_map, absolute_map
         Files of the folder.
+    files_sha256
+        Digest of each of them.
     """
 
     modality: str
@@ -71,9 +78,14 @@ class ExplainedImage(Record):
     held_slices_z: tuple[int, ...] | None = None
     fill_grey: int
     baseline_difference: float
+    region_share: float
+    held_region_share: float
+    label_maps: tuple[str, ...] = ()
+    label_maps_missing: tuple[str, ...] = ()
     figure: str
     signed_map: str
     absolute_map: str
+    files_sha256: dict[str, str]
 
     @property
     def seen(self) -> tuple[PatchDelta, ...]:

@@ -9,10 +9,11 @@ import pandas as pd
 from jaxtyping import Float
 
 from store_schema import EntryKey, Snapshot, Store
-from store_schema.errors import EngramError, UsageError
+from store_schema.errors import EngramError, SchemaError, UsageError
 from store_schema.pseudonyms import PSEUDONYM, PlainIds
 from store_schema.records import canonical_json, sha256
 from trainer.attribution import attribution, attribution_csv, deltas_csv
+from trainer.cohort import patient_keys
 from trainer.deltas import Asker, deltas
 from trainer.explain_results import (
     ATTRIBUTION,
@@ -30,9 +31,10 @@ from trainer.nifti import nifti_bytes
 from trainer.occluded_entries import Occluded, occlusions_of, read_occluded, rules_of
 from trainer.predicting import Newcomers, available, pairs, pinned, risk_group, who
 from trainer.report.overlay_figure import Overlay, draw_overlay
-from trainer.run_folder import RunFolder
-from trainer.saved import card_sha256, read_model
+from trainer.run_folder import REPORT, RunFolder
+from trainer.saved import Card, card_sha256, read_model
 from trainer.sensitivity_map import voxel_map
+from trainer.tables import read_table, require_columns
 from trainer.versions import versions
 
 FAILURES = (EngramError, OSError, RuntimeError, MemoryError)
@@ -88,6 +90,9 @@ def explain(options: ExplainOptions, *, out: str, told: Callable[[int, int], Non
 
 def _explained(options: ExplainOptions, out: str, told: Callable[[int, int], None]) -> ExplainReport:
     folder, work = RunFolder.open(out), _prepared(options)
+    # a folder without them holds no finished explanation: what an earlier call told must not stand over other files
+    for name in (EXPLANATION, REPORT):
+        folder.location.delete(name)
     done: list[ExplainedPatient] = []
     failures, resumed = dict(work.left_out), 0
     told(0, len(work.patients))
@@ -102,7 +107,7 @@ def _explained(options: ExplainOptions, out: str, told: Callable[[int, int], Non
     found = work.summed_up(done, failures)
     folder.replace(DELTAS, deltas_csv(done, found.risk_sd))
     folder.replace(ATTRIBUTION, attribution_csv(found.attribution, found.risk_sd))
-    # last: a folder without it holds no finished explanation
+    # last: it says that all else is there
     folder.replace(EXPLANATION, found.to_json())
     return ExplainReport(found, folder, resumed)
 
@@ -130,6 +135,7 @@ def _prepared(options: ExplainOptions) -> "_Work":
         rules=rules_of(occlusions.view),
         patients=tuple(sorted(chosen & set(named))),
         frame=frame,
+        persons=_persons(card, newcomers),
         left_out={patient: left_out.get(patient, NO_ENTRY) for patient in sorted(chosen - set(named))},
     )
 
@@ -159,6 +165,8 @@ class _Work:
     """To explain, in order."""
     frame: pd.DataFrame
     """Their covariates."""
+    persons: Mapping[str, str]
+    """Whose each study is, where a table says so."""
     left_out: Mapping[str, str]
 
     @cached_property
@@ -167,18 +175,22 @@ class _Work:
         return versions()
 
     def kept(self, patient: str, folder: RunFolder) -> ExplainedPatient | None:
-        """What an earlier call found of the very same inputs, where all of it is there."""
+        """What an earlier call found of the very same inputs, where all of it is there as it was written."""
         name = _record(patient)
         data = folder.read(name)
         if data is None:
             return None
-        found = parse_explained(data, where=f"{folder.url}/{name}")
-        files = [file for image in found.images for file in image.files]
-        whole = found.inputs_sha256 == self._inputs(patient) and all(map(folder.location.exists, files))
-        return found if whole else None
+        try:
+            found = parse_explained(data, where=f"{folder.url}/{name}")
+        except SchemaError:
+            # of an earlier version, or damaged: it can be made again
+            return None
+        same = found.inputs_sha256 == self._inputs(patient)
+        return found if same and all(_unchanged(image, folder) for image in found.images) else None
 
     def explained(self, patient: str, folder: RunFolder) -> ExplainedPatient:
-        """Risk, deltas, maps and pictures of a patient; the record is written last."""
+        """Risk, deltas, maps and pictures of a patient; the record is written last, and is gone while its files change."""
+        folder.location.delete(_record(patient))
         card, row = self.asker.card, self.frame.loc[[patient]]
         name = array_read(card.model)
         stored = {key.modality: self.snapshot.read(key, arrays=(name,)).arrays[name] for key in self._keys(patient)}
@@ -200,7 +212,8 @@ class _Work:
     def _image(
         self, key: EntryKey, row: pd.DataFrame, stored: Mapping[str, Float[np.ndarray, "..."]], folder: RunFolder
     ) -> ExplainedImage:
-        one = read_occluded(self.asker.card.model, self.occlusions, key, stored[key.modality])
+        mine = self.snapshot.commit(key).input_sha256
+        one = read_occluded(self.asker.card.model, self.occlusions, key, stored[key.modality], input_sha256=mine)
         found = deltas(
             self.asker,
             row,
@@ -210,10 +223,10 @@ class _Work:
             embeddings=one.embeddings,
             unseen=len(one.told.unseen_zyx),
         )
-        made = _described(one, found)
-        _keep_pictures(one, made, voxel_map(one.boxes, found, one.grid.shape_zyx), "signed", folder)
-        _keep_map(made.absolute_map, voxel_map(one.boxes, np.abs(found), one.grid.shape_zyx), made, "absolute", folder)
-        return made
+        files = _pictures(one, found)
+        for file, data in files.items():
+            folder.replace(file, data)
+        return _described(one, found, {file: sha256(data) for file, data in files.items()})
 
     def summed_up(self, done: Sequence[ExplainedPatient], failures: Mapping[str, str]) -> Explanation:
         """Record of the whole, with its settings."""
@@ -239,8 +252,16 @@ class _Work:
         return [EntryKey(patient, modality, roi) for modality, roi in pairs(self.asker.card.model)]
 
     def _person(self, patient: str) -> str:
-        """A store's key is `patient.study` where the table declares studies."""
-        return patient.rpartition(".")[0] or patient if self.asker.card.columns.study is not None else patient
+        """Whose study it is: a store's key is `patient.study` where the table declares studies, and ids may have dots."""
+        if self.asker.card.columns.study is None:
+            return patient
+        person, _, study = patient.partition(".")
+        if patient not in self.persons and "." in study:
+            raise UsageError(
+                f"the store's key {patient} has several dots, so that it does not say where the patient's id ends and the study's "
+                "begins: give the table of patients and studies with --clinical"
+            )
+        return self.persons.get(patient, person)
 
     def _inputs(self, patient: str) -> str:
         """Digest of all that a patient's record follows from."""
@@ -250,9 +271,10 @@ class _Work:
         cells = [None if pd.isna(cell) else cell for cell in self.frame.loc[[patient]].iloc[0].tolist()]
         told = {
             "card": self.card_sha256,
-            "view": [commit.content_sha256 for commit in commits],
+            "view": [[commit.content_sha256, commit.input_sha256] for commit in commits],
             "occluded": [[str(one.key), one.content_sha256, sha256(canonical_json(one.attributes))] for one in hidden],
             "covariates": cells,
+            "person": self._person(patient),
             "versions": self.code,
         }
         return sha256(canonical_json(told))
@@ -263,34 +285,67 @@ def _record(patient: str) -> str:
     return f"patients/{patient}.json"
 
 
-def _described(one: Occluded, found: Float[np.ndarray, " patch"]) -> ExplainedImage:
-    key, count = one.key, len(one.told.patches_zyx)
+def _unchanged(image: ExplainedImage, folder: RunFolder) -> bool:
+    """Whether every file of an image is there, and the very one that its record was written with."""
+    found = {file: folder.read(file) for file in image.files}
+    return image.files_sha256 == {file: sha256(data) for file, data in found.items() if data is not None}
+
+
+def _persons(card: Card, newcomers: Newcomers) -> dict[str, str]:
+    """Whose each study is, by the clinical table; nothing where there is none, or it tells no studies apart."""
+    columns = card.columns
+    if newcomers.clinical is None or columns.study is None:
+        return {}
+    frame, where = read_table(newcomers.clinical)
+    require_columns(frame, (columns.patient, columns.study), where)
+    persons, keys = patient_keys(frame, columns, where, newcomers.ids)
+    return dict(zip(keys, persons, strict=True))
+
+
+def _described(one: Occluded, found: Float[np.ndarray, " patch"], files_sha256: dict[str, str]) -> ExplainedImage:
+    count, told, maps = len(one.told.patches_zyx), one.told, one.told.label_maps
     patches = tuple(
         PatchDelta(box_zyx=box, delta=float(delta), seen=number < count, bone=bone, bone_share=share)
         for number, (box, delta, (bone, share)) in enumerate(zip(one.boxes, found, one.bones, strict=True))
     )
+    figure, signed, absolute = _files(one.key)
     return ExplainedImage(
-        modality=key.modality,
-        roi=key.roi,
+        modality=one.key.modality,
+        roi=one.key.roi,
         patches=patches,
         grid=one.grid,
-        seen_slices_z=one.told.seen_slices_z,
-        held_slices_z=one.told.held_slices_z,
-        fill_grey=one.told.fill_grey,
+        seen_slices_z=told.seen_slices_z,
+        held_slices_z=told.held_slices_z,
+        fill_grey=told.fill_grey,
         baseline_difference=one.difference,
-        figure=f"figures/{key}.svg",
-        signed_map=f"maps/{key}-signed.nii.gz",
-        absolute_map=f"maps/{key}-absolute.nii.gz",
+        region_share=told.region_share,
+        held_region_share=told.held_region_share,
+        label_maps=() if maps is None else maps.known,
+        label_maps_missing=() if maps is None else maps.missing,
+        figure=figure,
+        signed_map=signed,
+        absolute_map=absolute,
+        files_sha256=files_sha256,
     )
 
 
-def _keep_pictures(one: Occluded, made: ExplainedImage, signed_zyx: np.ndarray, what: str, folder: RunFolder) -> None:
-    _keep_map(made.signed_map, signed_zyx, made, what, folder)
-    step = one.told.backdrop_step_zyx
-    overlay = Overlay(signed_zyx, one.mask_zyx, one.backdrop_zyx, step, one.grid, one.key.modality)
+def _files(key: EntryKey) -> tuple[str, str, str]:
+    """Drawing, signed map and absolute map of an image."""
+    return f"figures/{key}.svg", f"maps/{key}-signed.nii.gz", f"maps/{key}-absolute.nii.gz"
+
+
+def _pictures(one: Occluded, found: Float[np.ndarray, " patch"]) -> dict[str, bytes]:
+    """The files of an image: its maps on its own grid, and the drawing of one."""
+    figure, *maps = _files(one.key)
+    signed, absolute = (voxel_map(one.boxes, scores, one.grid.shape_zyx) for scores in (found, np.abs(found)))
+    overlay = Overlay(signed, one.mask_zyx, one.backdrop_zyx, one.told.backdrop_step_zyx, one.grid, one.key.modality)
     name = str(one.key).replace("/", "-")
-    folder.replace(made.figure, draw_overlay(name, overlay, who=one.key.patient, region=one.key.roi).svg)
-
-
-def _keep_map(file: str, map_zyx: np.ndarray, made: ExplainedImage, what: str, folder: RunFolder) -> None:
-    folder.replace(file, nifti_bytes(map_zyx, made.grid, told=f"{what} change of log-risk with the patch hidden"))
+    drawn = draw_overlay(name, overlay, who=one.key.patient, region=one.key.roi).svg
+    said = "change of log-risk with the patch hidden"
+    return {
+        figure: drawn.encode(),
+        **{
+            file: nifti_bytes(map_zyx, one.grid, told=f"{what} {said}")
+            for file, map_zyx, what in zip(maps, (signed, absolute), ("signed", "absolute"), strict=True)
+        },
+    }

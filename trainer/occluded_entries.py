@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from store_schema import EntryKey, Snapshot, Store, ViewSpec
 from store_schema.errors import ConfigError, NotCommittedError, SchemaError, UsageError
-from trainer.explain_results import SOFT_TISSUE, UNNAMED, PatchRules
+from trainer.explain_results import NO_BONE, UNNAMED, PatchRules
 from trainer.features import array_read
 from trainer.image_grid import ImageGrid
 from trainer.model_config import FittedModel
@@ -24,6 +24,7 @@ PARITY = 1e-3
 """Relative difference between two embeddings of the same image by the same view; that of other images is a hundred times larger."""
 SNAPSHOT = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 HOW = "`extractor occlude` makes them"
+AGAIN = "Run `extractor occlude` again, or name the snapshot of the same time with --snapshot"
 
 
 def base_of(view: ViewSpec) -> ViewSpec:
@@ -122,6 +123,24 @@ def _check_base(view: ViewSpec, base: ViewSpec) -> None:
     )
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LabelMaps(Record):
+    """Which label maps named the bones.
+
+    Attributes
+    ----------
+    known
+        Columns of those that were read.
+    missing
+        Columns of the label set without a file: their bones are not known.
+    """
+
+    known: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
 class _Told(Record):
     """The attribute `occlusion` of an entry."""
 
@@ -129,7 +148,12 @@ class _Told(Record):
     unseen_zyx: tuple[Box, ...]
     seen_slices_z: tuple[int, ...]
     held_slices_z: tuple[int, ...] | None = None
+    region_share: Share
+    held_region_share: Share
     bones: tuple[tuple[str, float] | None, ...] | None = None
+    label_map_shares: tuple[Share, ...] | None = None
+    label_maps: LabelMaps | None = None
+    base_input_sha256: str
     fill_grey: int
     backdrop_step_zyx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
@@ -159,13 +183,26 @@ class Occluded:
     def bones(self) -> tuple[tuple[str, float | None], ...]:
         """Name and share of what lies under each patch, in the same order."""
         unseen = [(UNNAMED, None)] * len(self.told.unseen_zyx)
-        if self.told.bones is None:
-            return (*[(UNNAMED, None)] * len(self.told.patches_zyx), *unseen)
-        return (*[(SOFT_TISSUE, None) if bone is None else bone for bone in self.told.bones], *unseen)
+        told, maps = self.told, self.told.label_maps
+        if told.bones is None or told.label_map_shares is None or maps is None:
+            return (*[(UNNAMED, None)] * len(told.patches_zyx), *unseen)
+        known = [not maps.missing and share == 1 for share in told.label_map_shares]
+        return (
+            *(
+                (NO_BONE if all_of_it else UNNAMED, None) if bone is None else bone
+                for bone, all_of_it in zip(told.bones, known, strict=True)
+            ),
+            *unseen,
+        )
 
 
 def read_occluded(
-    model: FittedModel, occlusions: Snapshot, key: EntryKey, stored: Float[np.ndarray, "..."]
+    model: FittedModel,
+    occlusions: Snapshot,
+    key: EntryKey,
+    stored: Float[np.ndarray, "..."],
+    *,
+    input_sha256: str,
 ) -> Occluded:
     """An entry of occluded embeddings, of the array that the model reads.
 
@@ -173,6 +210,8 @@ def read_occluded(
     ----------
     stored
         That array of the entry that the model reads.
+    input_sha256
+        Input digest of that entry.
 
     Raises
     ------
@@ -187,6 +226,11 @@ def read_occluded(
     attributes = occlusions.commit(key).attributes
     told, grid = _told(attributes, where), ImageGrid.of(attributes, where=where)
     _check_boxes(told, grid, where)
+    if told.base_input_sha256 != input_sha256:
+        raise ConfigError(
+            f"{where} was made of another image, region or extraction than the entry that the model reads: it names the input "
+            f"{told.base_input_sha256[:16]}, that entry's commit {input_sha256[:16]}. {AGAIN}"
+        )
     occluded = f"occluded_{name}"
     entry = occlusions.read(key, arrays=(name, "mask", "backdrop", *([occluded] if told.patches_zyx else [])))
     baseline = entry.arrays[name]
@@ -194,8 +238,7 @@ def read_occluded(
     if not difference <= PARITY:
         raise ConfigError(
             f"{where} was made of another image, region or extraction than the entry that the model reads: their embeddings of the "
-            f"whole image differ by {difference:.2g} of their size, at most {PARITY:g} expected. Run `extractor occlude` again, or "
-            "name the snapshot of the same time with --snapshot"
+            f"whole image differ by {difference:.2g} of their size, at most {PARITY:g} expected. {AGAIN}"
         )
     embeddings = entry.arrays.get(occluded, np.empty((0, *baseline.shape)))
     mask, backdrop = entry.arrays["mask"], entry.arrays["backdrop"]
@@ -221,7 +264,10 @@ def _told(attributes: Mapping[str, Any], where: str) -> _Told:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, ("occlusion", *first["loc"])))
-        raise SchemaError(f"{where}: the entry's attribute {place}: {first['msg']}. Make the entry again") from error
+        raise SchemaError(
+            f"{where}: the entry's attribute {place}: {first['msg']}. Make the entry again: "
+            "`extractor occlude` does, also where an earlier version made it"
+        ) from error
 
 
 def _check_boxes(told: _Told, grid: ImageGrid, where: str) -> None:
@@ -235,7 +281,8 @@ def _check_boxes(told: _Told, grid: ImageGrid, where: str) -> None:
 
 def _checked(one: Occluded, where: str) -> Occluded:
     counts = {len(one.told.patches_zyx), len(one.embeddings)}
-    counts |= set() if one.told.bones is None else {len(one.told.bones)}
+    for named in (one.told.bones, one.told.label_map_shares):
+        counts |= set() if named is None else {len(named)}
     if len(counts) != 1 or one.mask_zyx.shape != one.grid.shape_zyx:
         raise SchemaError(
             f"{where}: numbers of patches, embeddings and bones are {sorted(counts)}, and the mask is {one.mask_zyx.shape} on a "

@@ -64,8 +64,10 @@ def occlude(
 ) -> None:
     r"""Embed studies again with each patch of a region hidden, for `trainer explain`.
 
-    Patches lie on a grid in millimetres, their centres inside the region; prompts stay those of the whole image. Only the slices
-    that a patch touches are encoded anew, and the propagation is taken up at the first of them. All patches of one patient,
+    Patches lie on a grid in millimetres, their centres inside the region, and tile it without gaps where size and stride are equal;
+    a slice that the embedding holds and that none of them touches gets one more. Prompts stay those of the whole image. Bones are
+    named by every label map of a row, also by those that no region is derived from; a corrected one makes the entry anew. Only the
+    slices that a patch touches are encoded anew, and the propagation is taken up at the first of them. All patches of one patient,
     modality and region are one entry of an occlusion view in the same store. A rerun makes what is missing.
 
     A long entry is taken up where a killed run left it: each eight patches (16 on a GPU) are kept in FOLDER, and removed once the

@@ -51,7 +51,9 @@ def perturb(*, kind: str, sizes: tuple[float, ...], seed: int, **given: Any) -> 
 
     Edges of boxes move by whole pixels, the nearest to SIZE (halves become the larger): on pixels of 4 mm paddings of 2 and of 5 mm
     are the same boxes. Regions grow and shrink by the voxels within SIZE. The PET moves by SIZE exactly. An entry that would stay
-    as it is (no edge moves, no slice is left out, no voxel changes) fails with a reason, since it would seem robust.
+    as it is fails with a reason, since it would seem robust: what counts are the slices and prompts that its mode and layout use.
+    A shift moves the PET alone: on the CT's grid the CT's entries stay as they are to the last bit, and are there for models that
+    read both; what `trainer robustness` tells of the CT alone then says nothing.
 
     What is drawn is drawn by seed, entry and slice: a rerun draws the same. Options, settings and resuming are those of
     `extractor run`, and `perturb: {kind: padding, size: 5}` in its settings makes the same view. The sizes run one after another,

@@ -220,7 +220,8 @@ class Table:
         for patient in self.newcomers:
             key = EntryKey(patient, "PET", ROI)
             stored = snapshot.read(key, arrays=(name,)).arrays[name]
-            one = read_occluded(card.model, occlusions, key, stored)
+            mine = snapshot.commit(key).input_sha256
+            one = read_occluded(card.model, occlusions, key, stored, input_sha256=mine)
             hidden = {"baseline": one.baseline, "embeddings": one.embeddings, "unseen": len(one.told.unseen_zyx)}
             changes = deltas(asker, pd.DataFrame(index=[patient]), {"PET": stored}, modality="PET", **hidden)
             found.append(self._points(patient, one.boxes, np.abs(changes), one.grid))

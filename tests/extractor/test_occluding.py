@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from extractor.cli import main
 from extractor.config import EncoderFacts, ExtractConfig, views_of
-from extractor.embedding import stream_of
+from extractor.entry_streams import stream_of
 from extractor.memory import embed_volume
 from extractor.occlusion_plan import PROBED, planned, timed
 from extractor.occlusion_reach import Pace
@@ -133,6 +133,28 @@ def test_what_the_view_cannot_see_is_listed_apart(cohort, tmp_path):
         assert not any(z0 <= z < z1 for z in told["seen_slices_z"])
 
 
+def test_an_entry_names_the_input_of_the_one_it_belongs_to_and_how_much_was_hidden(cohort, made, tmp_path):
+    _, _, entry = entry_of(made[0])
+    where = [str(cohort / "studies.csv"), "--store", str(tmp_path / "s"), "--config", str(cohort / "sequential.yaml")]
+    assert CliRunner().invoke(main, ["run", *where, "--jobs", "0"]).exit_code == 0
+    store = open_store(str(tmp_path / "s"))
+    base = store.current(
+        store.resolve_view("mini-untrained-sequential-paper"), EntryKey("P001", "PET", "spine_dilated")
+    )
+    told = entry.attributes["occlusion"]
+    assert told["base_input_sha256"] == base.input_sha256
+    under = np.zeros(entry.arrays["mask"].shape, bool)
+    for z0, z1, y0, y1, x0, x1 in told["patches_zyx"] + told["unseen_zyx"]:
+        under[z0:z1, y0:y1, x0:x1] = True
+    inside = entry.arrays["mask"] != 0
+    assert told["region_share"] == pytest.approx(under[inside].mean())
+    held = told["held_slices_z"]
+    assert told["held_region_share"] == pytest.approx(under[held][inside[held]].mean())
+    assert under[held].any(axis=(1, 2)).all()
+    assert f"under a patch lie {told['region_share']:.0%} of the region" in made[1].stdout
+    assert told["label_maps"] == {"known": ["label_map"], "missing": []}
+
+
 def test_patches_are_named_by_the_bones_under_them(made):
     _, _, entry = entry_of(made[0])
     bones = entry.attributes["occlusion"]["bones"]
@@ -207,7 +229,7 @@ def test_the_time_of_a_plan_is_that_of_a_few_slices_times_what_is_to_be_done(coh
     )
     row = next(row for row in read_study_table(cohort / "studies.csv", config) if row.patient == "P001")
     key, product, rules = EntryKey("P001", "CT", "spine_dilated"), config.memories["paper"], OcclusionRules(60, 45)
-    hiding = Hiding.of(key, prepare_study(row.files, config.rules()), product=product, rules=rules, stride=4)
+    hiding = Hiding.of(key, prepare_study(row.files, config.rules()), product=product, rules=rules, stride=4, grid_px=8)
     assert len(hiding.stream.slices) > PROBED
     segmenter, slices = load_segmenter("mini", "random:0"), []
     hook = segmenter.network.image_encoder.register_forward_pre_hook(

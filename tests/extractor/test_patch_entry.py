@@ -60,12 +60,21 @@ def hiding(tmp_path_factory) -> Hiding:
     write_cohort(folder, n=1, seed=5, processes=0)
     row = next(row for row in read_study_table(folder / "studies.csv", CONFIG) if row.patient == "P001")
     prepared, product = prepare_study(row.files, CONFIG.rules()), CONFIG.memories["pooled"]
-    return Hiding.of(EntryKey("P001", "PET", "spine_dilated"), prepared, product=product, rules=RULES, stride=6)
+    return Hiding.of(
+        EntryKey("P001", "PET", "spine_dilated"), prepared, product=product, rules=RULES, stride=6, grid_px=8
+    )
 
 
 def made(hiding: Hiding, segmenter: Segmenter, folder: Path, told: Told) -> Entry:
     unfinished = Unfinished(folder)
-    return patch_entry(hiding, segmenter, bones=None, parts_of=lambda digest: unfinished.of(INPUT, digest), told=told)
+    return patch_entry(
+        hiding,
+        segmenter,
+        bones=None,
+        base_input_sha256=INPUT,
+        parts_of=lambda digest: unfinished.of(INPUT, digest),
+        told=told,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractor.occlusion_reach import Patch
-from extractor.patches import MOST_PATCHES, backdrop, names_under, patch_grid
+from extractor.patches import MOST_PATCHES, backdrop, names_under, patch_grid, under_patches
 from store_schema.errors import ConfigError, MaskError
 
 SPACING = (2.0, 2.5, 5.0)
@@ -43,6 +43,34 @@ def test_little_of_a_region_wider_than_the_stride_is_under_no_patch():
     for patch in patch_grid(mask, SPACING, size_mm=12.0, stride_mm=10.0):
         covered[tuple(slice(*ends) for ends in zip(patch.start_zyx, patch.stop_zyx, strict=True))] = True
     assert covered[mask != 0].mean() > 0.9
+
+
+@pytest.mark.parametrize("spacing", [(3.646, 3.646, 3.27), (4.0, 4.0, 8.0), (0.98, 0.98, 3.0), (2.0, 2.5, 5.0)])
+@pytest.mark.parametrize("size", [20.0, 15.0, 7.0])
+def test_patches_as_large_as_their_stride_hide_every_voxel_of_a_box_once(spacing, size):
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[3:17, 2:19, 4:15] = 1
+    times = np.zeros(mask.shape, int)
+    for patch in patch_grid(mask, spacing, size_mm=size, stride_mm=size):
+        times[tuple(slice(*ends) for ends in zip(patch.start_zyx, patch.stop_zyx, strict=True))] += 1
+    assert (times[mask != 0] == 1).all()
+    assert times.max() == 1
+
+
+def test_a_needed_slice_that_no_centre_reaches_gets_a_patch_on_the_region():
+    mask = np.zeros((24, 30, 30), np.uint8)
+    mask[4:, 10:20, 10:20] = 1
+    # a tail where no centre of the grid lies
+    mask[:4, 2:5, 24:27] = 1
+    without = patch_grid(mask, SPACING, size_mm=20.0, stride_mm=20.0)
+    assert not any(patch.covers(1) for patch in without)
+    found = patch_grid(mask, SPACING, size_mm=20.0, stride_mm=20.0, needed_z=(1, 3, 10))
+    (more,) = set(found) - set(without)
+    assert len(found) == len(without) + 1
+    assert more.covers(1)
+    assert more.covers(3)
+    assert under_patches([more], mask.shape)[1][mask[1] != 0].all()
+    assert found[-1] == more
 
 
 def test_patches_stand_from_superior_to_inferior():

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from extractor import unfinished
 from extractor.unfinished import OLD_S, Unfinished, usual_folder
 
 ENTRY, FROM, OTHER = "a" * 64, "b" * 64, "c" * 64
@@ -99,3 +100,19 @@ def test_the_usual_folder_lies_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert usual_folder() == tmp_path / "home" / ".cache" / "engram" / "unfinished"
+
+
+def test_a_place_that_vanishes_does_not_keep_the_others(tmp_path, monkeypatch):
+    names = sorted(digit * 64 for digit in "abcd")
+    for name in names:
+        (tmp_path / name).mkdir()
+    look = unfinished._newest
+
+    def vanishing(place):
+        if place.name != names[-1]:
+            place.rmdir()
+        return look(place) - 2 * unfinished.OLD_S
+
+    monkeypatch.setattr(unfinished, "_newest", vanishing)
+    unfinished.Unfinished(tmp_path).tidy()
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from store_schema import Entry, EntryKey, Store, ViewSpec
+from trainer.occluded_entries import base_of
 
 SIZE_XYZ, SPACING_XYZ_MM, ORIGIN_XYZ_MM = (12, 10, 16), (4.0, 4.0, 5.0), (-20.0, 30.0, -400.0)
 STEP_ZYX = (2, 1, 1)
@@ -61,10 +62,18 @@ def occluded_entry(
         "held_slices_z": [0, 2],
         "fill_grey": 40,
         "backdrop_step_zyx": list(STEP_ZYX),
-        **({} if bones is None else {"bones": list(bones)}),
+        "region_share": 0.9,
+        "held_region_share": 0.75,
+        **({} if bones is None else _named(bones)),
         **told,
     }
     return Entry(arrays, {"grid": grid(), "occlusion": occlusion})
+
+
+def _named(bones: Sequence[Any]) -> dict[str, Any]:
+    """What whole label maps tell that cover every patch."""
+    maps = {"known": ["label_map"], "missing": []}
+    return {"bones": list(bones), "label_map_shares": [1.0] * len(bones), "label_maps": maps}
 
 
 def mean_map(memory: np.ndarray) -> np.ndarray:
@@ -73,12 +82,22 @@ def mean_map(memory: np.ndarray) -> np.ndarray:
 
 
 def publish(store: Store, view: str, key: EntryKey, entry: Entry) -> None:
-    """Commit an entry as the current one."""
+    """Commit an entry as the current one; one of occlusions belongs to the present entry of its base view."""
+    if "occlusion" in entry.attributes:
+        told = {"base_input_sha256": base_input(store, view, key), **entry.attributes["occlusion"]}
+        entry = Entry(entry.arrays, {**entry.attributes, "occlusion": told})
     digest = hashlib.sha256()
     for name in sorted(entry.arrays):
         digest.update(np.ascontiguousarray(entry.arrays[name]).tobytes())
     digest.update(repr(sorted(entry.attributes.items())).encode())
     store.publish(view, key, entry, input_sha256=digest.hexdigest())
+
+
+def base_input(store: Store, view: str, key: EntryKey) -> str:
+    """Input digest of the entry that one of an occlusion view belongs to; zeros where there is none."""
+    base = base_of(store.view(view)).digest
+    found = [store.current(one, key) for one in store.view_ids() if store.view(one).digest == base]
+    return next((commit.input_sha256 for commit in found if commit is not None), "0" * 64)
 
 
 def noisy(memory: np.ndarray, seed: Sequence[int], size: float = 0.5) -> np.ndarray:

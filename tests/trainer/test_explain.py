@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from store_schema import Entry, EntryKey, open_store
-from store_schema.errors import NotCommittedError, SchemaError, UsageError
+from store_schema.errors import NotCommittedError, ObjectAlteredError, SchemaError, UsageError
 from trainer.cli import main
 from trainer.dispatch import Workers
 from trainer.final import fit_final
@@ -122,7 +122,7 @@ def test_deltas_stand_in_log_hazard_and_in_standard_deviations_with_bone_and_box
     for name in ("delta", "delta_sd"):
         np.testing.assert_array_equal(table[name.replace("delta", "absolute")], table[name].abs())
     first = table[(table["patient"] == "P002") & (table["modality"] == "CT")]
-    assert list(first["bone"]) == ["L1", "L2", "soft tissue", "rib_left_1", "unnamed"]
+    assert list(first["bone"]) == ["L1", "L2", "no bone of the label map", "rib_left_1", "unnamed"]
     boxes = first[["z_start", "z_stop", "y_start", "y_stop", "x_start", "x_stop"]].to_numpy()
     assert boxes.tolist() == [list(box) for box in (*BOXES, *UNSEEN)]
     assert report.found.rules.size_mm == 20.0
@@ -183,14 +183,14 @@ def test_a_rerun_computes_only_what_changed(made, tmp_path):
     assert (first.resumed, steps) == (0, [(0, 3), (1, 3), (2, 3), (3, 3)])
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     marked = out / "figures/P001/PET/spine.svg"
-    marked.write_text("<svg>of the earlier call</svg>")
+    written = marked.stat().st_mtime_ns
     (out / "maps/P002/CT/spine-signed.nii.gz").unlink()
     key = EntryKey("P005", "PET", "spine")
     arrays = store.read(made.base, key).arrays
     publish(store, made.occluded, key, occluded_entry(arrays, [noisy(arrays["memory"], [9, n]) for n in range(4)]))
     again = explained(made, out, store=tmp_path / "store")
     assert again.resumed == 1
-    assert marked.read_text() == "<svg>of the earlier call</svg>"
+    assert marked.stat().st_mtime_ns == written
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert after.keys() == before.keys()
     assert after[out / "maps/P002/CT/spine-signed.nii.gz"] == before[out / "maps/P002/CT/spine-signed.nii.gz"]
@@ -198,6 +198,65 @@ def test_a_rerun_computes_only_what_changed(made, tmp_path):
     assert after[out / "patients/P001.json"] == before[out / "patients/P001.json"]
     other_model = explained(made, out, "average", store=tmp_path / "store")
     assert other_model.resumed == 0
+
+
+def test_a_file_that_the_record_was_not_written_with_is_made_again_and_shown_on_no_page(made, tmp_path):
+    out = tmp_path / "out"
+    explained(made, out, patients=["P001", "P002"])
+    other, mine = (out / f"maps/P00{n}/PET/spine-signed.nii.gz" for n in (2, 1))
+    right = mine.read_bytes()
+    mine.write_bytes(other.read_bytes())
+    drawing = out / "figures/P001/PET/spine.svg"
+    drawn = drawing.read_text()
+    drawing.write_text(drawn.replace("P001", "P009"))
+    with pytest.raises(ObjectAlteredError, match="is not the drawing that the patient's record was written with"):
+        write_explain_page(str(out))
+    again = explained(made, out, patients=["P001", "P002"])
+    assert again.resumed == 1
+    assert (mine.read_bytes(), drawing.read_text()) == (right, drawn)
+
+
+def test_a_call_that_ends_early_leaves_nothing_of_the_earlier_one_that_speaks_of_other_files(made, tmp_path):
+    out = tmp_path / "out"
+    explained(made, out)
+    write_explain_page(str(out))
+
+    def stop(done, of):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explained(made, out, "average", told=stop)
+    assert not (out / "explain.json").exists()
+    assert not (out / "report.html").exists()
+    with pytest.raises(NotCommittedError, match=r"has no explain\.json"):
+        write_explain_page(str(out))
+
+
+def test_an_entry_of_another_input_is_refused_although_its_whole_image_embeds_alike(made, tmp_path):
+    store, key = copied(made, tmp_path), EntryKey("P001", "PET", "spine")
+    arrays = store.read(made.base, key).arrays
+    entry = occluded_entry(arrays, [arrays["memory"]] * len(BOXES), base_input_sha256="e" * 64)
+    publish(store, made.occluded, key, entry)
+    report = explained(made, tmp_path / "out", store=tmp_path / "store", patients=["P001"])
+    assert "it names the input eeeeeeeeeeeeeeee" in report.found.failures["P001"]
+
+
+@pytest.mark.parametrize(
+    ("told", "bone"),
+    [
+        ({}, "no bone of the label map"),
+        ({"label_maps": {"known": ["label_map_vertebrae"], "missing": ["label_map_ribs"]}}, "unnamed"),
+        ({"label_map_shares": [1.0, 1.0, 0.99, 1.0]}, "unnamed"),
+    ],
+)
+def test_a_patch_is_on_no_bone_only_where_every_label_map_is_there_and_covers_it(made, tmp_path, told, bone):
+    store, key = copied(made, tmp_path), EntryKey("P001", "PET", "spine")
+    arrays = store.read(made.base, key).arrays
+    publish(store, made.occluded, key, occluded_entry(arrays, [noisy(arrays["memory"], [n]) for n in range(4)], **told))
+    explained(made, tmp_path / "out", store=tmp_path / "store", patients=["P001"])
+    image = next(one for one in record(tmp_path / "out", "P001").images if one.modality == "PET")
+    assert [patch.bone for patch in image.seen] == ["L1", "L2", bone, "rib_left_1"]
 
 
 def test_a_baseline_that_is_not_the_models_own_entry_fails_that_patient_alone(made, tmp_path):
@@ -341,7 +400,8 @@ def test_the_command_writes_a_page_that_needs_nothing_and_says_what_it_shows(mad
         "Of 2 patches on such slices alone, 0 change the risk by exactly 0",
         "1 of 5 patches touch none of them and are unseen",
         "untrained",
-        "soft tissue",
+        "no bone of the label map",
+        "Under a patch lie 90.0% of the region, and 75.0% of it on the slices whose memories the embedding holds.",
         "change of log-risk with the patch hidden (log-hazard)",
     ):
         assert expected in words

@@ -9,10 +9,12 @@ import pytest
 from rich.console import Console
 
 from store_schema import Entry, EntryKey, create_store
+from store_schema.errors import TableError, UsageError
 from store_schema.pseudonyms import Pseudonyms, settle_rule
 from trainer.attribution import attribution
+from trainer.columns import Columns
 from trainer.dispatch import Workers
-from trainer.explaining import ExplainOptions, explain
+from trainer.explaining import ExplainOptions, _persons, _Work, explain
 from trainer.final import fit_final
 from trainer.plan import Inputs
 from trainer.predicting import Newcomers
@@ -117,3 +119,29 @@ def test_several_studies_of_one_person_are_drawn_together_and_counted_once(made,
     assert [one.signed for one in apart] == [one.signed for one in together]
     assert all(one.signed_low is not None for one in apart)
     assert all(one.signed_low is None for one in together)
+
+
+def test_who_was_imaged_twice_weighs_as_much_as_who_was_imaged_once(made, tmp_path):
+    explained(made, "linear", tmp_path / "out")
+    first, second = (record(tmp_path / "out", made.ids.key(name)) for name in NAMES)
+    again = first.model_copy(update={"patient": f"{first.patient}.s2"})
+    for mine, thrice in zip(attribution([first, second]), attribution([first, again, second]), strict=True):
+        assert (thrice.signed, thrice.absolute) == (pytest.approx(mine.signed), pytest.approx(mine.absolute))
+        assert (thrice.signed_low, thrice.signed_high) == (mine.signed_low, mine.signed_high)
+        assert (thrice.patients, thrice.patches) == (2, mine.patches + mine.patches // 2)
+
+
+def test_the_table_says_whose_a_study_with_dots_is_and_without_one_it_is_refused(tmp_path):
+    table = tmp_path / "clinical.csv"
+    table.write_text("who,visit\nP.1,2019.03\nP,1.2019.03\n")
+    columns = Columns(patient="who", study="visit", time="t", time_unit="months", event="e")
+    card = SimpleNamespace(columns=columns)
+    with pytest.raises(TableError, match=r"P\.1\.2019\.03"):
+        _persons(card, Newcomers(clinical=table))
+    table.write_text("who,visit\nP.1,2019.03\nQ,1.2019.03\n")
+    told = _persons(card, Newcomers(clinical=table))
+    asked = SimpleNamespace(asker=SimpleNamespace(card=card), persons=told)
+    assert [_Work._person(asked, key) for key in ("P.1.2019.03", "Q.1.2019.03", "R.1")] == ["P.1", "Q", "R"]
+    bare = SimpleNamespace(asker=asked.asker, persons={})
+    with pytest.raises(UsageError, match="several dots"):
+        _Work._person(bare, "P.1.2019.03")

@@ -7,7 +7,8 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from store_schema.errors import NotCommittedError, SchemaError
+from store_schema.errors import NotCommittedError, ObjectAlteredError, SchemaError
+from store_schema.records import sha256
 from trainer.explain_results import (
     EXPLANATION,
     ExplainedImage,
@@ -62,11 +63,25 @@ def _patient(folder: RunFolder, patient: str) -> dict[str, Any]:
 
 
 def _image(folder: RunFolder, image: ExplainedImage) -> dict[str, Any]:
-    svg = _held(folder, image.figure).decode()
+    data = _held(folder, image.figure)
+    if sha256(data) != image.files_sha256.get(image.figure):
+        raise ObjectAlteredError(
+            f"{folder.url}/{image.figure} is not the drawing that the patient's record was written with: run `trainer explain` "
+            "again, which makes it anew"
+        )
+    svg = data.decode()
     # our own SVG, whose texts matplotlib and `to_svg` escaped
     shown = Markup(for_page(svg))  # noqa: S704
     caption = Markup(svg[svg.index(">", svg.index("<title")) + 1 : svg.index("</title>")])  # noqa: S704
-    return {"record": image, "svg": shown, "caption": caption, "top": _top(image.patches), "sight": _sight(image)}
+    return {
+        "record": image,
+        "svg": shown,
+        "caption": caption,
+        "top": _top(image.patches),
+        "sight": _sight(image),
+        "under": _under(image),
+        "bones": _bones(image),
+    }
 
 
 def _top(patches: Sequence[PatchDelta]) -> list[PatchDelta]:
@@ -87,6 +102,36 @@ def _sight(image: ExplainedImage) -> str:
     return (
         f"{seen} {hidden} of {len(image.patches)} patches touch none of them and are unseen: hiding them changes nothing, whatever "
         "lies there."
+    )
+
+
+def _under(image: ExplainedImage) -> str:
+    """Sentences on how much of the region was hidden at all, and of what the embedding is made of."""
+    held = (
+        ""
+        if image.held_slices_z is None
+        else f", and {_percent(image.held_region_share)} of it on the slices whose memories the embedding holds"
+    )
+    rest = "" if image.region_share == 1 else " What lies under none was never hidden: the map says nothing of it."
+    unchanged = "" if any(patch.delta for patch in image.patches) else " No patch changes the risk."
+    return f"Under a patch lie {_percent(image.region_share)} of the region{held}.{rest}{unchanged}"
+
+
+def _percent(share: float) -> str:
+    """A share in words; whole only where it is."""
+    return "100%" if share == 1 else f"{min(100 * share, 99.9):.1f}%"
+
+
+def _bones(image: ExplainedImage) -> str:
+    """A sentence on what named the bones, and what could not."""
+    if not image.label_maps:
+        return "No label map names what lies under the patches."
+    if not image.label_maps_missing:
+        return ""
+    return (
+        f"Bones are those of {', '.join(image.label_maps)} alone: {', '.join(image.label_maps_missing)} of the label set "
+        f"{'is' if len(image.label_maps_missing) == 1 else 'are'} not there. A patch that touches none of those known is unnamed, "
+        "and one that is named may hold more of another."
     )
 
 

@@ -31,8 +31,8 @@ class _Work:
     def do(self, url: str) -> Done:
         """Explain patient by patient, and write the page."""
         subject = self.subject
-        clinical = subject.inputs.clinical if subject.model.clinical else None
-        newcomers = Newcomers(subject.store.url, subject.snapshot.id, clinical, subject.inputs.ids)
+        # also of a model without covariates: the table says whose each study is
+        newcomers = Newcomers(subject.store.url, subject.snapshot.id, subject.inputs.clinical, subject.inputs.ids)
         options = ExplainOptions(kept_model(subject), newcomers, self.occlusions.id, self._patients())
         with progress("explained patients") as told:
             report = explain(options, out=url, told=told)
