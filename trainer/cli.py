@@ -216,10 +216,10 @@ def report(run: str) -> None:
     from trainer.report.page import write_report  # noqa: PLC0415
     from trainer.run_folder import RunFolder  # noqa: PLC0415
     from trainer.trust.index_page import write_index  # noqa: PLC0415
-    from trainer.trust_results import read_parts  # noqa: PLC0415
+    from trainer.trust_results import read_trusted  # noqa: PLC0415
 
     click.echo(write_report(run))
-    if read_parts(RunFolder.open(run)):
+    if read_trusted(RunFolder.open(run)) is not None:
         click.echo(write_index(RunFolder.open(run)))
 
 

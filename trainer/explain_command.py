@@ -56,8 +56,8 @@ def explain(
     It is a sensitivity and no cause: it depends on the patches' size, stride and fill, and says nothing about what is hidden from
     the model. What is bright changes an embedding most, so that the map of a model fitted to shuffled outcomes can peak there too.
 
-    A rerun into the same folder does only what is missing or has changed. Patients that cannot be explained are named on stderr and
-    make the exit status 1.
+    A rerun into the same folder does only what is missing or has changed, and removes what it holds of patients who are not asked
+    for any more. Patients that cannot be explained are named on stderr and make the exit status 1.
 
     \b
     Writes into FOLDER: report.html (one page: pictures, tables), explain.json (settings, attribution), deltas.csv (each patch),

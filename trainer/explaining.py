@@ -67,6 +67,8 @@ class ExplainReport:
 def explain(options: ExplainOptions, *, out: str, told: Callable[[int, int], None]) -> ExplainReport:
     """Change of every patient's log-risk with each patch of each image hidden, its maps and pictures; a rerun resumes.
 
+    What earlier calls found of other patients is removed from the folder.
+
     Parameters
     ----------
     out
@@ -109,7 +111,17 @@ def _explained(options: ExplainOptions, out: str, told: Callable[[int, int], Non
     folder.replace(ATTRIBUTION, attribution_csv(found.attribution, found.risk_sd))
     # last: it says that all else is there
     folder.replace(EXPLANATION, found.to_json())
+    _forget_others(done, folder)
     return ExplainReport(found, folder, resumed)
+
+
+def _forget_others(done: Sequence[ExplainedPatient], folder: RunFolder) -> None:
+    """Remove what earlier calls found of patients who are none of these: nothing that is told refers to it."""
+    kept = {_record(one.patient) for one in done} | {
+        file for one in done for image in one.images for file in image.files
+    }
+    for below, ending in (("patients", ".json"), ("maps", ".nii.gz"), ("figures", ".svg")):
+        folder.prune(below, kept, ending=ending)
 
 
 def _prepared(options: ExplainOptions) -> "_Work":

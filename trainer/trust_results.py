@@ -1,5 +1,6 @@
 """Records of what `trainer trust` found, part by part, for pages that tell it; knows neither the parts nor how they look."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import ValidationError
@@ -8,8 +9,9 @@ from store_schema.errors import SchemaError
 from trainer.run_folder import RunFolder
 from trainer.task_results import Record
 
-TRUST, INDEX, PART = "trust", "index.html", "part.json"
-"""Folder in a run, its page, and the record of each part."""
+TRUST, INDEX, PART, ROW = "trust", "index.html", "part.json", "row.json"
+"""Folder in a run, its page, the record of each part, and that of the row that was asked for."""
+ROW_FILE = f"{TRUST}/{ROW}"
 PARTS = ("controls", "robustness", "explain", "quality")
 """Folders of the parts, in the order in which they are told."""
 Status = Literal["done", "incomplete", "failed", "skipped"]
@@ -90,6 +92,24 @@ class PartRecord(Record):
         return self.status in ("incomplete", "failed")
 
 
+class AskedRow(Record):
+    """Row that the last call looked at; written before any part is done, so that no part of another row is taken for its own."""
+
+    layout: Literal["engram-trust-row-1"] = "engram-trust-row-1"
+    row: str
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """What there is of the row that was asked for."""
+
+    row: str
+    parts: tuple[PartRecord, ...]
+    """Its records, in the order of the parts."""
+    stale: tuple[PartRecord, ...]
+    """Records of other rows, which a call that did not end has left: no figure of theirs is this row's."""
+
+
 def part_file(part: str, name: str = PART) -> str:
     """A file of a part, below the run's folder."""
     return f"{TRUST}/{part}/{name}"
@@ -103,18 +123,50 @@ def read_part(folder: RunFolder, part: str) -> PartRecord | None:
     SchemaError
         If the file is something else.
     """
-    name = part_file(part)
+    return _read(folder, part_file(part), PartRecord, "record of a part")
+
+
+def _read[Kind: Record](folder: RunFolder, name: str, kind: type[Kind], what: str) -> Kind | None:
     data = folder.read(name)
     if data is None:
         return None
     try:
-        return PartRecord.model_validate_json(data)
+        return kind.model_validate_json(data)
     except ValidationError as error:
         raise SchemaError(
-            f"{folder.url}/{name} is no record of a part: {error.errors()[0]['msg']}. Remove it, and run `trainer trust` again"
+            f"{folder.url}/{name} is no {what}: {error.errors()[0]['msg']}. Remove it, and run `trainer trust` again"
         ) from error
 
 
 def read_parts(folder: RunFolder) -> tuple[PartRecord, ...]:
     """Records of every part of a run that there is, in their order; none of a run without. Errors as of `read_part`."""
     return tuple(record for part in PARTS if (record := read_part(folder, part)) is not None)
+
+
+def read_trusted(folder: RunFolder) -> Trusted | None:
+    """What there is of the row that was last asked for; None of a run that nobody looked at.
+
+    Where no call has kept which row that was, it is that of the first part, which is done first.
+
+    Raises
+    ------
+    SchemaError
+        If a file is something else.
+    """
+    records = read_parts(folder)
+    if not records:
+        return None
+    asked = _read(folder, ROW_FILE, AskedRow, "record of a row")
+    row = records[0].row if asked is None else asked.row
+    return Trusted(
+        row,
+        tuple(record for record in records if record.row == row),
+        tuple(record for record in records if record.row != row),
+    )
+
+
+def keep_row(folder: RunFolder, row: str) -> None:
+    """Keep which row is looked at from now on; a rerun changes nothing."""
+    data = AskedRow(row=row).to_json()
+    if folder.read(ROW_FILE) != data:
+        folder.replace(ROW_FILE, data)

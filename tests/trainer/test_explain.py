@@ -259,6 +259,16 @@ def test_a_patch_is_on_no_bone_only_where_every_label_map_is_there_and_covers_it
     assert [patch.bone for patch in image.seen] == ["L1", "L2", bone, "rib_left_1"]
 
 
+def test_what_an_earlier_call_found_of_others_is_removed(made, tmp_path):
+    out = tmp_path / "out"
+    explained(made, out, patients=["P001", "P002"])
+    explained(made, out, patients=["P002"])
+    held = {str(path.relative_to(out)) for path in out.rglob("*.*") if path.parent != out}
+    assert held
+    assert all("P002" in name for name in held)
+    assert explained(made, out, patients=["P002"]).resumed == 1
+
+
 def test_a_baseline_that_is_not_the_models_own_entry_fails_that_patient_alone(made, tmp_path):
     store = copied(made, tmp_path)
     key = EntryKey("P002", "PET", "spine")

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,12 +23,14 @@ from trainer.final import fit_final
 from trainer.plan import Inputs
 from trainer.predicting import Newcomers, predict
 from trainer.quality.figures import draw_quality
+from trainer.quality.findings import findings
 from trainer.quality.measuring import Asked, measure
 from trainer.quality.page import write_page
 from trainer.quality.results import Quality
 from trainer.quality.writing import write_quality
 from trainer.run import cross_validate
 from trainer.saved import read_model
+from trainer.trust.quality_part import key_figures
 
 from .quality_help import publish
 
@@ -312,6 +315,59 @@ def test_what_does_not_fit_is_refused_with_what_to_do(made, more, error, said):
     real = {"clinical": made.clinical, "run_url": made.run, "model_url": made.model}
     with pytest.raises(error, match=said):
         measure(asked(made, **{name: real[name] if value is True else value for name, value in more.items()}), silent)
+
+
+def test_risks_of_an_incomplete_row_are_refused(made, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(made.run, copy)
+    results = json.loads((copy / "results.json").read_text())
+    next(row for row in results["rows"] if row["label"] == "image")["mean"] = None
+    (copy / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UsageError, match=r"'image' of .* is incomplete"):
+        measure(asked(made, run_url=str(copy), row="image"), silent)
+
+
+def drifting(measured, location: float, spread: float):
+    """What is told of one drift with these adjusted p, as finding and as key figure."""
+    view = measured.found.views[0]
+    one, first = view.embeddings[0], view.embeddings[0].drift[0]
+    drift = first.model_copy(
+        update={
+            "location": first.location.model_copy(update={"p_holm": location}),
+            "spread": first.spread.model_copy(update={"p_holm": spread}),
+        }
+    )
+    changed = view.model_copy(update={"embeddings": (one.model_copy(update={"drift": (drift,)}),), "alignments": ()})
+    told = [one.text for one in findings((changed,), measured.found.settings) if f"of {drift.column}" in one.text]
+    return told, key_figures(measured.found.model_copy(update={"views": (changed,)}))[1].reading
+
+
+def test_what_was_not_shown_is_not_told_as_equal(measured):
+    (moved,), figure = drifting(measured, 0.01, 0.3)
+    assert moved.endswith("; no difference in spread was shown (Holm p 0.3)")
+    assert "No difference in spread was shown (PERMDISP, Holm p 0.300)" in figure
+    (wider,), figure = drifting(measured, 0.4, 0.02)
+    assert "no difference in location was shown (R² " in wider
+    assert "Spreads differ (PERMDISP, Holm p 0.020)" in figure
+    assert drifting(measured, 0.4, 0.3)[0] == []
+    view = measured.found.views[0]
+    alike = view.alignments[0].model_copy(update={"rank_p": 0.3, "cka_p": 0.06})
+    changed = view.model_copy(update={"alignments": (alike,)})
+    told = " ".join(one.text for one in findings((changed,), measured.found.settings))
+    assert "were not shown to be more alike than those of two (p by rank 0.30, by CKA 0.06)" in told
+
+
+def test_drawings_that_a_call_has_not_are_removed(measured, tmp_path):
+    url = write_quality(measured, str(tmp_path / "out"))
+    write_page(measured.found, url)
+    figures = tmp_path / "out/figures"
+    assert list(figures.glob("pca-*.svg"))
+    view = measured.found.views[0]
+    plain = tuple(one.model_copy(update={"pictures": ()}) for one in view.embeddings)
+    fewer = measured.found.model_copy(update={"views": (view.model_copy(update={"embeddings": plain}),)})
+    write_page(fewer, url)
+    assert not list(figures.glob("pca-*.svg"))
+    assert sorted(one.stem for one in figures.iterdir()) == sorted(one.name for one in draw_quality(fewer))
 
 
 def test_a_view_named_twice_and_a_run_of_another_store_are_refused(made, shared_kit, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from trainer.run_folder import RunFolder
 from trainer.study_config import parse_trusted
 from trainer.trust.explain_part import spread
 from trainer.trust.subject import row_of
-from trainer.trust_results import PARTS, KeyFigure, PartRecord, read_parts
+from trainer.trust_results import PARTS, KeyFigure, PartRecord, read_parts, read_trusted
 
 from .occluded_help import BOXES, noisy, occluded_entry, occlusion_view, publish
 from .trust_help import draw, plant, study_settings
@@ -83,8 +84,9 @@ def test_the_plan_tells_parts_fits_views_and_patients_and_does_nothing(made):
     for said in ("2 control views", "1 view of other modes and layouts", "2 perturbed views", f"{PATIENTS} patients"):
         assert said in told
     assert "3 patients, hidden patches of 20 mm" in told
-    # two folds of the study, of four views and one permutation, and again for perturbed views
-    assert re.search(r"14 fits, about \d+ s on \d+ worker", told)
+    # two folds of the study, of four views and one permutation, and again for perturbed views; the model of all patients
+    assert re.search(r"15 fits, about \d+ s on \d+ worker", told)
+    assert "The time of all that is no fit is not foreseen" in told
 
 
 def test_every_part_is_found_in_the_store_done_and_told(made):
@@ -128,7 +130,7 @@ def test_the_reports_section_has_the_key_figures_and_goes_with_the_parts(made):
     run = read_run(RunFolder.open(str(made.run)))
     plain = render(run, ())
     assert 'id="trust"' not in plain
-    told = render(run, (), trust=read_parts(RunFolder.open(str(made.run))))
+    told = render(run, (), trust=read_trusted(RunFolder.open(str(made.run))))
     start, end = told.index('<section id="trust"'), told.index("</section>", told.index('<section id="trust"'))
     without = told[:start] + told[end + len("</section>\n") :]
     assert without.replace('<li><a href="#trust">How far to trust it</a></li>', "") == plain
@@ -142,6 +144,22 @@ def test_report_writes_section_and_summary_again(made):
     assert result.exit_code == 0
     assert result.stdout.split() == [str(page), str(index)]
     assert (index.read_bytes(), page.read_bytes()) == before
+
+
+def test_a_part_of_another_row_is_named_out_of_date_and_none_of_its_figures_shown(made, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(made.run, copy)
+    part = copy / "trust/quality/part.json"
+    other = json.loads(part.read_text()) | {"row": "ANOTHER"}
+    other["figures"] = [{**other["figures"][0], "label": "A figure of another"}]
+    part.write_text(json.dumps(other))
+    assert call("report", copy).exit_code == 0
+    for name in ("report.html", "trust/index.html"):
+        page = (copy / name).read_text()
+        assert "Out of date: it is of row ANOTHER" in page
+        assert "A figure of another" not in page
+        assert "How far to trust ANOTHER" not in page
+        assert_links_lead_somewhere(page, (copy / name).parent)
 
 
 def test_a_rerun_fits_nothing_and_changes_no_file(made):

@@ -3,9 +3,9 @@
 import pytest
 
 from store_schema import create_store
-from trainer.results import ContrastResult
+from trainer.results import ContrastResult, Row
 from trainer.trust.control_results import Permuted
-from trainer.trust.readings import chance_reading, permuted_reading, reading, verdict
+from trainer.trust.readings import chance_reading, permuted_reading, reading, unlike, verdict
 from trainer.trust.views import apart, is_map, is_matched, standing, views_found
 
 from .occluded_help import occlusion_view
@@ -184,3 +184,51 @@ def test_permuted_outcomes_and_a_control_by_itself_are_held_against_chance():
     assert "not told from chance" in chance_reading("constant image", 0.45, 0.6)
     assert "below chance" in chance_reading("constant image", 0.3, 0.45)
     assert chance_reading("constant image", None, None) == ""
+
+
+def tuned(tried: int, way: str | None) -> Row:
+    rest = dict.fromkeys(("se", "t", "df", "p_one_sided", "p_two_sided", "corrected_p_one_sided", "permutation_p"))
+    return Row(label="", kind="model", model="", tried=tried, tuned=way, scores=(), mean=0.6, pooled_c=None, **rest)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (tuned(64, "paper"), tuned(64, "paper"), "OPTIMISTIC"),
+        (tuned(1, None), tuned(64, "paper"), "OPTIMISTIC"),
+        (tuned(64, "nested"), tuned(1, None), "best of 64 settings and the other the best of 1"),
+        (tuned(64, "nested"), tuned(64, "nested"), None),
+        (tuned(1, None), tuned(1, None), None),
+    ],
+)
+def test_rows_that_were_tuned_otherwise_are_not_compared(base, first, second, said):
+    found, other = contrast(0.1, 0.02, 0.18), standing(base, encoder_view(base))
+    apart_by = unlike(first, second)
+    told = verdict(found, 0.01, apart_by)
+    assert told == ("higher" if said is None else "no verdict")
+    text = reading(standing(base, base), other, found, told, 0.01, apart=apart_by)
+    if said is not None:
+        assert text.startswith("No verdict: ")
+        assert said in text
+        assert "It is not shown that memory adds" in text
+
+
+def test_readings_end_with_how_rows_were_tuned(base):
+    found = contrast(0.1, 0.02, 0.18).model_copy(
+        update={"note": "tuned inside the training folds: base best of 4 settings"}
+    )
+    text = reading(standing(base, base), standing(base, encoder_view(base)), found, "higher", 0.01)
+    assert text.endswith(" Tuned inside the training folds: base best of 4 settings.")
+
+
+def test_the_best_of_several_is_not_held_against_chance():
+    best = Permuted(repeats=1, mean=0.57, se=0.02, band=0.06, p=None, reading="", tuned="paper", tried=64)
+    for mean in (0.53, 0.57, 0.8):
+        text = permuted_reading(best.model_copy(update={"mean": mean}))
+        assert "best of 64 settings, chosen on the reported folds: OPTIMISTIC" in text
+        assert "something leaks" not in text
+        assert "as chance has it" not in text
+    assert "something leaks" in permuted_reading(best.model_copy(update={"mean": 0.4}))
+    text = chance_reading("constant image", 0.51, 0.6, tuned="paper", tried=64)
+    assert "OPTIMISTIC" in text
+    assert "above chance [" not in text

@@ -97,9 +97,15 @@ def _of_drift(drift: Drift) -> Told:
             f"groups of {drift.column} differ in location and spread, or in spread alone{within} ({size}; spread: {spread})",
         )
     elif moved:
-        yield "look", f"embeddings drift between groups of {drift.column}{within} ({size}); their spreads do not differ"
+        yield (
+            "look",
+            f"embeddings drift between groups of {drift.column}{within} ({size}); no difference in spread was shown ({spread})",
+        )
     else:
-        yield "look", f"groups of {drift.column} differ in spread{within} ({spread}), not in location"
+        yield (
+            "look",
+            f"groups of {drift.column} differ in spread{within} ({spread}); no difference in location was shown ({size})",
+        )
 
 
 def _of_alignment(pair: Alignment) -> Told:
@@ -110,9 +116,10 @@ def _of_alignment(pair: Alignment) -> Told:
     if pair.reason is not None:
         yield "know", f"no alignment of the cohort: {pair.reason}"
     elif pair.rank_p is not None and pair.cka_p is not None and min(pair.rank_p, pair.cka_p) >= ALPHA:
+        p = f"p by rank {pair.rank_p:.2f}, by CKA {pair.cka_p:.2f}"
         yield (
             "know",
-            f"{pair.first} and {pair.second} of one patient are no more alike than those of two (p {pair.rank_p:.2f})",
+            f"{pair.first} and {pair.second} of one patient were not shown to be more alike than those of two ({p})",
         )
 
 

@@ -16,11 +16,12 @@ MEANING = {"wrong": "cannot be right", "look": "look at it", "know": "to be know
 
 
 def write_page(found: Quality, url: str) -> str:
-    """Write the page and its figures, over older ones; gives the page's address."""
+    """Write the page and its figures in place of those of earlier calls; gives the page's address."""
     folder = RunFolder.open(url)
     drawn = draw_quality(found)
     for figure in drawn:
         folder.replace(f"figures/{figure.name}.svg", figure.svg)
+    folder.prune("figures", {f"figures/{figure.name}.svg" for figure in drawn}, ending=".svg")
     # our own SVG, whose texts matplotlib and `to_svg` escaped
     shown = [
         {"kind": figure.name.split("-")[0], "caption": figure.caption, "svg": Markup(for_page(figure.svg))}  # noqa: S704

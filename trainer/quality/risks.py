@@ -64,13 +64,18 @@ def run_risks(url: str, row: str, store: Store) -> tuple[Risks, FinishedRun]:
     NotCommittedError, SchemaError, ObjectAlteredError
         If the folder holds no finished run, or is not what it was.
     UsageError
-        If the run has no such row, or read another store.
+        If the run has no such row, or it is incomplete, or the run read another store.
     CohortError
         If a fold's model tells nobody apart, so that its risks have no scale.
     """
     run = read_run(RunFolder.open(url))
     if row not in run.names:
         raise UsageError(f"{url} has no row {row!r} of a model: name one of {', '.join(run.names)} with --row")
+    if not any(found.label == row and found.mean is not None for found in run.results.of_kind("model")):
+        raise UsageError(
+            f"row {row!r} of {url} is incomplete, and patients of a fold that failed have no risk: run the same command of the run "
+            "again before its risks are looked at"
+        )
     read = run.record.get("store")
     if read is not None and read["id"] != store.store_id:
         raise UsageError(

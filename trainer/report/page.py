@@ -19,7 +19,7 @@ from trainer.results import CovariateSummary
 from trainer.run_folder import REPORT, RunFolder
 from trainer.study_tables import study_tables
 from trainer.table_one import table_one
-from trainer.trust_results import PartRecord, read_parts
+from trainer.trust_results import Trusted, read_trusted
 from trainer.wording import mean_text, p_text, scores_text, tuning_text
 
 SECTIONS = {
@@ -54,12 +54,12 @@ def keep_report(folder: RunFolder, run: FinishedRun, figures: Sequence[Drawn]) -
     """Write the page and these figures of the folder's run, over older ones; gives the page's address."""
     for figure in figures:
         folder.replace(f"figures/{figure.name}.svg", figure.svg)
-    folder.replace(REPORT, render(run, figures, trust=read_parts(folder)))
+    folder.replace(REPORT, render(run, figures, trust=read_trusted(folder)))
     return f"{folder.url}/{REPORT}"
 
 
 def render(
-    run: FinishedRun, figures: Sequence[Drawn], *, left_out: Sequence[str] = (), trust: Sequence[PartRecord] = ()
+    run: FinishedRun, figures: Sequence[Drawn], *, left_out: Sequence[str] = (), trust: Trusted | None = None
 ) -> str:
     """HTML of the page; every text of the run is escaped.
 

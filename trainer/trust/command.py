@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "--plan",
     "only_plan",
     is_flag=True,
-    help="Pin the views, tell what would be done with numbers of fits, views and patients and how long they take, and do nothing.",
+    help="Pin the views, tell what would be done with numbers of fits, views and patients and the time of fits, and do nothing.",
 )
 @run_options(publishing=False)
 def trust(*, study: str, only_plan: bool, **options: Any) -> None:
@@ -45,8 +45,9 @@ def trust(*, study: str, only_plan: bool, **options: Any) -> None:
       explain     where the kept model looks, from embeddings with patches hidden
       quality     the embeddings themselves: faults, duplicates, drift between groups, PET/CT alignment beside risk
 
-    A rerun resumes the study and does the parts that are missing, failed or have changed. A part that fails leaves the others
-    alone, is named on the pages, and makes the exit status 1.
+    A rerun resumes the study and does the parts that are missing, failed or have changed, also where a task of the study failed and
+    has succeeded since. A part that fails leaves the others alone, is named on the pages, and makes the exit status 1. Where
+    settings were chosen on the reported folds (`search: {mode: paper}`), no difference is claimed.
 
     \b
     Writes into RUN, besides the files of `trainer study`: trust/index.html (summary), trust/controls, trust/robustness,

@@ -1,5 +1,7 @@
 """Makes of the controls' finished run what is told of it: rows, contrasts by family, permuted outcomes; fits nothing."""
 
+from collections.abc import Mapping, Sequence
+
 from trainer.features import MEMORY, array_read
 from trainer.leaks import chance_band
 from trainer.model_config import NetworkModel
@@ -8,10 +10,11 @@ from trainer.results import ContrastResult, Row, RunResults
 from trainer.stats import CHANCE, holm, paired_contrast
 from trainer.trust.control_results import ControlContrast, ControlRow, Controls, Permuted
 from trainer.trust.control_run import BASE, ControlPlan, Family, Taken
-from trainer.trust.readings import permuted_reading, reading, verdict
+from trainer.trust.readings import permuted_reading, reading, unlike, verdict
 from trainer.trust.subject import Subject
 from trainer.trust.views import is_map, is_matched
 from trainer.versions import versions
+from trainer.wording import tuning_text
 
 
 def controls_of(subject: Subject, planned: ControlPlan, plan: Plan, results: RunResults, study: RunResults) -> Controls:
@@ -42,9 +45,16 @@ def controls_of(subject: Subject, planned: ControlPlan, plan: Plan, results: Run
         same_folds=same,
         study_mean=own,
         rows=made,
-        contrasts=tuple(found for family in ("controls", "ablation") for found in _contrasts(planned, results, family)),
+        contrasts=tuple(
+            found for family in ("controls", "ablation") for found in _contrasts(planned, results, rows, family)
+        ),
         permuted=_permuted(plan, results, rows[BASE]),
-        notes=(*_unequal(made[0], own, same=same), *planned.notes, *_notes(subject, planned, plan, results, same=same)),
+        notes=(
+            *_unequal(made[0], own, same=same),
+            *planned.notes,
+            *_tuning_notes(rows[BASE], made),
+            *_notes(subject, planned, plan, results, same=same),
+        ),
         left_out=dict(planned.left_out),
         failures=tuple(f"{failure.label}: {failure.reason}" for failure in results.failures),
         run=planned.folder,
@@ -72,7 +82,9 @@ def _row(name: str, one: Taken, row: Row, subject: Subject, plan: Plan) -> Contr
         se=row.se,
         low=low,
         high=high,
-        above_chance=None if low is None else low > CHANCE,
+        above_chance=None if low is None or row.tuned == "paper" else low > CHANCE,
+        tuned=row.tuned,
+        tried=row.tried,
     )
 
 
@@ -86,18 +98,23 @@ def _interval(row: Row, plan: Plan) -> tuple[float | None, float | None]:
     return None if found.low is None else max(0.0, found.low), None if found.high is None else min(1.0, found.high)
 
 
-def _contrasts(planned: ControlPlan, results: RunResults, family: Family) -> list[ControlContrast]:
+def _contrasts(
+    planned: ControlPlan, results: RunResults, rows: Mapping[str, Row], family: Family
+) -> list[ControlContrast]:
     """Contrasts of one family, their p-values adjusted together."""
     mine = [name for name, one in planned.taken.items() if one.family == family]
     tested = {found.second: found for found in results.contrasts if found.first == BASE and found.second in mine}
     known = {name: found.p_two_sided for name, found in tested.items() if found.p_two_sided is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True)) if known else {}
-    return [_contrast(planned, tested[name], adjusted.get(name), family) for name in mine]
+    apart = {name: unlike(rows[BASE], rows[name]) for name in mine}
+    return [_contrast(planned, tested[name], adjusted.get(name), family, apart[name]) for name in mine]
 
 
-def _contrast(planned: ControlPlan, found: ContrastResult, p_holm: float | None, family: Family) -> ControlContrast:
+def _contrast(
+    planned: ControlPlan, found: ContrastResult, p_holm: float | None, family: Family, apart: str | None
+) -> ControlContrast:
     base, other = (planned.taken[name].standing for name in (BASE, found.second))
-    told = verdict(found, p_holm)
+    told = verdict(found, p_holm, apart)
     return ControlContrast.model_validate(
         {
             "name": found.second,
@@ -106,7 +123,7 @@ def _contrast(planned: ControlPlan, found: ContrastResult, p_holm: float | None,
             "p": found.p_two_sided,
             "p_holm": p_holm,
             "verdict": told,
-            "reading": reading(base, other, found, told, p_holm),
+            "reading": reading(base, other, found, told, p_holm, apart=apart),
         }
     )
 
@@ -118,7 +135,8 @@ def _permuted(plan: Plan, results: RunResults, base: Row) -> Permuted | None:
     repeats = plan.config.control.repeats
     parts = [plan.cohort.rows(fold.test) for fold in plan.splits[0].outer() if fold.repeat == 0]
     band = chance_band([(plan.cohort.time[part], plan.cohort.event[part]) for part in parts], permutations=repeats)
-    found = Permuted(repeats=repeats, mean=row.mean, se=row.se, band=band, p=base.permutation_p, reading="")
+    tuning = {"tuned": row.tuned, "tried": row.tried}
+    found = Permuted(repeats=repeats, mean=row.mean, se=row.se, band=band, p=base.permutation_p, reading="", **tuning)
     return found.model_copy(update={"reading": permuted_reading(found)})
 
 
@@ -131,6 +149,19 @@ def _unequal(base: ControlRow, study_mean: float | None, *, same: bool) -> tuple
         "machines or devices made the two"
     )
     return (told,)
+
+
+def _tuning_notes(base: Row, rows: Sequence[ControlRow]) -> tuple[str, ...]:
+    """How rows were tuned, where that keeps them from being compared."""
+    if base.tuned == "paper":
+        told = f"c of the base is the {tuning_text(base)}, and that of the others likewise: no difference is claimed"
+        return (f"{told}, and on permuted outcomes the choice alone puts c above 0.5",)
+    other = [f"{row.label}: {row.tried}" for row in rows if row.tried != base.tried]
+    if other:
+        return (
+            f"the base is the best of {base.tried} settings, others of another number ({', '.join(other)}): no verdict",
+        )
+    return ()
 
 
 def _notes(subject: Subject, planned: ControlPlan, plan: Plan, results: RunResults, *, same: bool) -> tuple[str, ...]:

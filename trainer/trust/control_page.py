@@ -2,7 +2,7 @@
 
 from trainer.run_folder import REPORT, RunFolder
 from trainer.trust.control_figures import FAMILIES, draw_controls
-from trainer.trust.control_results import Controls
+from trainer.trust.control_results import ControlRow, Controls
 from trainer.trust.pages import environment, kept_figures
 from trainer.trust.readings import chance_reading
 
@@ -23,8 +23,12 @@ def _readings(found: Controls) -> list[tuple[str, str]]:
     """What each contrast shows, in words; of a constant image also what it tells by itself."""
     told = []
     for row, contrast in found.of("controls"):
-        alone = chance_reading(row.label, row.low, row.high) if row.role == "constant" else ""
+        alone = _by_itself(row) if row.role == "constant" else ""
         told.append((row.label, f"{contrast.reading} {alone}".strip()))
     if found.permuted is not None:
         told.append(("permuted outcomes", found.permuted.reading))
     return told
+
+
+def _by_itself(row: ControlRow) -> str:
+    return chance_reading(row.label, row.low, row.high, tuned=row.tuned, tried=row.tried)

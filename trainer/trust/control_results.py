@@ -10,8 +10,10 @@ from trainer.task_results import Record
 from trainer.trust.views import Role
 
 CONTROLS_JSON, CONTROLS_CSV = "controls.json", "controls.csv"
-Verdict = Literal["higher", "lower", "not told apart", "equal", "incomplete"]
-"""Of the base against another view: only the first two are claims."""
+Verdict = Literal["higher", "lower", "not told apart", "equal", "incomplete", "no verdict"]
+"""Of the base against another view: only the first two are claims; the last says that the two may not be compared."""
+Tuned = Literal["nested", "paper"]
+"""How settings were chosen: inside the training folds, or on the reported ones, which is optimistic."""
 
 
 class ControlRow(Record):
@@ -40,7 +42,9 @@ class ControlRow(Record):
     low, high
         95% interval of the mean, with a variance that allows for shared training patients (Nadeau and Bengio), within 0 and 1.
     above_chance
-        Whether that interval lies above 0.5; None without one.
+        Whether that interval lies above 0.5; None without one, and where settings were chosen on the reported folds.
+    tuned, tried
+        How settings were chosen, and of how many.
     """
 
     name: str
@@ -59,6 +63,8 @@ class ControlRow(Record):
     low: float | None = None
     high: float | None = None
     above_chance: bool | None = None
+    tuned: Tuned | None = None
+    tried: int = 1
 
 
 class ControlContrast(Record):
@@ -78,7 +84,8 @@ class ControlContrast(Record):
     differences
         Fold by fold.
     verdict
-        ``higher`` or ``lower`` only where the interval leaves out 0 and the adjusted p is at most 0.05.
+        ``higher`` or ``lower`` only where the interval leaves out 0 and the adjusted p is at most 0.05; ``no verdict`` where
+        settings were chosen on the reported folds, or from another number of settings.
     reading
         The same in words, ended by a full stop.
     note
@@ -114,6 +121,8 @@ class Permuted(Record):
         How far from 0.5 the mean may lie by chance; see `trainer.leaks.chance_band`.
     p
         Of the base's own c over the permutations; None where they are fewer than 19.
+    tuned, tried
+        How settings were chosen in each permutation, and of how many.
     reading
         In words, ended by a full stop.
     """
@@ -124,11 +133,18 @@ class Permuted(Record):
     band: float
     p: float | None
     reading: str
+    tuned: Tuned | None = None
+    tried: int = 1
 
     @property
     def at_chance(self) -> bool:
-        """Whether it lies where chance puts it."""
+        """Whether it lies where chance puts a model that was not chosen by the reported folds."""
         return self.mean is not None and abs(self.mean - 0.5) <= self.band
+
+    @property
+    def is_best_of_several(self) -> bool:
+        """Whether chance alone puts it above 0.5: the best of several by the very folds that are reported."""
+        return self.tuned == "paper"
 
 
 class Controls(Record):

@@ -8,7 +8,7 @@ from typing import Any
 from trainer.run_folder import RunFolder
 from trainer.trust.control_results import CONTROLS_CSV, CONTROLS_JSON, ControlContrast, ControlRow, Controls
 
-ROW = ("label", "role", "view", "mode", "layout", "head", "mean", "se", "low", "high")
+ROW = ("label", "role", "view", "mode", "layout", "head", "mean", "se", "low", "high", "tuned", "tried")
 CONTRAST = ("family", "mean", "low", "high", "se", "t", "df", "p", "p_holm", "verdict")
 COLUMNS = (
     "row",

@@ -107,7 +107,8 @@ def _difference(row: ControlRow, one: ControlContrast) -> KeyFigure:
 
 
 def _alone(row: ControlRow) -> KeyFigure:
-    told = chance_reading(row.label, row.low, row.high) or "A fit failed: nothing can be said."
+    told = chance_reading(row.label, row.low, row.high, tuned=row.tuned, tried=row.tried)
+    told = told or "A fit failed: nothing can be said."
     return KeyFigure(label=f"c of {row.label}", value=row.mean, low=row.low, high=row.high, reading=told)
 
 

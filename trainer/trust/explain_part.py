@@ -1,5 +1,6 @@
 """The part on where the model looks: finds occluded entries, has them explained, and names its key figures; computes no delta."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,11 @@ from trainer.explain_results import UNNAMED, Attribution, Explanation
 from trainer.explaining import ExplainOptions, explain
 from trainer.occluded_entries import occlusions_of
 from trainer.predicting import Newcomers
+from trainer.probe import Estimate
 from trainer.report.explain_page import write_explain_page
-from trainer.report.reading import read_run
-from trainer.run_folder import RunFolder
 from trainer.summary import pooled_risks
-from trainer.trust.kept_model import kept_model
-from trainer.trust.parts import Done, LeftOut, Part, Prepared, counted, inputs_digest
+from trainer.trust.kept_model import is_kept, kept_model
+from trainer.trust.parts import Done, LeftOut, Part, Prepared, counted, inputs_digest, seconds_of_a_fit
 from trainer.trust.subject import Subject
 from trainer.trust_results import KeyFigure
 
@@ -39,6 +39,12 @@ class _Work:
         write_explain_page(report.folder.url)
         return Done(key_figures(report.found), not report.found.failures, _notes(report.found))
 
+    def estimates(self) -> Sequence[Estimate]:
+        """What the fit on the whole cohort costs, where no earlier call has kept the model."""
+        if is_kept(self.subject):
+            return ()
+        return (Estimate(self.subject.row, 1, seconds_of_a_fit(self.subject)),)
+
     def _patients(self) -> tuple[str, ...]:
         """Those asked for; of a number as many, spread evenly over the order of their out-of-fold risks."""
         settings = self.subject.settings.explain
@@ -46,7 +52,8 @@ class _Work:
         asked = settings.patients
         if asked is None or isinstance(asked, tuple):
             return self.having if asked is None else asked
-        risks = pooled_risks(read_run(RunFolder.open(self.subject.url)).of(self.subject.row))
+        assert self.subject.run is not None
+        risks = pooled_risks(self.subject.run.of(self.subject.row))
         return spread(sorted(self.having, key=lambda patient: (risks.get(patient, 0.0), patient)), asked)
 
 
@@ -78,7 +85,8 @@ def _prepared(subject: Subject) -> Prepared | LeftOut:
     size = occlusions.view.flags.get("occlusion_size_mm", 0.0)
     said = f"{counted(number, 'patient')}, hidden patches of {size:g} mm"
     digest = inputs_digest(subject, occlusions=occlusions.id, patients=asked)
-    return Prepared(said, digest, _Work(subject, occlusions, having).do)
+    work = _Work(subject, occlusions, having)
+    return Prepared(said, digest, work.do, work.estimates)
 
 
 def key_figures(found: Explanation) -> tuple[KeyFigure, ...]:

@@ -9,6 +9,12 @@ from trainer.trust.parts import counted
 from trainer.trust.trusting import TrustPlan, TrustReport
 from trainer.trust_results import PartRecord
 
+PLANNED = "Hours: of fits alone, on one thread, at most; fits stop early."
+NOT_TIMED = (
+    "The time of all that is no fit is not foreseen: reading entries, scoring perturbed ones and those with patches hidden, "
+    "permutations and resamples, UMAP, and drawing. A part without fits takes that time too."
+)
+
 
 def print_trust(report: TrustReport, console: Console) -> None:
     """The key figure of every part, then where the pages are."""
@@ -35,7 +41,7 @@ def _told(record: PartRecord) -> tuple[str, str, str]:
 
 def print_trust_plan(planned: TrustPlan, console: Console, *, workers: int) -> None:
     """What would be done: fits of the study, then every part with its fits."""
-    table = Table(title=f"Planned for {escape(planned.row)}", caption="Hours: on one thread, at most; fits stop early.")
+    table = Table(title=f"Planned for {escape(planned.row)}", caption=PLANNED)
     for name in ("part", "state", "what", "fits", "hours"):
         table.add_column(name, justify="right" if name in ("fits", "hours") else "left", overflow="fold")
     state = "to do" if planned.study else "done before"
@@ -43,8 +49,9 @@ def print_trust_plan(planned: TrustPlan, console: Console, *, workers: int) -> N
     rows += [(part.title, part.state, part.said, part.estimates) for part in planned.parts]
     for title, told, said, estimates in rows:
         fits, seconds = sum(one.fits for one in estimates), sum(one.seconds for one in estimates)
-        table.add_row(*map(escape, (title, told, said, str(fits), f"{seconds / 3600:.2f}")))
+        table.add_row(*map(escape, (title, told, said, str(fits), f"{seconds / 3600:.2f}" if fits else "–")))
     console.print(table)
     fits, seconds = sum(one.fits for one in planned.estimates), sum(one.seconds for one in planned.estimates)
     told = f"{fits} fits, about {duration(seconds / workers)} on {workers} worker{'' if workers == 1 else 's'}"
-    console.print(f"{told}, and what scoring and drawing take", markup=False, soft_wrap=True)
+    console.print(told, markup=False, soft_wrap=True)
+    console.print(NOT_TIMED, markup=False, soft_wrap=True)

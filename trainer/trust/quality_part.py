@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from store_schema import Snapshot
 from store_schema.console import progress
 from store_schema.records import sha256
+from trainer.quality.findings import ALPHA
 from trainer.quality.measuring import Asked, measure
 from trainer.quality.page import write_page
 from trainer.quality.results import Alignment, Drift, EmbeddingQuality, Finding, Quality
@@ -82,8 +83,21 @@ def _drift(one: EmbeddingQuality, drift: Drift) -> KeyFigure:
     assert drift.location is not None
     within = "" if drift.scheme == "free" else ", permuted among those with the event and among the others"
     p = p_text(drift.location.p_holm)
-    told = f"Share of variation that lies between groups; PERMANOVA with {drift.permutations} permutations{within}, Holm p {p}."
+    told = (
+        f"Share of variation that lies between groups; PERMANOVA with {drift.permutations} permutations{within}, Holm p {p}, which "
+        f"differing spreads make small too. {_spread(drift)}"
+    )
     return KeyFigure(label=f"R² of {drift.column}, {one.entry}", value=drift.location.r2, reading=told)
+
+
+def _spread(drift: Drift) -> str:
+    """The test of spread in words, beside which that of location has to be read."""
+    if drift.spread is None or drift.spread.p_holm is None:
+        return "Spreads were not compared."
+    p = p_text(drift.spread.p_holm)
+    if drift.spread.p_holm < ALPHA:
+        return f"Spreads differ (PERMDISP, Holm p {p}): the groups may differ in that alone."
+    return f"No difference in spread was shown (PERMDISP, Holm p {p})."
 
 
 def _alignment(pair: Alignment) -> KeyFigure:

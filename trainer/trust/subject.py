@@ -12,7 +12,9 @@ from trainer.dispatch import Workers
 from trainer.model_config import FittedModel
 from trainer.plan import Inputs, Plan
 from trainer.predicting import pairs
+from trainer.report.reading import FinishedRun, read_run
 from trainer.results import RunResults
+from trainer.run_folder import RESULTS, RunFolder
 from trainer.trust_config import TrustSettings
 
 
@@ -54,6 +56,12 @@ class Subject:
     def snapshot(self) -> Snapshot:
         """What the row reads."""
         return next(pin.snapshot for pin in self.plan.pins if pin.view == self.model.view)
+
+    @cached_property
+    def run(self) -> FinishedRun | None:
+        """The study as its folder holds it; None before it has results."""
+        folder = RunFolder.open(self.url)
+        return read_run(folder) if folder.location.exists(RESULTS) else None
 
     @property
     def view(self) -> ViewSpec:

@@ -16,12 +16,12 @@ from trainer.run_record import recorded_pins
 from trainer.trust.controls_part import CONTROLS
 from trainer.trust.explain_part import EXPLAIN
 from trainer.trust.index_page import write_index
-from trainer.trust.parts import FAILURES, LeftOut, Part, is_done, measured_seconds, run_part
+from trainer.trust.parts import FAILURES, FAULTS, LeftOut, Part, is_done, measured_seconds, run_part
 from trainer.trust.quality_part import QUALITY
 from trainer.trust.robustness_part import ROBUSTNESS
 from trainer.trust.subject import Subject, row_of
 from trainer.trust_config import TrustSettings
-from trainer.trust_results import PartRecord, read_part
+from trainer.trust_results import PartRecord, keep_row, read_part, read_trusted
 
 ALL_PARTS: tuple[Part, ...] = (CONTROLS, ROBUSTNESS, EXPLAIN, QUALITY)
 """In the order in which they are done and told."""
@@ -82,12 +82,22 @@ def trust(
     study = cross_validate(config, inputs, out=out, workers=workers, console=console)
     told(study)
     subject = Subject(settings, study.plan, inputs, model, study.folder.url, workers, console, study.results)
+    _turn_to(model.name, study.folder)
     made = inputs.ids.filtered(lambda: _all_parts(subject, study.folder))
     records = tuple(record for record, _ in made)
     index = write_index(study.folder)
     return TrustReport(
         study, records, tuple(record.part for record, before in made if before), index, write_report(study.folder.url)
     )
+
+
+def _turn_to(row: str, folder: RunFolder) -> None:
+    """Keep which row is looked at; where the pages are of another, they say so from now on, also if this call does not end."""
+    keep_row(folder, row)
+    found = read_trusted(folder)
+    if found is not None and found.stale:
+        write_index(folder)
+        write_report(folder.url)
 
 
 def _all_parts(subject: Subject, folder: RunFolder) -> list[tuple[PartRecord, bool]]:
@@ -147,5 +157,5 @@ def _planned(part: Part, subject: Subject, folder: RunFolder) -> PlannedPart:
         if is_done(read_part(folder, part.name), prepared, folder):
             return PlannedPart(part.title, prepared.said, "done before")
         return PlannedPart(part.title, prepared.said, "to do", tuple(prepared.estimates()))
-    except FAILURES as error:
+    except (*FAILURES, *FAULTS) as error:
         return PlannedPart(part.title, subject.inputs.ids.clean(f"{type(error).__name__}: {error}"), "fails")
