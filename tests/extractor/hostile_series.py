@@ -215,7 +215,7 @@ def contents(hostile: type) -> dict[str, object]:
     pet = {"role": "PET"}
     return {
         "run length bomb": hostile(
-            "ct", series(damage=encapsulated(RLELossless, run_lengths())), "20001122 bytes for 16 x 16"
+            "ct", series(damage=encapsulated(RLELossless, run_lengths())), r"20001\d{3} bytes for 16 x 16"
         ),
         "jpeg 2000 bomb": hostile(
             "ct", series(damage=encapsulated(JPEG2000Lossless, jpeg2000_of_nothing())), "damaged"
