@@ -11,7 +11,9 @@ from jaxtyping import Float, Float32, Int, UInt8
 from extractor.baseline_layouts import HIERA, Baseline, HieraBuilder, last_maps, mean_vector
 from extractor.baselines import SliceEncoder, cut
 from extractor.memory import FeatureTap
-from extractor.prompts import kept_slices, tight_boxes
+from extractor.prompting import frames_of
+from extractor.study import PreparedStudy
+from store_schema import EntryKey
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,9 @@ class Region:
     """Inclusive x0, y0, x1, y1 in native pixels."""
 
     @classmethod
-    def of(cls, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Region:
-        """The kept slices of a mask: those that memories are made from."""
-        slices = kept_slices(mask_zyx, stride)
-        return cls(slices, tight_boxes(mask_zyx, slices))
+    def of(cls, prepared: PreparedStudy, key: EntryKey, stride: int) -> Region:
+        """The kept slices and boxes of an entry: those that memories are made from."""
+        return cls(*frames_of(prepared, key, stride))
 
 
 @dataclass(frozen=True)

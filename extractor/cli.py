@@ -11,6 +11,8 @@ from extractor.commands.doctor import doctor
 from extractor.commands.features import import_features, radiomics
 from extractor.commands.gallery import gallery
 from extractor.commands.inspect import inspect
+from extractor.commands.occlude import occlude
+from extractor.commands.perturb import perturb
 from extractor.commands.phantom import phantom
 from extractor.commands.regions import regions
 from extractor.commands.run import run
@@ -36,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (doctor, inspect, regions, segment, run, gallery, import_features, radiomics, phantom):
+for command in (doctor, inspect, regions, segment, run, gallery, occlude, perturb, import_features, radiomics, phantom):
     main.add_command(command)

@@ -15,11 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from extractor.baseline_layouts import HIERA, VECTOR_DTYPE, Baseline, BaselineName, SliceEncoderName
 from extractor.intensity import CT_WINDOWS_HU, PET_CLIPS_SUV, RELATIVE_RANGE
 from extractor.layouts import LAYOUTS, Mode, layout_shape
+from extractor.perturbation import Perturbation
+from extractor.perturbation_kinds import AXES
 from extractor.prompts import PromptKind
 from extractor.study import PrepareRules
 from store_schema import Encoder, Intensity, Layout, Prompt, ViewSpec
 from store_schema.errors import ConfigError
 from store_schema.files import Place, read_text, without_secret
+from store_schema.keys import MAX_ID_LENGTH
 
 RECIPE = 1
 """Raised whenever our own code changes the numbers of a view: a new recipe is a new view."""
@@ -102,6 +105,8 @@ class ExtractConfig(BaseModel):
     """Whose grid the network sees. `pet`: the CT is put on the PET's grid linearly (air outside), regions by nearest neighbour."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: automatic mixed precision, for GPUs; its error against float32 is in tests/benchmarks/RESULTS.md."""
+    perturb: Perturbation | None = None
+    """Disturbs prompts or images on purpose, to see what embeddings and models make of it; other views, named after it."""
 
     @model_validator(mode="after")
     def _check(self) -> ExtractConfig:
@@ -117,12 +122,39 @@ class ExtractConfig(BaseModel):
                 raise ValueError(f"an intensity range must rise, got [{low}, {high}]")
         if self.relative and "pet_clip_suv" in self.model_fields_set and self.pet_clip_suv != "suv10":
             raise ValueError("pet_clip_suv says nothing of a PET in relative units: leave one of the two out")
+        self._check_perturbation()
         return self
+
+    def _check_perturbation(self) -> None:
+        """Refuses a perturbation that would leave something as it was: such a view would seem robust."""
+        perturb = self.perturb
+        if perturb is None:
+            return
+        if perturb.kind in AXES and "PET" not in self.modalities:
+            raise ValueError(f"{perturb.kind} moves the PET, and modalities leave it out")
+        if perturb.kind == "stride" and perturb.amount == self.stride:
+            raise ValueError(f"a stride of {self.stride} is the settings' own: give the perturbation another")
+        if not perturb.moves_boxes_only:
+            return
+        unmoved = [f"prompt: {kind}" for kind in self.prompts if kind != "box" and self.layouts]
+        unmoved += [f"baseline {name}" for name in self.baselines if Baseline(name).crop != "box"]
+        if unmoved:
+            raise ValueError(f"{perturb.kind} moves boxes, and {', '.join(unmoved)} has none: leave it out")
 
     @property
     def window_hu(self) -> Range:
         """CT window in HU: its lower bound becomes grey 0, its upper 255."""
         return CT_WINDOWS_HU[self.ct_window_hu] if isinstance(self.ct_window_hu, str) else self.ct_window_hu
+
+    @property
+    def kept_every(self) -> int:
+        """Stride over mask-bearing slices, that of a perturbation where it has one."""
+        return int(self.perturb.amount) if self.perturb is not None and self.perturb.kind == "stride" else self.stride
+
+    @property
+    def asks_bones(self) -> bool:
+        """Whether the bones of a study's label maps decide where boxes lie."""
+        return self.perturb is not None and self.perturb.kind == "elsewhere"
 
     @property
     def relative(self) -> bool:
@@ -184,6 +216,7 @@ class ExtractConfig(BaseModel):
             dilation_mm=self.dilation_mm,
             modalities=self.modalities,
             grid=self.grid,
+            perturb=self.perturb,
         )
 
 
@@ -204,6 +237,19 @@ def load_config(path: Place | None) -> ExtractConfig:
     if settings is not None and not isinstance(settings, dict):
         raise ConfigError(f"{without_secret(path)} holds a {type(settings).__name__}: expected 'setting: value' lines")
     return parse_config(settings or {}, origin=without_secret(path))
+
+
+def undisturbed(config: ExtractConfig, command: str) -> ExtractConfig:
+    """The settings of a command that shows or measures what is there.
+
+    Raises
+    ------
+    ConfigError
+        If they disturb it.
+    """
+    if config.perturb is not None:
+        raise ConfigError(f"{command} knows no perturbation: leave 'perturb' out of the settings.")
+    return config
 
 
 def parse_config(settings: dict[str, Any], *, origin: str) -> ExtractConfig:
@@ -235,12 +281,12 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
     untrained = "" if encoder.trained else "-untrained"
     variant, layout = product.variant, product.layout
     return ViewSpec(
-        name=f"{encoder.name}{untrained}-{variant.name}-{layout}{_suffix(config)}",
+        name=_fitting(f"{encoder.name}{untrained}-{variant.name}-{layout}{_suffix(config)}"),
         encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
-        prompt=Prompt(kind=variant.prompt, mode=variant.mode, stride=config.stride),
+        prompt=Prompt(kind=variant.prompt, mode=variant.mode, stride=config.kept_every),
         layout=Layout(name=layout, shape=layout_shape(layout, encoder.image_size)),
-        flags=encoder.flags,
+        flags={**encoder.flags, **_perturbed(config)},
         precision=config.precision,
         recipe=RECIPE,
         grid=config.grid,
@@ -250,7 +296,18 @@ def view_of(config: ExtractConfig, encoder: EncoderFacts, product: Product) -> V
 
 def _suffix(config: ExtractConfig) -> str:
     """What marks a view that no default setting makes."""
-    return ("-relativepet" if config.relative else "") + ("-petgrid" if config.grid == "pet" else "")
+    marks = ("-relativepet" if config.relative else "") + ("-petgrid" if config.grid == "pet" else "")
+    return marks + (config.perturb.suffix if config.perturb is not None else "")
+
+
+def _fitting(name: str) -> str:
+    """A name that is not too long for a view: its end is cut, since the digest after it tells views apart."""
+    return name if len(name) <= MAX_ID_LENGTH else name[:MAX_ID_LENGTH].rstrip("._-")
+
+
+def _perturbed(config: ExtractConfig) -> dict[str, bool | int | float | str]:
+    """What marks a view of a perturbation; absent from every other, so that their ids do not know of it."""
+    return {} if config.perturb is None else config.perturb.flags
 
 
 def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Baseline) -> ViewSpec:
@@ -261,12 +318,18 @@ def baseline_view_of(config: ExtractConfig, encoder: EncoderFacts, baseline: Bas
     assert encoder.features is not None
     shape = baseline.shape(encoder.features)
     return ViewSpec(
-        name="-".join(named) + _suffix(config),
+        name=_fitting("-".join(named) + _suffix(config)),
         encoder=Encoder(**encoder.model_dump(exclude={"flags", "features"})),
         intensity=_intensities(config),
-        prompt=Prompt(kind="none", mode="slices", stride=config.stride),
+        prompt=Prompt(kind="none", mode="slices", stride=config.kept_every),
         layout=Layout(name=baseline.layout, shape=shape, dtype=None if baseline.is_map else VECTOR_DTYPE),
-        flags={"baseline": base, "crop": baseline.crop, "aggregate": baseline.aggregate, **_fed(encoder, baseline)},
+        flags={
+            "baseline": base,
+            "crop": baseline.crop,
+            "aggregate": baseline.aggregate,
+            **_fed(encoder, baseline),
+            **_perturbed(config),
+        },
         precision=config.precision,
         recipe=BASELINE_RECIPE,
         grid=config.grid,

@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-import numpy as np
-from jaxtyping import UInt8
-
 from extractor.baseline_layouts import Baseline
 from extractor.baseline_pass import HieraPass, Made, Region, slice_vectors
 from extractor.baselines import SliceEncoder
 from extractor.config import Product, Variant
 from extractor.entries import Subject, baseline_entry, memory_entry
+from extractor.entry_streams import stream_of
 from extractor.lockstep import FAILURES
 from extractor.memory import Memory, Volume, embed_volumes
 from extractor.outcome import ItemOutcome
-from extractor.prompts import kept_slices, key_rank, seeded_points, tight_boxes
 from extractor.segmenter import Segmenter
 from extractor.streams import Stream
 from extractor.work import Item, LoadedStudy, Open, Pass, StudyTask, Write, failed, items_of, load_study
@@ -188,9 +185,9 @@ def _passed(segmenter: Segmenter, asked: dict[int, _Segmenting]) -> dict[int, _S
 
 def _streams(this: Pass, items: Iterable[Item]) -> dict[tuple[str, Variant], Stream]:
     """Streams of these items, one for each region and way of prompting."""
-    patient, stride = this.task.row.patient, this.task.config.stride
+    patient, stride = this.task.row.patient, this.task.config.kept_every
     return {
-        (roi, variant): _stream(EntryKey(patient, this.modality, roi), variant, this.prepared.masks_zyx[roi], stride)
+        (roi, variant): stream_of(EntryKey(patient, this.modality, roi), variant, this.prepared, stride)
         for roi, variant in _variants(items)
     }
 
@@ -223,20 +220,6 @@ def _baseline_write(this: Pass, item: Item, region: Region, made: Made, embeddin
 def _variants(items: Iterable[Item]) -> dict[tuple[str, Variant], None]:
     products = ((item.key.roi, item.product) for item in items)
     return dict.fromkeys((roi, product.variant) for roi, product in products if isinstance(product, Product))
-
-
-def _stream(key: EntryKey, variant: Variant, mask_zyx: UInt8[np.ndarray, "z y x"], stride: int) -> Stream:
-    slices = kept_slices(mask_zyx, stride)
-    return Stream(
-        name=f"{key.roi}/{variant.name}",
-        slices=slices,
-        boxes=tight_boxes(mask_zyx, slices),
-        mode=variant.mode,
-        prompt=variant.prompt,
-        points=seeded_points(mask_zyx, slices, entry=str(key)) if variant.prompt == "points" else None,
-        mask_zyx=mask_zyx,
-        key=key_rank(mask_zyx, slices),
-    )
 
 
 def _subject(this: Pass, item: Item) -> Subject:

@@ -11,6 +11,7 @@ import numpy as np
 from extractor.baseline_pass import Made, Region
 from extractor.memory import Memory
 from extractor.preview import render_preview
+from extractor.prompting import told_of
 from extractor.streams import Stream
 from extractor.study import PreparedStudy
 from store_schema import Entry
@@ -63,6 +64,7 @@ def _attributes(subject: Subject, region: Region, valid: Sequence[bool]) -> dict
         "outside_share": prepared.missing_share(subject.modality, subject.roi),
         "alignment": None if prepared.alignment is None else prepared.alignment.to_json(),
         "warnings": _warnings(subject, region),
+        **told_of(prepared, subject.roi, (region.slices, region.boxes)),
     }
 
 

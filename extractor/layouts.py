@@ -68,6 +68,10 @@ class LayoutBuilder(Protocol):
     def finish(self) -> LayoutArray:
         """The layout of everything taken so far."""
 
+    @property
+    def ranks(self) -> frozenset[int]:
+        """Kept slices whose memories it holds, alone or in a mean."""
+
 
 class PickedBuilder:
     """The memories of certain slices, each at its layer; a layer without a slice is zero and invalid."""
@@ -81,6 +85,11 @@ class PickedBuilder:
         """Takes a memory if it has a layer."""
         if rank in self._ranks:
             self._taken[rank] = self._reduce(memory)
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """Slices with a layer."""
+        return frozenset(rank for rank in self._ranks if rank is not None)
 
     def finish(self) -> LayoutArray:
         """The layers; at least one memory was taken."""
@@ -143,6 +152,11 @@ class ThirdsBuilder:
         part = len(self._in_part) * rank // self._count
         self._in_part[part] += 1
         self._means[part] += (memory - self._means[part]) / np.float32(self._in_part[part])
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """All slices."""
+        return frozenset(range(self._count))
 
     def finish(self) -> LayoutArray:
         """The mean of each part."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import batched
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -23,8 +22,9 @@ from extractor.layouts import Kept, LayoutArray, LayoutBuilder, layout_builder
 from extractor.lockstep import side_by_side
 from extractor.network import Points, SliceFeatures
 from extractor.segmenter import Segmenter
+from extractor.shelf import shelf_folder
 from extractor.streams import Stream, check_streams
-from extractor.tracking import Clock, MaskPrompt, Moment, Step, Stepper, Track
+from extractor.tracking import Clock, MaskPrompt, Moment, Prompts, Step, Stepper, Track
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class _Way:
         self.stream = stream
         count = len(stream.slices)
         key = stream.key if stream.mode == "key_slice" else 0
-        prompts = partial(_prompt, segmenter, stream, shape_yx)
+        prompts = prompts_of(segmenter, stream, shape_yx)
         self.down = Track(stream.mode, range(key, count), frames=count, prompts=prompts)
         self.up = Track(stream.mode, range(key, -1, -1), frames=count, prompts=prompts)
         """From the key slice upwards; ends where it begins for every other mode."""
@@ -215,6 +215,11 @@ class _Way:
         """The packed memories."""
         layouts = {layout: builder.finish() for layout, builder in self._builders.items()}
         return Memory(layouts=layouts, kept_slices=len(self.stream.slices))
+
+
+def prompts_of(segmenter: Segmenter, stream: Stream, shape_yx: tuple[int, int]) -> Prompts:
+    """The prompts of a stream's slices by their ranks, as the network takes them."""
+    return partial(_prompt, segmenter, stream, shape_yx)
 
 
 def _prompt(segmenter: Segmenter, stream: Stream, shape_yx: tuple[int, int], rank: int) -> Points | MaskPrompt:
@@ -308,7 +313,7 @@ class _Encoder:
 
     def _put(self, z: int, features: SliceFeatures) -> None:
         if self._shelf is None:
-            self._shelf = Path(self._stack.enter_context(TemporaryDirectory(prefix="engram-features-")))
+            self._shelf = self._stack.enter_context(shelf_folder())
         with self._clock.stage("shelf"):
             # Cloned: a view would take the whole batch's storage along.
             parts = ([one.clone() for one in features.levels], [one.clone() for one in features.positions])

@@ -52,7 +52,7 @@ def once(look: Look = fingerprint_of) -> Look:
 
 
 def sources_of(
-    row: StudyRow, modality: str, roi: str, *, grid: str = "ct", look: Look = fingerprint_of
+    row: StudyRow, modality: str, roi: str, *, grid: str = "ct", bones: bool = False, look: Look = fingerprint_of
 ) -> tuple[Source, ...]:
     """Fingerprints of the files that one entry is made from, by role.
 
@@ -60,18 +60,20 @@ def sources_of(
     ----------
     grid
         Whose grid the entry lies on, ct or pet: that image decides its numbers too.
+    bones
+        Whether the bones of label maps decide them too.
 
     Raises
     ------
     OSError
         If a file is gone since the plan was made, or cannot be asked for.
     """
-    return tuple(_source(role, row, look(row.paths[role])) for role in _roles(row, modality, roi, grid))
+    return tuple(_source(role, row, look(row.paths[role])) for role in _roles(row, modality, roi, grid, bones=bones))
 
 
-def _roles(row: StudyRow, modality: str, roi: str, grid: str) -> list[str]:
-    maps = (map_column(part) for part in row.files.label_maps)
-    regions = (f"mask:{roi}",) if roi in row.files.masks else maps
+def _roles(row: StudyRow, modality: str, roi: str, grid: str, *, bones: bool) -> list[str]:
+    maps = [map_column(part) for part in row.files.label_maps]
+    regions = [f"mask:{roi}", *(maps if bones else ())] if roi in row.files.masks else maps
     return list(dict.fromkeys((modality, "CT", *(["PET"] if grid == "pet" else []), *regions)))
 
 
@@ -104,7 +106,7 @@ def plan_study(
             key = EntryKey(row.patient, modality, roi)
             refusal = unusable or there.refusal(key)
             for layout, view_id in views.items():
-                judged = _Judge(row, key, store, view_id, there, look, config.grid)
+                judged = _Judge(row, key, store, view_id, there, look, config.grid, config.asks_bones)
                 state, reason, number = judged.withdrawn or (("refused", refusal, None) if refusal else judged.state)
                 items.append(PlanItem(row.patient, modality, roi, layout, state, reason, number))
     return items
@@ -175,6 +177,7 @@ class _Judge:
     there: Contents
     look: Look
     grid: str
+    bones: bool
 
     @property
     def withdrawn(self) -> tuple[State, str, int | None] | None:
@@ -188,7 +191,7 @@ class _Judge:
         """State, reason, and number of the current commit."""
         try:
             current = self._current()
-            roles = _roles(self.row, self.key.modality, self.key.roi, self.grid)
+            roles = _roles(self.row, self.key.modality, self.key.roi, self.grid, bones=self.bones)
             state, reason = _state(current, {role: self._source(role) for role in roles}, self.row.paths)
         except EntryWithdrawnError:
             return "withdrawn", "withdrawn from the store: it is neither read nor written", None

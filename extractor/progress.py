@@ -16,6 +16,12 @@ SHOWN = 4
 """Studies whose state a terminal shows by name; of more, their number is shown."""
 
 
+def hours(seconds: float) -> str:
+    """A time as h:mm:ss."""
+    whole_s = round(seconds)
+    return f"{whole_s // 3600}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}"
+
+
 def bars(console: Console) -> Progress:
     """Progress bars with counts, failures, rate and times."""
     return Progress(
@@ -91,8 +97,7 @@ class StudyProgress:
     @property
     def left(self) -> str:
         """Time that the studies left would take at that rate, as h:mm:ss."""
-        left_s = round(self._elapsed_s / max(self.done, 1) * (self.studies - self.done))
-        return f"{left_s // 3600}:{left_s // 60 % 60:02d}:{left_s % 60:02d}"
+        return hours(self._elapsed_s / max(self.done, 1) * (self.studies - self.done))
 
     @property
     def _elapsed_s(self) -> float:

@@ -73,9 +73,15 @@ def _points(mask_yx: np.ndarray, seed: str) -> Int32[np.ndarray, "point=3 xy=2"]
     depth = ndimage.distance_transform_edt(np.pad(mask_yx, 1))[1:-1, 1:-1]
     deepest = int(np.argmax(depth))
     others = np.setdiff1d(np.flatnonzero(mask_yx), [deepest])
-    # PCG64 and its `random` are stable over NumPy's versions, `choice` need not be.
-    rng = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:16])))
-    order = others[np.argsort(rng.random(len(others)), kind="stable")]
+    order = others[np.argsort(generator(seed).random(len(others)), kind="stable")]
     chosen = np.resize([deepest, *order[: POINTS - 1]], POINTS)
     rows, columns = np.unravel_index(chosen, mask_yx.shape)
     return np.stack([columns, rows], axis=1).astype(np.int32)
+
+
+def generator(seed: str) -> np.random.Generator:
+    """Random numbers by a text.
+
+    Draw with `random` alone: it is stable over NumPy's versions, as PCG64 is; `choice` need not be.
+    """
+    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:16])))

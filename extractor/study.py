@@ -13,8 +13,12 @@ from jaxtyping import Bool, UInt8
 from extractor.alignment import BODY_HU, RELATIVE_PER_SUV, Alignment, alignment, body, coarse
 from extractor.intensity import CT_OUTSIDE_HU, PET_OUTSIDE_SUV, relative_level, to_uint8
 from extractor.label_sets import WHOLE, map_column, parts_needed
+from extractor.perturbation import Perturbation
+from extractor.perturbation_kinds import AXES, BOUNDARIES, PLACED
+from extractor.perturbed_masks import perturbed_image, perturbed_mask
 from extractor.reading import read_ct, read_pet
 from extractor.regions import Derived, derive
+from extractor.surroundings import Surroundings, surroundings
 from extractor.volumes import (
     Grid,
     Labels,
@@ -73,6 +77,8 @@ class PrepareRules:
     modalities: tuple[str, ...] = ("PET", "CT")
     grid: Literal["ct", "pet"] = "ct"
     """Whose grid everything is put on."""
+    perturb: Perturbation | None = None
+    """How images or regions are disturbed on purpose."""
 
     @property
     def reads_pet(self) -> bool:
@@ -94,7 +100,8 @@ class PreparedStudy:
     source_sha256: Mapping[str, str]
     """Digest of decoded voxels and geometry before resampling, by role: CT, PET, mask:ROI, label_map."""
     outside_share: Mapping[str, float] = field(default_factory=dict)
-    """Share of each ROI's voxels on the CT's grid outside the PET's field of view, 0–1; empty without a PET."""
+    """Share of each ROI's voxels on the CT's grid outside the PET's field of view, 0–1; empty without a PET. Of the region as it is
+    before its boundary is moved by a perturbation, so that the same studies are accepted."""
     outside_ct_share: Mapping[str, float] = field(default_factory=dict)
     """Share of each ROI's own voxels outside the CT, 0–1: they are lost."""
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -103,6 +110,14 @@ class PreparedStudy:
     """How the PET lies on the CT; None without a PET."""
     lies_on: Literal["ct", "pet"] = "ct"
     """Whose grid it is."""
+    perturb: Perturbation | None = None
+    """How it is disturbed: images and regions are so already, boxes and slices are yet to be."""
+    surroundings: Surroundings | None = None
+    """Where misplaced boxes may lie; only where some are to be."""
+    undisturbed_zyx: Mapping[str, UInt8[np.ndarray, "z y x"]] = field(default_factory=dict)
+    """Regions as they are before a perturbation moves their boundaries, by ROI; only where one does."""
+    refused: Mapping[str, StudyError] = field(default_factory=dict)
+    """Why a ROI cannot be disturbed as asked, by ROI: it has no mask here, and the others have."""
 
     def missing_share(self, modality: str, roi: str) -> float:
         """Share of a region that one modality has no voxels for, 0–1; on the PET's grid the CT ends where the PET does."""
@@ -124,6 +139,22 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
     MaskError
         If a mask is empty, or is not a mask; or if nothing is left of it on the PET's grid.
     """
+    prepared, perturb = _undisturbed(files, rules), rules.perturb
+    if perturb is None:
+        return prepared
+    images = {name: perturbed_image(image, perturb) for name, image in prepared.images_zyx.items()}
+    masks, refused = dict[str, UInt8[np.ndarray, "z y x"]](), dict[str, StudyError]()
+    for roi, mask in prepared.masks_zyx.items():
+        try:
+            masks[roi] = perturbed_mask(mask, perturb, prepared.grid.spacing_xyz_mm, roi=roi)
+        except StudyError as error:
+            refused[roi] = error
+    before = prepared.masks_zyx if perturb.kind in BOUNDARIES else {}
+    return replace(prepared, images_zyx=images, masks_zyx=masks, undisturbed_zyx=before, refused=refused)
+
+
+def _undisturbed(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
+    """The study with its images where they are to lie, and regions and grey values as they are."""
     pet = _read_pet(files, rules) if rules.reads_pet else None
     ct = _ct(files, rules, pet.grid if pet is not None and rules.grid == "pet" else None)
     images, digests, orientations = {"CT": ct.grey_zyx}, {"CT": ct.sha256}, {"CT": ct.orientation}
@@ -132,10 +163,12 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
     told = _Told(
         outside_ct_share={roi: region.outside_share for roi, region in regions.items()},
         notes={roi: region.notes for roi, region in regions.items() if region.notes},
+        perturb=rules.perturb,
+        surroundings=_surroundings(files, rules, ct),
     )
     if pet is None:
         return PreparedStudy(images, masks, ct.grid, orientations, digests, **told)
-    shares = _outside_shares(coverage(pet.grid, ct.own_grid), masks, files, rules.max_outside_share)
+    shares = _outside_shares(coverage(pet.grid, ct.own_grid), masks, _pet_named(files, rules), rules.max_outside_share)
     if rules.grid == "pet":
         masks = {roi: _on_pet(region, roi, files, pet.grid) for roi, region in regions.items()}
     digests["PET"], orientations["PET"] = decoded_sha256(pet), pet.original_orientation
@@ -159,10 +192,12 @@ def prepare_study(files: StudyFiles, rules: PrepareRules) -> PreparedStudy:
 
 
 class _Told(TypedDict):
-    """What is told of regions besides their masks."""
+    """What is told of a study besides its images and masks."""
 
     outside_ct_share: dict[str, float]
     notes: dict[str, tuple[str, ...]]
+    perturb: Perturbation | None
+    surroundings: Surroundings | None
 
 
 @dataclass(frozen=True)
@@ -192,7 +227,20 @@ def _read_pet(files: StudyFiles, rules: PrepareRules) -> Volume:
     if files.pet is None:
         wanted = "PET is to be extracted" if "PET" in rules.modalities else "everything is to lie on the PET's grid"
         raise StudyError(f"patient '{files.patient}' has no PET file, and {wanted}.")
-    return read_pet(files.pet, declared=rules.pet_units)
+    pet = read_pet(files.pet, declared=rules.pet_units)
+    if rules.perturb is None or rules.perturb.kind not in AXES:
+        return pet
+    origin = list(pet.grid.origin_xyz_mm)
+    origin[AXES[rules.perturb.kind]] += rules.perturb.amount
+    return replace(pet, grid=replace(pet.grid, origin_xyz_mm=(origin[0], origin[1], origin[2])))
+
+
+def _surroundings(files: StudyFiles, rules: PrepareRules, ct: _Ct) -> Surroundings | None:
+    """Where misplaced boxes may lie; None where none are."""
+    if rules.perturb is None or rules.perturb.kind not in PLACED:
+        return None
+    maps = files.label_maps if rules.perturb.kind == "elsewhere" else {}
+    return surroundings(ct.coarse, maps, rules.label_set, ct.grid)
 
 
 def _pet_grey(pet: Volume, rules: PrepareRules, grid: Grid) -> UInt8[np.ndarray, "z y x"]:
@@ -218,19 +266,29 @@ def _on_pet(region: _Region, roi: str, files: StudyFiles, grid: Grid) -> UInt8[n
     return mask
 
 
+def _pet_named(files: StudyFiles, rules: PrepareRules) -> str:
+    """The PET's file for an error, and whether it was moved."""
+    perturb = rules.perturb
+    return (
+        str(files.pet)
+        if perturb is None or perturb.kind not in AXES
+        else f"{files.pet} (moved by {perturb.suffix[1:]})"
+    )
+
+
 def _outside_shares(
     covered: Bool[np.ndarray, "z y x"],
     masks: Mapping[str, UInt8[np.ndarray, "z y x"]],
-    files: StudyFiles,
+    pet: str,
     limit: float,
 ) -> dict[str, float]:
     if not covered.any():
-        raise GeometryError(f"{files.pet} and {files.ct} do not overlap in space: is the PET of another patient?")
+        raise GeometryError(f"{pet} and its CT do not overlap in space: is the PET of another patient?")
     shares = {roi: 1.0 - float(covered[mask != 0].mean()) for roi, mask in masks.items()}
     for roi, share in shares.items():
         if share > limit:
             raise GeometryError(
-                f"{share:.1%} of region '{roi}' lies outside the field of view of {files.pet}: at most {limit:.0%} is accepted. "
+                f"{share:.1%} of region '{roi}' lies outside the field of view of {pet}: at most {limit:.0%} is accepted. "
                 "Check that PET and CT are of one study, or crop the mask."
             )
     return shares

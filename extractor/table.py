@@ -86,7 +86,12 @@ def _why_missing(path: Path) -> str | None:
 
 
 def read_study_table(
-    table: Place, config: ExtractConfig, ids: PlainIds | None = None, *, need_regions: bool = True
+    table: Place,
+    config: ExtractConfig,
+    ids: PlainIds | None = None,
+    *,
+    need_regions: bool = True,
+    every_map: bool = False,
 ) -> list[StudyRow]:
     """The studies of a CSV or Parquet table, in the table's order.
 
@@ -96,6 +101,8 @@ def read_study_table(
         What patients are called; it takes note of every id and file of the table before anything is refused.
     need_regions
         Whether each study must have a mask, or a label map to derive one from; it need not where label maps are yet to be made.
+    every_map
+        Whether label maps count that no region is derived from: those that name bones.
 
     Raises
     ------
@@ -111,8 +118,9 @@ def read_study_table(
     _check_columns(frame, config, path)
     if need_regions:
         _check_regions(frame, config, rois, path)
+    parts = _parts(config, every_map=every_map)
     rows = [
-        _row(line, {str(k): str(v) for k, v in record.items()}, rois, config, table=path, ids=ids)
+        _row(line, {str(k): str(v) for k, v in record.items()}, rois, config, parts=parts, table=path, ids=ids)
         for line, record in enumerate(frame.to_dict("records"), start=2)
     ]
     for row in rows if need_regions else ():
@@ -247,8 +255,21 @@ def _other_set(frame: pd.DataFrame, config: ExtractConfig, missing: Iterable[str
     return f" 'label_set: {config.label_set}' needs them; these columns fit: {', '.join(fitting) or 'no set'}."
 
 
+def _parts(config: ExtractConfig, *, every_map: bool) -> tuple[str, ...]:
+    """Parts of the label set that are read where a row has them, those that regions are derived from first."""
+    more = LABEL_SETS[config.label_set] if every_map or config.asks_bones else ()
+    return tuple(dict.fromkeys((*parts_needed(config.label_set, config.derive), *more)))
+
+
 def _row(
-    line: int, record: Mapping[str, str], rois: Iterable[str], config: ExtractConfig, *, table: str, ids: PlainIds
+    line: int,
+    record: Mapping[str, str],
+    rois: Iterable[str],
+    config: ExtractConfig,
+    *,
+    parts: Iterable[str],
+    table: str,
+    ids: PlainIds,
 ) -> StudyRow:
     """One checked row; a mask column left empty means that the study has no such ROI."""
     patient = _key(line, record, table, ids)
@@ -256,8 +277,7 @@ def _row(
         if not record[name]:
             raise TableError(f"{table}, line {line}: patient '{patient}' has no {name} file.")
     masks = {roi: resolve(record[roi], table) for roi in rois if record[roi]}
-    needed = parts_needed(config.label_set, config.derive)
-    maps = {part: resolve(record[map_column(part)], table) for part in needed if record[map_column(part)]}
+    maps = {part: resolve(record[map_column(part)], table) for part in parts if record.get(map_column(part))}
     files = StudyFiles(
         patient=patient,
         ct=resolve(record["ct"], table),

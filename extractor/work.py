@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
@@ -18,6 +19,7 @@ from extractor.baseline_layouts import Baseline
 from extractor.baseline_pass import Region
 from extractor.baselines import SliceEncoder
 from extractor.config import ExtractConfig, Product
+from extractor.entry_streams import Disturbance
 from extractor.fetch import fetched
 from extractor.lockstep import FAILURES
 from extractor.outcome import ItemOutcome
@@ -26,7 +28,7 @@ from extractor.segmenter import Segmenter
 from extractor.study import PreparedStudy, prepare_study
 from extractor.table import StudyRow
 from store_schema import Entry, EntryKey, Source, Store
-from store_schema.errors import EngramError, EntryWithdrawnError
+from store_schema.errors import EngramError, EntryWithdrawnError, StudyError
 
 RECORDED_VERSIONS = ("engram", "torch", "torchvision", "timm", "sam2", "SimpleITK", "numpy", "pillow", "scipy", "zarr")
 
@@ -86,9 +88,9 @@ def load_study(
     """
     try:
         # Before any file is read: one that is replaced meanwhile then has another fingerprint at the next plan.
-        look, grid = once(), task.config.grid
+        look, config = once(), task.config
         sources = {
-            (modality, roi): sources_of(task.row, modality, roi, grid=grid, look=look)
+            (modality, roi): sources_of(task.row, modality, roi, grid=config.grid, bones=config.asks_bones, look=look)
             for modality, roi, _ in task.items()
         }
         with fetched(task.row.files) as files:
@@ -113,10 +115,26 @@ class Pass:
     encoders: tuple[SliceEncoder, ...]
     store: Store
 
+    @cached_property
+    def refused(self) -> dict[tuple[str, str, str], StudyError]:
+        """Items that the settings' perturbation cannot be done to, or would leave as they are, each with the reason."""
+        config, grid_px = self.task.config, None if self.segmenter is None else self.segmenter.grid_px
+        disturbance = Disturbance(self.prepared, config.stride, config.kept_every, grid_px)
+        found: dict[tuple[str, str, str], StudyError] = {}
+        for names in self.task.items():
+            modality, roi, layout = names
+            if modality != self.modality:
+                continue
+            try:
+                disturbance.check(EntryKey(self.task.row.patient, modality, roi), config.products[layout])
+            except StudyError as error:
+                found[names] = error
+        return found
+
     def regions(self, items: Iterable[Item]) -> dict[str, Region]:
         """Kept slices and boxes of these items' regions."""
-        masks, stride = self.prepared.masks_zyx, self.task.config.stride
-        return {roi: Region.of(masks[roi], stride) for roi in dict.fromkeys(item.key.roi for item in items)}
+        keys = {item.key.roi: item.key for item in items}
+        return {roi: Region.of(self.prepared, key, self.task.config.kept_every) for roi, key in keys.items()}
 
 
 @dataclass(frozen=True)
@@ -178,7 +196,7 @@ class Write:
 
 def _judged(this: Pass) -> tuple[list[ItemOutcome], Open]:
     """Outcomes of one modality's items that need no network, and those that do; its regions will share one pass."""
-    outcomes: dict[tuple[str, str, str], ItemOutcome] = {}
+    outcomes = {names: failed(this.task, *names, error) for names, error in this.refused.items()}
     open_items: dict[str, list[Item]] = {}
     try:
         for item in items_of(this):
@@ -222,15 +240,20 @@ def _publish(this: Pass, item: Item, entry: Callable[[], Entry], embedding_s: fl
 
 
 def items_of(this: Pass) -> Iterator[Item]:
-    """Every item of the modality that is to have an outcome."""
+    """Every item of the modality that is to have an outcome and can be made."""
     for modality, roi, layout in this.task.items():
-        if modality == this.modality:
+        if modality == this.modality and (modality, roi, layout) not in this.refused:
             view_id, product = this.task.views[layout], this.task.config.products[layout]
             key = EntryKey(this.task.row.patient, modality, roi)
-            points = isinstance(product, Product) and product.variant.prompt == "points"
-            seed = str(key) if points else None
-            digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id, points_of=seed)
+            name = drawn_for(key, product, this.prepared)
+            digest = input_sha256(this.prepared, modality=modality, roi=roi, view_id=view_id, points_of=name)
             yield Item(key, layout, product, view_id, digest)
+
+
+def drawn_for(key: EntryKey, product: Product | Baseline, prepared: PreparedStudy) -> str | None:
+    """Name of an entry some of whose prompts are drawn at random; None where none are."""
+    points = isinstance(product, Product) and product.variant.prompt == "points"
+    return str(key) if points or (prepared.perturb is not None and prepared.perturb.seeded) else None
 
 
 def input_sha256(
@@ -239,8 +262,9 @@ def input_sha256(
     """Digest of all that decides an entry's numbers: source voxels, the grid it lies on, region and view.
 
     The decoded voxels count, not the file: the same image stored in another format or place has the same digest. A region
-    counts as it lies on that grid, so that a derived one needs no second definition. Points are drawn by the name of their
-    entry (`points_of`), which then decides the numbers too.
+    counts as it lies on that grid, so that a derived one needs no second definition, and one that was moved counts as moved. What
+    is drawn, points or a perturbation, is drawn by the name of the entry (`points_of`), which then decides the numbers too; so
+    do body and bones where they say where boxes lie.
     """
     region = prepared.masks_zyx[roi]
     facts = {
@@ -253,6 +277,8 @@ def input_sha256(
     }
     if points_of is not None:
         facts["points_of"] = points_of
+    if prepared.surroundings is not None:
+        facts["surroundings"] = prepared.surroundings.sha256
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -27,6 +27,8 @@ from store_schema.records import Json, Layout
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 1
 """Noise-like floats hardly compress; a higher level costs time and gains nothing."""
+WHOLE = 2**62
+"""Of an inner chunk: as long as the axis."""
 MASK_CHUNK_ZYX = (16, 128, 128)
 """Inner chunk of a mask's single shard: a reader of a few slices fetches those alone."""
 
@@ -38,15 +40,26 @@ class ArraySpec:
     dtype: str
     dimensions: tuple[str, ...]
     """Names of the axes; unique within an entry unless they mean the same axis."""
-    sharded: bool = False
+    inner: tuple[int, ...] | None = None
+    """Longest sides of the chunks within the array's single shard; None for one chunk without a shard."""
 
 
 ARRAYS: Mapping[str, ArraySpec] = {
     "memory": ArraySpec("float16", ("memory_layer", "channel", "row", "column")),
     "mean_map": ArraySpec("float32", ("row", "column")),
-    "mask": ArraySpec("uint8", ("z", "y", "x"), sharded=True),
+    "mask": ArraySpec("uint8", ("z", "y", "x"), inner=MASK_CHUNK_ZYX),
     "preview": ArraySpec("uint8", ("preview_row", "preview_column", "rgb")),
+    "occluded_memory": ArraySpec(
+        "float16",
+        ("patch", "memory_layer", "channel", "row", "column"),
+        # a reader of one patch fetches it alone
+        inner=(1, WHOLE, WHOLE, WHOLE, WHOLE),
+    ),
+    "occluded_mean_map": ArraySpec("float32", ("patch", "row", "column")),
+    "backdrop": ArraySpec("uint8", ("backdrop_z", "backdrop_y", "backdrop_x")),
 }
+"""`memory` and `mean_map` are the embedding; `mask` and `preview` its region and a picture. The others are of occlusion views: the
+embedding with each patch of the image hidden, and a small image to draw on."""
 
 
 def dtype_in(layout: Layout, name: str) -> str:
@@ -101,7 +114,7 @@ def stage(entry: Entry) -> StagedEntry:
 
 def _staged_array(name: str, values: np.ndarray) -> dict[str, bytes]:
     """The objects of one array. A single chunk is compressed here, as Zarr does it; its metadata Zarr itself has written, once."""
-    if ARRAYS[name].sharded:
+    if ARRAYS[name].inner is not None:
         objects: dict[str, Any] = {}
         _create(zarr.create_group(MemoryStore(objects), zarr_format=3), name, values.shape, values.dtype.name)[...] = (
             values
@@ -185,15 +198,15 @@ def _as_json(attributes: Mapping[str, Json]) -> dict[str, Json]:
 
 def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
     spec = ARRAYS[name]
-    chunks = tuple(map(min, MASK_CHUNK_ZYX, shape)) if spec.sharded else shape
+    chunks = shape if spec.inner is None else tuple(map(min, spec.inner, shape))
     shard = tuple(math.ceil(size / chunk) * chunk for size, chunk in zip(shape, chunks, strict=True))
     return group.create_array(
         name,
         shape=shape,
         dtype=dtype,
         chunks=chunks,
-        shards=shard if spec.sharded else None,
-        compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()] if spec.sharded else ZstdCodec(level=ZSTD_LEVEL),
+        shards=None if spec.inner is None else shard,
+        compressors=ZstdCodec(level=ZSTD_LEVEL) if spec.inner is None else [ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
         fill_value=0,
         dimension_names=spec.dimensions,
         # Without this an all-zero array writes no chunk, and a lost chunk could not be told from it.
@@ -262,7 +275,7 @@ def unpacked_bytes(frame: bytes) -> int | None:
 def _plain(metadata: Json, name: str) -> _Plain | None:
     """How to decode an array without Zarr's machinery, where its metadata is exactly what that decoding does."""
     spec, shape = ARRAYS.get(name), metadata.get("shape")
-    if spec is None or spec.sharded:
+    if spec is None or spec.inner is not None:
         return None
     dtype = metadata.get("data_type")
     if dtype not in dtypes(name, tuple(shape or ())):

@@ -3,18 +3,22 @@
 Heavy modules are imported inside the commands, so that --help is instant.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
+from trainer.explain_command import explain
 from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
+from trainer.quality.command import quality
+from trainer.robustness.command import robustness
+from trainer.run_options import inputs_of, on_device, run_options
+from trainer.trust.command import trust
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
-    from trainer.plan import Inputs
 
 _FILE = FileOrAddress()
 
@@ -42,62 +46,9 @@ def main() -> None:
     """
 
 
-def _run_options(*, required: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """What every command that fits and judges takes: inputs, run folder, workers."""
-    options = (
-        click.option(
-            "--store", "store_url", metavar="URL", help="Feature store; not needed for clinical models alone."
-        ),
-        click.option(
-            "--clinical",
-            required=required,
-            type=_FILE,
-            help="Clinical table: CSV, TSV or Parquet, one row per patient.",
-        ),
-        click.option(
-            "--out", required=required, metavar="RUN", help="Run folder; created where absent, resumed where present."
-        ),
-        click.option(
-            "--snapshot", "snapshots", multiple=True, metavar="ID", help="Read this snapshot of its view; repeatable."
-        ),
-        click.option(
-            "--latest", is_flag=True, help="Take the latest of entries that were extracted from several inputs."
-        ),
-        click.option(
-            "--oracle", type=_FILE, help="Table of risks known from simulation, for the config's `oracle: columns`."
-        ),
-        click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did."),
-        click.option(
-            "--scheduler",
-            metavar="ADDRESS",
-            help="Dask scheduler, such as tcp://host:8786, instead of local processes.",
-        ),
-        click.option(
-            "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(("cpu", "cuda")),
-            help="Where networks are fitted, instead of the config's own `device` (cpu).",
-        ),
-        click.option(
-            "--publish",
-            is_flag=True,
-            help="Publish the complete run into --store, without anything of single patients; see `trainer publish --help`.",
-        ),
-    )
-
-    def take(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return take
-
-
 @main.command()
 @click.option("--config", "config_path", required=True, type=_FILE, help="Settings in YAML: columns, folds, models.")
-@_run_options()
+@run_options()
 def cv(*, config_path: str, **options: Any) -> None:
     r"""Cross-validate every model of a config on one cohort and the same folds.
 
@@ -135,7 +86,7 @@ def cv(*, config_path: str, **options: Any) -> None:
 @click.option(
     "--points", type=int, metavar="N", help="Settings tried of each model, a power of 2, instead of the config's own."
 )
-@_run_options()
+@run_options()
 def search(*, config_path: str, mode: str | None, points: int | None, **options: Any) -> None:
     r"""Tune models over ranges of their settings, and judge what was chosen.
 
@@ -185,7 +136,7 @@ def search(*, config_path: str, mode: str | None, points: int | None, **options:
     is_flag=True,
     help="Pin the views, tell how many fits there are and how long they take, and keep none.",
 )
-@_run_options(required=False)
+@run_options(required=False)
 def study(*, study: str | None, template: bool, only_plan: bool, **options: Any) -> None:
     r"""Run a whole grid of models on one cohort and the same folds, and print the paper's tables.
 
@@ -224,34 +175,14 @@ def _check_publishing(options: Mapping[str, Any]) -> None:
         check_publishing(options["store_url"])
 
 
-def _inputs(options: Mapping[str, Any]) -> "Inputs":
-    from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
-    from trainer.plan import Inputs  # noqa: PLC0415
-
-    ids = Pseudonyms.from_environment() if options["pseudonymise"] else PlainIds()
-    return Inputs(
-        options["clinical"],
-        options["store_url"],
-        options["snapshots"],
-        options["oracle"],
-        latest=options["latest"],
-        ids=ids,
-    )
-
-
-def _on_device(config: "RunConfig", options: Mapping[str, Any]) -> "RunConfig":
-    """The config, fitted where the command line says."""
-    return config if options["device"] is None else config.model_copy(update={"device": options["device"]})
-
-
 def _fit_and_judge(config: "RunConfig", options: Mapping[str, Any]) -> None:
     from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.printed import print_results, print_run  # noqa: PLC0415
     from trainer.run import cross_validate  # noqa: PLC0415
 
     spread = Workers(number=options["workers"], scheduler=options["scheduler"])
-    config = _on_device(config, options)
-    report = cross_validate(config, _inputs(options), out=options["out"], workers=spread, console=error_console())
+    config = on_device(config, options)
+    report = cross_validate(config, inputs_of(options), out=options["out"], workers=spread, console=error_console())
     console = result_console()
     print_run(report, console)
     print_results(config, report.results, console)
@@ -267,7 +198,7 @@ def _tell_plan(config: "RunConfig", options: Mapping[str, Any]) -> None:
     from trainer.printed import print_estimates  # noqa: PLC0415
     from trainer.probe import estimate  # noqa: PLC0415
 
-    plan = make_plan(_on_device(config, options), _inputs(options))
+    plan = make_plan(on_device(config, options), inputs_of(options))
     print_estimates(estimate(plan), result_console(), workers=options["workers"] or cores())
 
 
@@ -276,15 +207,21 @@ def _tell_plan(config: "RunConfig", options: Mapping[str, Any]) -> None:
 def report(run: str) -> None:
     r"""Write RUN/report.html: one page with tables and figures that needs no network, and RUN/figures/*.svg.
 
-    It fits no model and reads RUN alone.
+    It fits no model and reads RUN alone. Where `trainer trust` looked at it, the page tells of that, and RUN/trust/index.html is
+    written again too.
 
     \b
       trainer report ./run
     """
     from trainer.report.page import write_report  # noqa: PLC0415
+    from trainer.run_folder import RunFolder  # noqa: PLC0415
+    from trainer.trust.index_page import write_index  # noqa: PLC0415
+    from trainer.trust_results import read_trusted  # noqa: PLC0415
 
     click.echo(write_report(run))
+    if read_trusted(RunFolder.open(run)) is not None:
+        click.echo(write_index(RunFolder.open(run)))
 
 
-for _command in (fit, predict, publish, validate):
+for _command in (explain, fit, predict, publish, quality, robustness, trust, validate):
     main.add_command(_command)

@@ -91,6 +91,26 @@ class Cohort:
             raise CohortError(f"{shown(strangers)}: not in the cohort of {len(self)} patients")
         return np.array([self._row_of[patient] for patient in wanted], dtype=np.int64)
 
+    def part(self, patients: Sequence[str]) -> "Cohort":
+        """These patients alone, in their order, with nothing of how the whole was made.
+
+        Raises
+        ------
+        CohortError
+            If one of them is not in the cohort.
+        """
+        rows = self.rows(patients)
+        return Cohort(
+            patients=tuple(patients),
+            time=self.time[rows],
+            event=self.event[rows],
+            frame=self.frame.loc[list(patients)],
+            time_unit=self.time_unit,
+            person=tuple(self.person[row] for row in rows),
+            centre=None if self.centre is None else tuple(self.centre[row] for row in rows),
+            cause=None if self.cause is None else self.cause[rows],
+        )
+
     def permuted(self, seed: int | Sequence[int], *, within_centres: bool = False) -> "Cohort":
         """Give the same patients with outcomes dealt at random, for a control that must be at chance.
 
@@ -204,7 +224,7 @@ def covariates_of(table: Table, columns: Columns, ids: PlainIds | None = None) -
     frame, where = read_table(table)
     named = (columns.patient, columns.study, *columns.covariates)
     require_columns(frame, tuple(name for name in named if name is not None), where)
-    patients = _patient_keys(frame, columns, where, ids or PlainIds())[1]
+    patients = patient_keys(frame, columns, where, ids or PlainIds())[1]
     order = sorted(range(len(patients)), key=lambda row: patients[row])
     numbers = {name: number_cells(frame[name], patients, columns.missing, where)[order] for name in columns.continuous}
     texts = {name: text_cells(frame[name], columns.missing) for name in columns.categorical}
@@ -246,7 +266,7 @@ class _ClinicalRows:
 
     def __init__(self, frame: pd.DataFrame, columns: Columns, where: str, ids: PlainIds) -> None:
         self.columns = columns
-        self.person, self.patients = _patient_keys(frame, columns, where, ids)
+        self.person, self.patients = patient_keys(frame, columns, where, ids)
         self.time = number_cells(frame[columns.time], self.patients, columns.missing, where)
         self.cause = self._causes(frame[columns.event], where)
         self._refuse_times_not_positive(where)
@@ -319,7 +339,7 @@ class _ClinicalRows:
         )
 
 
-def _patient_keys(
+def patient_keys(
     frame: pd.DataFrame, columns: Columns, where: str, ids: PlainIds
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Who each row is, and the key of the store that it names."""

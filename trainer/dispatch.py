@@ -6,7 +6,7 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from distributed import Client, KilledWorker, LocalCluster, as_completed, get_wo
 
 from store_schema.allocator import keep_freed_memory
 from store_schema.errors import EngramError, TaskError, UsageError
+from store_schema.location import Location
 from store_schema.origin import differing
 from trainer.fold import run_task
 from trainer.gpus import NO_GPU, gpus, take_gpu
@@ -34,6 +35,10 @@ GPU: Mapping[str, int] = {"GPU": 1}
 """What a task on a GPU asks of its worker."""
 MOST_BARREN = 3
 """Sets of local processes that may end one after the other without a result."""
+
+
+Do = Callable[[Task], object]
+"""Does a task."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,22 @@ def check_device(device: Device, workers: Workers) -> None:
         raise UsageError(f"{NO_GPU}: use `device: cpu`, or --scheduler with workers that have one")
 
 
-def run_tasks(tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Outcome], None]) -> list[Outcome]:
+def check_reachable(locations: Iterable[Location], workers: Workers) -> None:
+    """Refuse to send workers to a place that this process alone can open.
+
+    Raises
+    ------
+    UsageError
+        If there is one.
+    """
+    for location in locations:
+        if workers.number != 0 and not location.reachable():
+            raise UsageError(f"{location.url} lives in this process alone: use --workers 0, or a folder")
+
+
+def run_tasks(
+    tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Outcome], None], do: Do = run_task
+) -> list[Outcome]:
     """Do every task; one that fails leaves the others alone. Gives the outcomes in the order of the tasks.
 
     A worker that dies loses nothing: its tasks are done again elsewhere, and each result is written once.
@@ -86,7 +106,9 @@ def run_tasks(tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Out
     workers
         Where.
     on_done
-        Called in this process with each outcome as it comes.
+        Called in this process with each outcome as it comes; what it raises ends the others.
+    do
+        What doing a task is; it keeps what it makes where this process finds it. It travels by its module and name.
 
     Raises
     ------
@@ -95,28 +117,28 @@ def run_tasks(tasks: Sequence[Task], workers: Workers, *, on_done: Callable[[Out
         a GPU, and no worker declares one.
     """
     found: dict[str, Outcome] = {}
-    source = _in_process(tasks) if workers.number == 0 else _on_cluster(tasks, workers)
+    source = _in_process(tasks, do) if workers.number == 0 else _on_cluster(tasks, workers, do)
     for outcome in source:
         found[outcome.task.id] = outcome
         on_done(outcome)
     return [found[task.id] for task in tasks]
 
 
-def _in_process(tasks: Sequence[Task]) -> Iterator[Outcome]:
+def _in_process(tasks: Sequence[Task], do: Do) -> Iterator[Outcome]:
     """One after the other in a thread, whose future holds whatever a task raises."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         for task in tasks:
-            error = thread.submit(run_task, task).exception()
+            error = thread.submit(do, task).exception()
             yield Outcome(task, None if error is None else _reason(error))
 
 
-def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
+def _on_cluster(tasks: Sequence[Task], workers: Workers, do: Do) -> Iterator[Outcome]:
     """Outcomes as they come; where every local process has ended, new ones go on with what is left."""
     left = {task.id: task for task in tasks}
     barren = 0
     while left:
         before = len(left)
-        for outcome in _round(tuple(left.values()), workers):
+        for outcome in _round(tuple(left.values()), workers, do):
             del left[outcome.task.id]
             yield outcome
         barren = barren + 1 if len(left) == before else 0
@@ -132,7 +154,7 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
             )
 
 
-def _round(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
+def _round(tasks: Sequence[Task], workers: Workers, do: Do) -> Iterator[Outcome]:
     """Outcomes from one set of workers; ends early where none of them is left."""
     resources = GPU if _on_gpu(tasks) else None
     with _client(workers, len(tasks), resources) as client:
@@ -142,7 +164,13 @@ def _round(tasks: Sequence[Task], workers: Workers) -> Iterator[Outcome]:
         call = uuid.uuid4().hex
         futures = {
             client.submit(
-                _on_worker, task.model_dump_json(), versions(), key=f"{task.id}-{call}", resources=resources, pure=False
+                _on_worker,
+                task.model_dump_json(),
+                versions(),
+                do,
+                key=f"{task.id}-{call}",
+                resources=resources,
+                pure=False,
             ): task
             for task in tasks
         }
@@ -176,7 +204,7 @@ def _answered(client: Client, futures: list[Any], alone_s: float) -> Iterator[An
                 return
 
 
-def _on_worker(description: str, expected: dict[str, str]) -> str:
+def _on_worker(description: str, expected: dict[str, str], do: Do = run_task) -> str:
     """Do a task where it landed; only its id travels back."""
     other = differing(versions(), expected)
     if other:
@@ -187,7 +215,8 @@ def _on_worker(description: str, expected: dict[str, str]) -> str:
     if task.device == "cuda" and isinstance(name := get_worker().name, int):
         # local processes are numbered
         take_gpu(name)
-    return run_task(task).task_id
+    do(task)
+    return task.id
 
 
 def _on_gpu(tasks: Sequence[Task]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from store_schema import EntryKey, Snapshot, ViewSpec, open_snapshot
+from store_schema import EntryKey, Layout, Snapshot, ViewSpec, open_snapshot
 from store_schema.bulk import BulkReader
 from store_schema.disk_cache import cache_from_environment
 from store_schema.errors import ConfigError
@@ -21,6 +21,7 @@ LARGEST_SIDE = 32
 READ_AT_ONCE = 16
 """Patients whose memories lie in memory as they are stored."""
 VECTOR_READERS = ("head vector", "ridge_cox")
+MEMORY_READERS = ("head attention", "head cnn3d")
 KEPT_MEMORIES = Kept(limit_bytes=2**30)
 """Whole cohorts: 60 MB for 227 patients and one modality in the paper's layout."""
 
@@ -100,14 +101,19 @@ def _read_memories(
     reader: BulkReader, keys: Sequence[EntryKey], pool: int
 ) -> Float[np.ndarray, "patient layer channel row column"]:
     layers, channels, rows, columns = reader.snapshot.view.layout.shape
-    _refuse_uneven(rows, columns, pool)
-    block = pool * even_block((rows // pool, columns // pool), LARGEST_SIDE)
+    block = _plane_block(rows, columns, pool)
     dtype = np.float16 if block == 1 else np.float32
     found = np.empty((len(keys), layers, channels, rows // block, columns // block), dtype)
     for start in range(0, len(keys), READ_AT_ONCE):
         some = slice(start, start + READ_AT_ONCE)
         found[some] = pooled(reader.stack(MEMORY, keys[some]), block)
     return found
+
+
+def _plane_block(rows: int, columns: int, pool: int) -> int:
+    """Edge of the blocks over which memories are averaged in plane."""
+    _refuse_uneven(rows, columns, pool)
+    return pool * even_block((rows // pool, columns // pool), LARGEST_SIDE)
 
 
 def volumes(
@@ -133,10 +139,47 @@ def vectors(
     """
     keys = [EntryKey(patient, modality, roi) for patient in patients]
     stored = reader_of(store_url, snapshot_id).stack(MEMORY, keys)
-    known = with_nan(snapshot_of(store_url, snapshot_id).view.layout, stored).astype(np.float32)
-    found = known.reshape(len(patients), -1)
+    found = _flat(stored, snapshot_of(store_url, snapshot_id).view.layout)
     found.setflags(write=False)
     return found
+
+
+def _flat(memory: Float[np.ndarray, "patient 1 feature 1 1"], layout: Layout) -> Float[np.ndarray, "patient feature"]:
+    return with_nan(layout, memory).astype(np.float32).reshape(len(memory), -1)
+
+
+def array_read(model: FittedModel) -> str:
+    """Which array of an entry a model's head reads: its mean map or its memory."""
+    return MEMORY if _reads(model) in (*VECTOR_READERS, *MEMORY_READERS) else MEAN_MAP
+
+
+def as_read(
+    model: FittedModel, layout: Layout, stacked: Float[np.ndarray, "embedding ..."]
+) -> Float[np.ndarray, "embedding ..."]:
+    """What a model's head reads of embeddings, the same as `images_of` gives of entries that hold them.
+
+    Parameters
+    ----------
+    model
+        One with images.
+    layout
+        Of the view.
+    stacked
+        Arrays as `array_read` names them, along a first axis.
+
+    Raises
+    ------
+    ConfigError
+        If blocks of `images.pool` do not part the plane evenly.
+    """
+    assert model.images is not None
+    what, pool = _reads(model), model.images.pool
+    if what in VECTOR_READERS:
+        return _flat(stacked, layout)
+    if what not in MEMORY_READERS:
+        return pooled(stacked, pool)
+    plane = pooled(stacked, _plane_block(stacked.shape[-2], stacked.shape[-1], pool))
+    return volumes(plane) if what == "head cnn3d" else plane
 
 
 def images_of(model: FittedModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]) -> StoredImages | None:

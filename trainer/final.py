@@ -63,7 +63,7 @@ def fit_final(run_url: str, row: str, *, out: str, store_url: str | None = None)
         If run, store or model cannot be read or written.
     """
     run = read_run(RunFolder.open(run_url))
-    line, judged = _row(run, row)
+    line, judged = row_of(run, row)
     model = final_settings(run, line)
     data = _whole(run, model, store_url)
     seed = int(np.random.SeedSequence([run.config.seed, FINAL_STREAM]).generate_state(1)[0])
@@ -71,7 +71,7 @@ def fit_final(run_url: str, row: str, *, out: str, store_url: str | None = None)
     if isinstance(trained, Exception):
         raise trained
     part, weights = described(trained)
-    card = _card(run, judged, model, data, trained).model_copy(update=part)
+    card = card_of(run, judged, model, data, trained).model_copy(update=part)
     return FinalModel(card, trained, write_model(card, weights, out))
 
 
@@ -108,7 +108,14 @@ def final_settings(run: FinishedRun, line: Line) -> FittedModel:
     return run.config.candidates[name][candidate]
 
 
-def _row(run: FinishedRun, row: str) -> tuple[Line, Row]:
+def row_of(run: FinishedRun, row: str) -> tuple[Line, Row]:
+    """How a row was made, and its figures.
+
+    Raises
+    ------
+    UsageError
+        If the run has no such row, or it is incomplete.
+    """
     lines = {line.label: line for line in run.lines}
     if row not in lines:
         raise UsageError(f"the run has no row {row!r}: it has {', '.join(lines)}")
@@ -136,8 +143,16 @@ def _whole(run: FinishedRun, model: FittedModel, store_url: str | None) -> PartD
     )
 
 
-def _card(run: FinishedRun, judged: Row, model: FittedModel, data: PartData, trained: Trained) -> Card:
-    time, event = data.outcome(data.fold.train)
+def card_of(run: FinishedRun, judged: Row, model: FittedModel, data: PartData, trained: Trained) -> Card:
+    """What describes a model of a row that was fitted on the training part of its data, up to the model itself.
+
+    Raises
+    ------
+    TaskError
+        If the model tells nobody apart.
+    """
+    trainers = run.cohort.part(data.fold.train)
+    time, event = trainers.time, trainers.event
     risk = trained.predict(data, data.fold.train).log_risk
     if not np.isfinite(risk).all() or np.ptp(risk) == 0:
         raise TaskError("the model's risks are all equal or not finite: it tells nobody apart, and is not kept")
@@ -157,12 +172,12 @@ def _card(run: FinishedRun, judged: Row, model: FittedModel, data: PartData, tra
         risk_sd=float(risk.std()),
         risk_cuts=(low, middle, high),
         training=TrainingFacts(
-            patients=len(set(run.cohort.person)),
+            patients=len(set(trainers.person)),
             events=int(event.sum()),
             median_follow_up=median_follow_up(time, event),
             apparent_c=harrell_c(risk=risk, time=time, event=event).c,
             cohort_sha256=run.record["cohort_sha256"],
-            cohort_digest=run.cohort.digest,
+            cohort_digest=trainers.digest,
             last_follow_up=float(time.max()),
         ),
         judged=_judged_facts(run, judged),

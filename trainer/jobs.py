@@ -1,15 +1,30 @@
 """Lists what a run has to fit: of every model, setting, fold and permutation; fits nothing and reads nothing."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from trainer.config import RunConfig
 from trainer.model_config import FittedModel, NetworkModel, RidgeCoxModel
-from trainer.selection import first_fold, kept_settings
+from trainer.selection import Line, first_fold, kept_settings
 from trainer.spec import FLAT_HEADS, Device
-from trainer.task import Job, Part
+from trainer.task import Job, Part, Task
 from trainer.task_results import InnerScore, JobResult
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What every task of a run reads, by address and digest."""
+
+    store_url: str | None
+    """None for models without images."""
+    run_url: str
+    snapshots: Mapping[str, str]
+    """Id of each view's snapshot, by the view's name in the config."""
+    cohort_sha256: str
+    splits_sha256: Mapping[int, str]
+    """By permutation; 0 is the real outcomes."""
 
 
 def first_jobs(config: RunConfig, *, permutations: Iterable[int], folds: int) -> tuple[Job, ...]:
@@ -71,9 +86,40 @@ def kept_jobs(
     return tuple(found)
 
 
+def chosen_jobs(config: RunConfig, outer: Sequence[JobResult], lines: Sequence[Line]) -> tuple[Job, ...]:
+    """Outer folds of the settings that inner folds chose, each once, without those that are done.
+
+    Parameters
+    ----------
+    outer
+        Results of the outer folds that were fitted before.
+    lines
+        Rows as far as their scores allow them.
+    """
+    done = {(found.model, found.candidate, found.permutation, found.fold) for found in outer}
+    wanted = {
+        (pick.model, pick.candidate, *place): None
+        for line in lines
+        if line.way == "nested"
+        for place, pick in line.picks.items()
+        if len(config.candidates[pick.model]) > 1
+    }
+    return tuple(
+        outer_job(config, model, candidate, permutation=permutation, fold=fold)
+        for model, candidate, permutation, fold in wanted
+        if (model, candidate, permutation, fold) not in done
+    )
+
+
 def outer_job(config: RunConfig, model: str, candidate: int, *, permutation: int, fold: int) -> Job:
     """An outer fold of one setting of a model."""
     return _job(config, config.candidates[model], candidate, Part(permutation=permutation, fold=fold))
+
+
+def tasks_of(config: RunConfig, jobs: Sequence[Job], pinned: Pinned) -> tuple[Task, ...]:
+    """Tasks that do these jobs: those of one row that make a batched model together, every other job alone."""
+    groups = grouped(jobs, most=config.fit_together, device=config.device)
+    return tuple(_task(config, together, pinned) for together in groups)
 
 
 def grouped(jobs: Sequence[Job], *, most: int, device: Device = "cpu") -> Iterator[tuple[Job, ...]]:
@@ -104,6 +150,25 @@ def is_stacked(model: FittedModel, device: Device) -> bool:
     if model.images is None or model.head in FLAT_HEADS:
         return True
     return device != "cpu" and model.fit.batch_size is None
+
+
+def _task(config: RunConfig, jobs: Sequence[Job], pinned: Pinned) -> Task:
+    views = sorted({job.model.view for job in jobs if job.model.view is not None})
+    permutations = sorted({job.part.permutation for job in jobs})
+    control = config.control if any(permutations) else None
+    return Task(
+        store_url=pinned.store_url if views else None,
+        run_url=pinned.run_url,
+        snapshots={view: pinned.snapshots[view] for view in views},
+        preprocessing=config.preprocessing,
+        jobs=tuple(jobs),
+        inner_folds=config.search.inner_folds,
+        permutation_seed=None if control is None else control.seed,
+        device=config.device,
+        permuted_within_centres=control is not None and config.splits.of_centres,
+        cohort_sha256=pinned.cohort_sha256,
+        splits_sha256={number: pinned.splits_sha256[number] for number in permutations},
+    )
 
 
 def _of_model(config: RunConfig, tried: Sequence[FittedModel], permutation: int, folds: int) -> Iterator[Job]:

@@ -5,12 +5,12 @@ Heavy modules are imported inside the commands, so that --help is instant.
 
 import click
 
-from store_schema.console import FAILED, FileOrAddress, result_console
+from store_schema.console import FAILED, EngramCommand, FileOrAddress, result_console
 
 _FILE = FileOrAddress()
 
 
-@click.command()
+@click.command(cls=EngramCommand)
 @click.argument("run")
 @click.option("--model", "row", required=True, metavar="NAME", help="Row of the run, as its table calls it.")
 @click.option("--out", required=True, metavar="MODEL", help="Folder of the model; written once.")
@@ -34,7 +34,7 @@ def fit(*, run: str, row: str, out: str, store_url: str | None) -> None:
     print_model(made.card, made.url, result_console())
 
 
-@click.command()
+@click.command(cls=EngramCommand)
 @click.option("--model", "model_url", required=True, metavar="MODEL", help="Folder that `trainer fit` wrote.")
 @click.option(
     "--store", "store_url", metavar="URL", help="Feature store with the model's view; not for a clinical model."
@@ -99,7 +99,7 @@ def predict(
     raise click.exceptions.Exit(FAILED if scores.left_out else 0)
 
 
-@click.command()
+@click.command(cls=EngramCommand)
 @click.option("--model", "model_url", required=True, metavar="MODEL", help="Folder that `trainer fit` wrote.")
 @click.option(
     "--clinical",

@@ -1,6 +1,6 @@
 """Decides which snapshot of each view a run reads; knows nothing of patients' outcomes, folds or models' insides."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from store_schema import EntryKey, Snapshot, Store
@@ -69,7 +69,7 @@ def pin_views(store: Store, wanted: Wanted, *, given: Iterable[str] = (), latest
     snapshots = _given(store, given, names)
     for view_id, view in names.items():
         if view_id not in snapshots:
-            snapshots[view_id] = _made(store, view_id, wanted[view], latest=latest)
+            snapshots[view_id] = pinned_entries(store, view_id, wanted[view], latest=latest)
     return tuple(Pin(view, snapshots[view_id], wanted[view]) for view_id, view in names.items())
 
 
@@ -87,8 +87,35 @@ def _given(store: Store, ids: Iterable[str], names: Mapping[str, str]) -> dict[s
     return snapshots
 
 
-def _made(store: Store, view_id: str, pairs: tuple[tuple[str, str], ...], *, latest: bool) -> Snapshot:
-    numbers = store.current_numbers(view_id)
+def pinned_entries(
+    store: Store,
+    view_id: str,
+    pairs: tuple[tuple[str, str], ...],
+    *,
+    latest: bool = False,
+    among: Collection[str] | None = None,
+) -> Snapshot:
+    """New snapshot of the present entries of a view that are read; equal entries give the same one.
+
+    Parameters
+    ----------
+    pairs
+        Modality and region of what is read.
+    latest
+        Pin the current commit of entries that were extracted from several inputs.
+    among
+        Patients that are looked at, as the store calls them; None for all.
+
+    Raises
+    ------
+    NotCommittedError
+        If there is no such entry.
+    UsageError
+        If an entry has several live inputs, and `latest` was not asked for.
+    """
+    numbers = {
+        key: number for key, number in store.current_numbers(view_id).items() if among is None or key.patient in among
+    }
     read = {key: number for key, number in numbers.items() if (key.modality, key.roi) in pairs}
     if not read:
         present = sorted({f"{key.modality}/{key.roi}" for key in numbers})
@@ -97,16 +124,33 @@ def _made(store: Store, view_id: str, pairs: tuple[tuple[str, str], ...], *, lat
             f"{', '.join(present) or 'none'}. Correct `images` in the config, or extract them"
         )
     if not latest:
-        _refuse_several_inputs(store, view_id, read)
+        refuse_several_inputs(store, view_id, read)
     return store.snapshot(store.make_snapshot(view_id, read))
 
 
-def _refuse_several_inputs(store: Store, view_id: str, read: Mapping[EntryKey, int]) -> None:
-    """A first commit has one input; only later ones are looked at."""
+def refuse_several_inputs(
+    store: Store, view_id: str, read: Mapping[EntryKey, int], *, how: str = "by --snapshot"
+) -> None:
+    """Refuse entries of a view that were extracted from several inputs, and of which nobody said which is meant.
+
+    A first commit has one input; only later ones are looked at.
+
+    Parameters
+    ----------
+    read
+        Numbers of the commits that would be read.
+    how
+        How the caller's user says which are meant.
+
+    Raises
+    ------
+    UsageError
+        If there are such entries.
+    """
     again = [store.commit(view_id, key, number=number) for key, number in read.items() if number > 0]
     several = sorted(str(c.key) for c in again if len({*c.earlier_inputs, c.input_sha256}) > 1)
     if several:
         raise UsageError(
             f"{len(several)} entries of {view_id} were extracted from several inputs ({shown(several, 5)}): say which are "
-            "meant by --snapshot, or take the latest of each by --latest"
+            f"meant {how}, or take the latest of each by --latest"
         )

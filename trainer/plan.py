@@ -15,7 +15,7 @@ from store_schema.records import sha256
 from trainer.cohort import Cohort, build_cohort, check_table
 from trainer.config import RunConfig
 from trainer.features import check_view
-from trainer.jobs import grouped
+from trainer.jobs import Pinned, tasks_of
 from trainer.oracle import read_oracle
 from trainer.pins import Pin, pin_views, wanted_entries
 from trainer.run_folder import cohort_bytes
@@ -80,27 +80,14 @@ class Plan:
 
     def tasks(self, jobs: Sequence[Job], run_url: str) -> tuple[Task, ...]:
         """Tasks that do these jobs: those of one row that make a batched model together, every other job alone."""
-        groups = grouped(jobs, most=self.config.fit_together, device=self.config.device)
-        return tuple(self._task(together, run_url) for together in groups)
-
-    def _task(self, jobs: Sequence[Job], run_url: str) -> Task:
-        pinned = {pin.view: pin.snapshot.id for pin in self.pins}
-        views = sorted({job.model.view for job in jobs if job.model.view is not None})
-        permutations = sorted({job.part.permutation for job in jobs})
-        control = self.config.control if any(permutations) else None
-        return Task(
-            store_url=self.store.url if views and self.store is not None else None,
+        pinned = Pinned(
+            store_url=None if self.store is None else self.store.url,
             run_url=run_url,
-            snapshots={view: pinned[view] for view in views},
-            preprocessing=self.config.preprocessing,
-            jobs=tuple(jobs),
-            inner_folds=self.config.search.inner_folds,
-            permutation_seed=None if control is None else control.seed,
-            device=self.config.device,
-            permuted_within_centres=control is not None and self.config.splits.of_centres,
+            snapshots={pin.view: pin.snapshot.id for pin in self.pins},
             cohort_sha256=self.cohort_sha256,
-            splits_sha256={number: self.splits_sha256[number] for number in permutations},
+            splits_sha256=self.splits_sha256,
         )
+        return tasks_of(self.config, jobs, pinned)
 
 
 def make_plan(config: RunConfig, inputs: Inputs, *, recorded: Recorded | None = None) -> Plan:

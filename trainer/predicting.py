@@ -134,7 +134,7 @@ def pinned(card: Card, newcomers: Newcomers) -> tuple[Store, Snapshot] | None:
             )
         return store, snapshot
     view = store.resolve_view(card.view)
-    wanted = set(_pairs(card.model))
+    wanted = set(pairs(card.model))
     numbers = {key: number for key, number in store.current_numbers(view).items() if (key.modality, key.roi) in wanted}
     if not numbers:
         told = ", ".join("/".join(pair) for pair in sorted(wanted))
@@ -150,7 +150,7 @@ def available(card: Card, snapshot: Snapshot) -> dict[str, set[str]]:
         f"{snapshot.view_id}/{modality}/{roi}": {
             key.patient for key in snapshot.keys if (key.modality, key.roi) == (modality, roi)
         }
-        for modality, roi in _pairs(card.model)
+        for modality, roi in pairs(card.model)
     }
 
 
@@ -162,7 +162,7 @@ def risk_group(card: Card, log_risk: Float[np.ndarray, " patient"]) -> Int[np.nd
 def _scored(card: Card, trained: Trained, newcomers: Newcomers, times: Sequence[float]) -> Scores:
     held = pinned(card, newcomers)
     entries = {} if held is None else available(card, held[1])
-    patients, frame, left_out = _who(card, newcomers, entries)
+    patients, frame, left_out = who(card, newcomers, entries)
     if not patients:
         raise CohortError(f"nobody can be scored: {len(left_out)} patients lack what the model reads")
     cohort = without_outcomes(patients, frame, card.time_unit)
@@ -180,10 +180,23 @@ def _scored(card: Card, trained: Trained, newcomers: Newcomers, times: Sequence[
     )
 
 
-def _who(
+def who(
     card: Card, newcomers: Newcomers, entries: Mapping[str, set[str]]
 ) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
-    """Patients to score with their covariates, and those who cannot be, with reasons."""
+    """Patients to score with their covariates, and those who cannot be, with reasons.
+
+    Parameters
+    ----------
+    entries
+        Patients that have each entry of the model, as `available` gives them.
+
+    Raises
+    ------
+    UsageError
+        If the model reads covariates and there is no table.
+    TableError
+        If the table cannot be read as declared.
+    """
     left_out: dict[str, str] = {}
     if card.preprocessing is not None:
         if newcomers.clinical is None:
@@ -200,6 +213,7 @@ def _who(
     return sorted(everybody - set(left_out)), frame, dict(sorted(left_out.items()))
 
 
-def _pairs(model: FittedModel) -> tuple[tuple[str, str], ...]:
+def pairs(model: FittedModel) -> tuple[tuple[str, str], ...]:
+    """Modality and region of each entry that a model reads."""
     images = model.images
     return () if images is None else tuple((modality, images.roi) for modality in images.modalities)

@@ -120,10 +120,11 @@ def print_estimates(estimates: Sequence[Estimate], console: Console, *, workers:
         table.add_row(escape(found.model), str(found.fits), f"{found.seconds_each:.2f}", f"{found.seconds / 3600:.2f}")
     console.print(table)
     fits, seconds = sum(found.fits for found in estimates), sum(found.seconds for found in estimates)
-    console.print(f"{fits} fits, about {_duration(seconds / workers)} on {workers} worker{'' if workers == 1 else 's'}")
+    console.print(f"{fits} fits, about {duration(seconds / workers)} on {workers} worker{'' if workers == 1 else 's'}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in the unit that a person would take."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,7 +1,7 @@
 """Estimates how long a run will take by fitting a little of each kind of model; keeps no result and writes nothing."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.features import images_of
@@ -32,11 +32,16 @@ class Estimate:
         return self.fits * self.seconds_each
 
 
-def estimate(plan: Plan) -> tuple[Estimate, ...]:
+def estimate(plan: Plan, *, known: Mapping[str, float] | None = None) -> tuple[Estimate, ...]:
     """What each model of a plan will cost, by a timed fit of few epochs of its first setting in the first fold.
 
     Models that differ only in what they look at (region, which single modality) cost the same, and one of them is timed. Small
     networks are fitted one at a time here and together in the run, so that their estimate is too long.
+
+    Parameters
+    ----------
+    known
+        Seconds of a fit by the name of the model, where they were measured before: nothing is timed for these.
 
     Raises
     ------
@@ -49,8 +54,12 @@ def estimate(plan: Plan) -> tuple[Estimate, ...]:
     config = plan.config.model_copy(update={"search": plan.config.search.model_copy(update={"keep": None})})
     jobs = first_jobs(config, permutations=plan.splits, folds=len(plan.splits[0]))
     timed: dict[str, float] = {}
+    measured = {} if known is None else known
     found = []
     for model in config.fitted_models:
+        if model.name in measured:
+            found.append(Estimate(model.name, _fits(plan, model, jobs), measured[model.name]))
+            continue
         shape = _shape(config.candidates[model.name][0])
         if shape not in timed:
             timed[shape] = _seconds(plan, config.candidates[model.name][0])

@@ -5,11 +5,12 @@ Heavy modules are imported inside the functions, so that --help is instant.
 
 import click
 
+from store_schema.console import EngramCommand
 from store_schema.errors import EngramError
 from store_schema.redact import redact
 
 
-@click.command()
+@click.command(cls=EngramCommand)
 @click.argument("run")
 @click.option("--store", "store_url", required=True, metavar="URL", help="Feature store to publish into.")
 @click.option("--run-id", metavar="ID", help="Name of the published run; by default made from the run itself.")

@@ -16,12 +16,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from store_schema.errors import SchemaError, UsageError
+from store_schema.errors import SchemaError
 from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
-from trainer.dispatch import Outcome, Workers, check_device, run_tasks
+from trainer.dispatch import Outcome, Workers, check_device, check_reachable, run_tasks
 from trainer.failures import Faults, permutation_notes, pruning_notes, row_failures, setting_notes
-from trainer.jobs import first_jobs, kept_jobs, outer_job
+from trainer.jobs import chosen_jobs, first_jobs, kept_jobs
 from trainer.metrics import harrell_c
 from trainer.plan import Inputs, Plan, make_plan
 from trainer.result_tables import folds_csv, measures_csv, risks_csv, search_csv, summary_csv, table_one_csv
@@ -118,39 +118,16 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
     check_device(config.device, workers)
     folder = RunFolder.open(out)
     plan = make_plan(config, inputs, recorded=recorded_pins(folder))
-    _refuse_unreachable(plan, folder, workers)
+    stores = () if plan.store is None else (plan.store.location,)
+    check_reachable((*stores, folder.location), workers)
     keep_plan(plan, folder)
     work = _Work(plan, folder, workers, console)
     work.do(first_jobs(config, permutations=plan.splits, folds=len(plan.splits[0])), "fits")
     kept = kept_jobs(config, work.outer, work.inner, permutations=plan.splits, folds=len(plan.splits[0]))
     work.do(kept, "fits of kept settings")
-    work.do(_chosen_jobs(plan, work.outer, work.lines()), "chosen fits")
+    work.do(chosen_jobs(config, work.outer, work.lines()), "chosen fits")
     results = _write_results(work)
     return CvReport(plan, results, folder, tasks=work.tasks, resumed=work.resumed)
-
-
-def _chosen_jobs(plan: Plan, outer: Sequence[JobResult], lines: Sequence[Line]) -> tuple[Job, ...]:
-    """Outer folds of the settings that inner folds chose, each once, without those that are done."""
-    done = {(found.model, found.candidate, found.permutation, found.fold) for found in outer}
-    wanted = {
-        (pick.model, pick.candidate, *place): None
-        for line in lines
-        if line.way == "nested"
-        for place, pick in line.picks.items()
-        if len(plan.config.candidates[pick.model]) > 1
-    }
-    return tuple(
-        outer_job(plan.config, model, candidate, permutation=permutation, fold=fold)
-        for model, candidate, permutation, fold in wanted
-        if (model, candidate, permutation, fold) not in done
-    )
-
-
-def _refuse_unreachable(plan: Plan, folder: RunFolder, workers: Workers) -> None:
-    stores = () if plan.store is None else (plan.store.location,)
-    for location in (*stores, folder.location):
-        if workers.number != 0 and not location.reachable():
-            raise UsageError(f"{location.url} lives in this process alone: use --workers 0, or a folder")
 
 
 def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainIds, told: str) -> list[Failure]:

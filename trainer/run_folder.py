@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,22 @@ class RunFolder:
     def replace(self, name: str, data: bytes | str) -> None:
         """Write a file that is derived from the others, over an older one."""
         self.location.put(name, data.encode() if isinstance(data, str) else data)
+
+    def prune(self, below: str, kept: Collection[str], *, ending: str) -> None:
+        """Remove files of an earlier call that the present results have not: those below a folder with this ending but for `kept`.
+
+        Parameters
+        ----------
+        below
+            Folder, from the run's own.
+        kept
+            Names from the run's own folder, as `replace` takes them.
+        ending
+            Of the names: what ends otherwise is nobody's to remove.
+        """
+        for name in self.location.paths(below):
+            if name.endswith(ending) and name not in kept:
+                self.location.delete(name)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object; None where there is no such file.

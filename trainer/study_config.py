@@ -11,6 +11,7 @@ from store_schema.errors import ConfigError
 from store_schema.files import Place, without_secret
 from trainer.config import RunConfig, parse_config, read_settings
 from trainer.model_config import Facets, Settings, plain_message
+from trainer.trust_config import TrustSettings
 
 NOT_APPLICABLE = "–"
 ORIGINS: dict[str, tuple[str, ...]] = {"PET": ("PET",), "CT": ("CT",), "combined": ("PET", "CT")}
@@ -69,6 +70,8 @@ class StudyConfig(Settings):
         Names among `views` that are not the study's own embedding, for Table 3.
     rows
         What is fitted.
+    trust
+        What `trainer trust` adds; nothing else looks at it.
     run
         Settings of `trainer cv` but for `models`: columns, splits, fit, search, claim, …
     """
@@ -77,6 +80,7 @@ class StudyConfig(Settings):
     origins: dict[str, tuple[str, ...]] = ORIGINS
     baselines: tuple[str, ...] = ()
     rows: Annotated[tuple[RowBlock, ...], Field(min_length=1)]
+    trust: TrustSettings = TrustSettings()
     run: dict[str, Any]
 
 
@@ -91,6 +95,11 @@ def load_study(path: Place) -> RunConfig:
     return parse_study(read_settings(path), origin=without_secret(path))
 
 
+def load_trusted(path: Place) -> tuple[RunConfig, TrustSettings]:
+    """The run that a study's YAML file describes, and how far it is to be trusted; errors as of `load_study`."""
+    return parse_trusted(read_settings(path), origin=without_secret(path))
+
+
 def parse_study(settings: Any, *, origin: str = "the study") -> RunConfig:
     """The run that a study's settings describe; `origin` says where they came from in an error.
 
@@ -99,6 +108,17 @@ def parse_study(settings: Any, *, origin: str = "the study") -> RunConfig:
     ConfigError
         If a setting is unknown, missing or out of range.
     """
+    return parse_trusted(settings, origin=origin)[0]
+
+
+def parse_trusted(settings: Any, *, origin: str = "the study") -> tuple[RunConfig, TrustSettings]:
+    """The same with what the study asks of `trainer trust`; errors as of `parse_study`."""
+    study = _study(settings, origin)
+    models = [model for block in study.rows for model in _models(study, block, origin)]
+    return parse_config({**study.run, "models": models}, origin=origin), study.trust
+
+
+def _study(settings: Any, origin: str) -> StudyConfig:
     if not isinstance(settings, dict):
         raise ConfigError(f"{origin} holds {type(settings).__name__}: expected 'setting: value' lines")
     given = {name: value for name, value in settings.items() if name in StudyConfig.model_fields}
@@ -111,8 +131,7 @@ def parse_study(settings: Any, *, origin: str = "the study") -> RunConfig:
         raise ConfigError(f"{origin}: {'; '.join(problems)}") from error
     if "models" in study.run:
         raise ConfigError(f"{origin}: a study lists its models as `rows`: leave `models` to `trainer cv`")
-    models = [model for block in study.rows for model in _models(study, block, origin)]
-    return parse_config({**study.run, "models": models}, origin=origin)
+    return study
 
 
 def _models(study: StudyConfig, block: RowBlock, origin: str) -> Iterator[dict[str, Any]]:

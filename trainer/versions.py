@@ -14,14 +14,17 @@ LIBRARIES = ("engram", "numpy", "pandas", "scipy", "scikit-survival", "torch", "
 SHOWING = (
     "report",
     "cli.py",
+    "explain_command.py",
     "patient_free.py",
     "printed.py",
     "publish_commands.py",
     "published_records.py",
     "publishing.py",
+    "quality",
+    "robustness",
     "wording.py",
 )
-"""Parts of `trainer` that only show numbers: a run may be resumed although they changed."""
+"""Parts of `trainer` that only show numbers, or judge what a run has made: a run may be resumed although they changed."""
 
 
 def versions() -> dict[str, str]:

@@ -126,11 +126,11 @@ def radiomics(*, studies: str, out: Path, config_path: str | None, resume: bool)
       extractor radiomics studies.csv --out radiomics.csv --config extract.yaml
       extractor import-features radiomics.csv --store ./store --name radiomics --setting software=mirp
     """
-    from extractor.config import load_config  # noqa: PLC0415
+    from extractor.config import load_config, undisturbed  # noqa: PLC0415
     from extractor.radiomics import SETTINGS, measure_table, mirp_measure  # noqa: PLC0415
 
+    config = undisturbed(load_config(config_path), "extractor radiomics")
     measure = mirp_measure()
-    config = load_config(config_path)
     report = measure_table(studies, out, config, measure=measure, console=error_console(), resume=resume)
     printed = result_console()
     printed.print(

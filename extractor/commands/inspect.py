@@ -74,12 +74,13 @@ def inspect(
       extractor inspect studies.csv --config extract.yaml --patient P001 --out look
       extractor inspect --ct P001/CT --pet P001/PET --mask spine=P001/spine.nii.gz --json
     """
-    from extractor.config import load_config, parse_config  # noqa: PLC0415
+    from extractor.config import load_config, parse_config, undisturbed  # noqa: PLC0415
     from extractor.inspection.choose import Single  # noqa: PLC0415
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
 
     given = {} if pet_units is None else {"pet_units": pet_units}
     config = parse_config(load_config(config_path).model_dump() | given, origin="--pet-units with the settings")
+    undisturbed(config, "extractor inspect")
     single = Single(ct, pet, dict(map(_named, masks)), label_map, patient)
     ids = Pseudonyms.from_environment() if pseudonymise else PlainIds()
     refused = ids.filtered(lambda: _inspect(studies, single, config, ids, as_json=as_json, out=out))

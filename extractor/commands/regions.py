@@ -71,7 +71,7 @@ def regions(
       extractor regions studies.csv --out regions --derive spine_dilated --derive skeleton
       extractor regions bones/studies.csv --out regions --derive spine_dilated --label-set moose_3 --jobs 4
     """
-    from extractor.config import load_config, parse_config  # noqa: PLC0415
+    from extractor.config import load_config, parse_config, undisturbed  # noqa: PLC0415
     from extractor.outcome import print_studies  # noqa: PLC0415
     from extractor.region_run import run_regions  # noqa: PLC0415
 
@@ -80,7 +80,7 @@ def regions(
     config = parse_config(
         load_config(config_path).model_dump() | given, origin="--derive/--label-set with the settings"
     )
-    made, page = run_regions(studies, out, config, jobs=jobs, console=error_console())
+    made, page = run_regions(studies, out, undisturbed(config, "extractor regions"), jobs=jobs, console=error_console())
     console = result_console()
     print_studies(made, console)
     console.print(f"Page: {page}", soft_wrap=True, markup=False)

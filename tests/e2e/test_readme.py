@@ -21,12 +21,32 @@ README = (ROOT / "README.md").read_text()
 PATIENTS = 30
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+OWN_VIEW = "mini-untrained-sequential-paper"
+"""What the README's view is called with the checkpoint that a test can make: a mini one with random weights."""
+
+
+def blocks(language: str, section: str = "") -> list[str]:
+    """Blocks of one language in the section of a heading (``##``), or in the whole README."""
+    text = re.split(r"^## ", README, flags=re.MULTILINE)
+    chosen = [one for one in text if one.startswith(f"{section}\n")] if section else text
+    return [block for one in chosen for block in re.findall(rf"```{language}\n(.*?)```", one, flags=re.DOTALL)]
+
+
+def commands(section: str, which: int = 0) -> list[str]:
+    """Command lines of a section's block, on the view that a test can make."""
+    return blocks("bash", section)[which].replace("medsam2-sequential-paper", OWN_VIEW).strip().splitlines()
 
 
 def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+def call(command: str, folder: Path, **more: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment() | more, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +62,9 @@ def folder(tmp_path_factory) -> Path:
     with (folder / "studies.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["patient", "ct", "pet", "spine"], *rows])
     extract, cross_validate, study = blocks("yaml")
-    # The checkpoint that a test can make is a mini one; its random weights make the view's name say so.
     (folder / "extract.yaml").write_text(extract + "model: mini\nstride: 16\n")
     for name, settings in (("cv.yaml", cross_validate), ("study.yaml", study)):
-        renamed = settings.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper")
+        renamed = settings.replace("medsam2-sequential-paper", OWN_VIEW)
         (folder / name).write_text(renamed + "fit: {epochs: 2, min_epochs: 1, min_validation_events: 1}\n")
     save_checkpoint(load_segmenter("mini", "random:3"), folder / "MedSAM2_latest.pt")
     return folder
@@ -58,13 +77,8 @@ def look_around(folder: Path) -> None:
     (folder / "radiomics.csv").write_text(
         "patient,modality,roi,volume_ml,mean\nP001,PET,spine,12.5,\nP002,PET,spine,13,2\n"
     )
-    (commands,) = blocks("shell")
-    for line in commands.strip().splitlines():
-        command = f"{line} --model mini" if " doctor " in line else line
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for line in commands("Looking before and after a run"):
+        call(f"{line} --model mini" if " doctor " in line else line, folder)
     for page in ("look/inspect.html", "regions/index.html", "gallery.html"):
         shown = (folder / page).read_text()
         assert {"P001", "P002", "spine"} <= set(re.findall(r"\w+", shown)), page
@@ -77,15 +91,11 @@ def look_around(folder: Path) -> None:
 
 def study_and_predict(folder: Path) -> None:
     """The commands of the section on studies, and what they leave."""
-    (commands,) = blocks("console")
     others = clinical_table(draw_factors(80, 12), 12)
     others["patient"] = "B" + others["patient"]
     others.to_csv(folder / "hospital-b.csv", index=False)
-    for line in commands.strip().splitlines():
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    for line in commands("Tuning, studies, and models for patients to come"):
+        call(line, folder)
     for table, rows in (("table-1", 8), ("table-2", 1), ("table-3", 4)):
         assert len(pd.read_csv(folder / "study" / "tables" / f"{table}.csv")) == rows
     page = (folder / "study" / "report.html").read_text()
@@ -95,17 +105,35 @@ def study_and_predict(folder: Path) -> None:
     assert "on another cohort" in (folder / "validation" / "report.html").read_text()
 
 
+def disturb(folder: Path) -> None:
+    """The commands that disturb embeddings, and what they leave."""
+    for line in commands("What disturbs embeddings and risks"):
+        call(line, folder)
+    assert set(pd.read_csv(folder / "robustness" / "risks.csv")["patient"]) == {
+        f"P{n:03d}" for n in range(1, PATIENTS + 1)
+    }
+    assert "padding 5 mm" in (folder / "robustness" / "report.html").read_text()
+
+
+def explain(folder: Path) -> None:
+    """The commands that show where a model looks, and what they leave."""
+    for line in commands("Where a model looks"):
+        call(line, folder)
+    assert set(pd.read_csv(folder / "explained/deltas.csv")["modality"]) == {"PET", "CT"}
+    assert ">P001</h3>" in (folder / "explained/report.html").read_text()
+
+
+def trust(folder: Path) -> None:
+    """The commands that tell how far to trust a model, and what they leave."""
+    for line in commands("How far to trust a model"):
+        call(line, folder)
+    assert "<h1>Quality of embeddings</h1>" in (folder / "quality" / "report.html").read_text()
+    assert 'href="trust/index.html"' in (folder / "study" / "report.html").read_text()
+
+
 def share(folder: Path) -> None:
     """The commands that share the store, with the service running on a free port as a user would start it."""
-
-    def call(command: str, **more: str) -> str:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=folder, env=environment() | more, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    (admin,), (through,) = blocks("zsh"), blocks("ksh")
+    section = "Sharing a store over HTTP"
     serve = [str(Path(sys.executable).with_name("feature-store")), "serve", "--port", "0"]
     server = subprocess.Popen(
         serve, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -115,14 +143,15 @@ def share(folder: Path) -> None:
         assert re.fullmatch(r"engram_[0-9a-f]{12}_[A-Za-z0-9_-]{43}\n", server.stdout.readline())
         url = re.search(r"http://[0-9.:]+", server.stdout.readline())
         assert url is not None
-        for line in admin.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
-            call(line)
+        for line in commands(section):
+            call(line, folder)
         key = re.search(
-            r"engram_\w{12}_[A-Za-z0-9_-]{43}", call("feature-store admin keys create myeloma --label w --scope write")
+            r"engram_\w{12}_[A-Za-z0-9_-]{43}",
+            call("feature-store admin keys create myeloma --label w --scope write", folder),
         )
         assert key is not None
-        for line in through.strip().splitlines():
-            told = call(line, SERVICE=url[0], ENGRAM_API_KEY=key[0])
+        for line in commands(section, 1):
+            told = call(line, folder, SERVICE=url[0], ENGRAM_API_KEY=key[0])
         assert "ublished" in told
     finally:
         server.terminate()
@@ -132,22 +161,21 @@ def share(folder: Path) -> None:
 
 @pytest.mark.timeout(1800)
 def test_the_four_commands_run_on_a_users_own_folder_and_the_python_on_their_store(folder):
-    (commands,), (code,) = blocks("bash"), blocks("python")
-    lines = commands.strip().splitlines()
+    lines = commands("On your own data")
     assert len(lines) == 4
-    for command in [*(["bash", "-c", line] for line in lines), [sys.executable, "-W", "error", "-c", code]]:
-        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for line in lines:
+        call(line, folder)
+    (code,) = blocks("python")
+    call(f'"{sys.executable}" -W error -c "$CODE"', folder, CODE=code)
     assert (folder / "run" / "report.html").stat().st_size > 10_000
     study_and_predict(folder)
+    disturb(folder)
+    explain(folder)
+    trust(folder)
     share(folder)
     look_around(folder)
-    (care,) = blocks("sh")
-    for command in care.replace("medsam2-sequential-paper", "mini-untrained-sequential-paper").strip().splitlines():
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for line in commands("Looking after a store"):
+        call(line, folder)
 
 
 def test_make_demo_and_make_test_run_what_the_readme_says():
@@ -164,12 +192,6 @@ def test_every_command_of_the_readme_is_a_console_script():
     scripts = re.search(r"\[project\.scripts\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), flags=re.DOTALL)
     assert scripts is not None
     known = {line.split("=")[0].strip() for line in scripts.group(1).splitlines()}
-    for (commands,) in (
-        blocks("bash"),
-        blocks("console"),
-        blocks("shell"),
-        blocks("sh"),
-        blocks("zsh"),
-        blocks("ksh"),
-    ):
-        assert {line.split()[0] for line in commands.strip().splitlines()} <= known
+    assert not re.findall(r"^```(?!bash$|yaml$|python$|$)", README, flags=re.MULTILINE)
+    for block in blocks("bash"):
+        assert {line.split()[0] for line in block.strip().splitlines()} <= known

@@ -39,7 +39,7 @@ def test_help_imports_no_torch_zarr_or_simpleitk():
     code = (
         "import sys; from click.testing import CliRunner; from extractor.cli import main;"
         "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0;"
-        "print([name for name in ('torch', 'zarr', 'SimpleITK', 'sam2', 'pandas') if name in sys.modules])"
+        "print([name for name in ('torch', 'zarr', 'SimpleITK', 'sam2', 'pandas', 'pydantic') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -283,6 +283,14 @@ def published_run(named_run, tmp_path_factory) -> SimpleNamespace:
     )
 
 
+@pytest.fixture(scope="session")
+def folded(cohort_folder, shared_kit, tmp_path_factory) -> Path:
+    """A store of views, base and disturbed, in `store`, and in `run` a finished run of every kind of row on the base."""
+    from .folds_help import make_folded  # noqa: PLC0415 - this file is also loaded alone
+
+    return make_folded(tmp_path_factory.mktemp("folds"), cohort_folder, shared_kit)
+
+
 @pytest.fixture
 def change_results():
     """Changes members of a run folder's results.json."""

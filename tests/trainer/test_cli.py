@@ -29,7 +29,7 @@ def run(cohort_folder, write_config, tmp_path):
     return call
 
 
-@pytest.mark.parametrize("command", [[], ["cv"], ["report"]])
+@pytest.mark.parametrize("command", [[], ["cv"], ["report"], ["explain"]])
 def test_help_imports_no_torch_dask_pandas_or_matplotlib(command):
     heavy = ("torch", "distributed", "pandas", "zarr", "matplotlib", "pydantic", "sksurv")
     code = (
@@ -39,6 +39,13 @@ def test_help_imports_no_torch_dask_pandas_or_matplotlib(command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_help_keeps_the_lines_of_its_examples(command):
+    told = CliRunner().invoke(main, [command, "--help"]).stdout
+    assert "\\b" not in told
+    assert any(line.strip().startswith(f"trainer {command} ") for line in told.splitlines())
 
 
 def test_a_run_prints_its_snapshot_and_table_and_exits_0_and_its_report_follows(run, tmp_path):

@@ -279,6 +279,19 @@ def test_rows_follow_the_order_asked_for_and_refuse_strangers(tmp_path):
         cohort.rows(["P01", "P99"])
 
 
+def test_a_part_is_the_cohort_of_a_table_of_these_patients_alone(tmp_path):
+    columns = COLUMNS.model_copy(update={"competing_values": ("2",)})
+    rows = [*ROWS[:4], "P07,3,2,58,1.3,I,A"]
+    whole = build_cohort(write(tmp_path, rows), columns, {})
+    alone = build_cohort(write(tmp_path, [rows[4], rows[1], rows[2]], name="part.csv"), columns, {})
+    part = whole.part(("P01", "P04", "P07"))
+    assert part.digest == alone.digest
+    pd.testing.assert_frame_equal(part.frame, alone.frame)
+    assert whole.part(("P07", "P01")).cause.tolist() == [2, 0]
+    with pytest.raises(CohortError, match="P99"):
+        whole.part(("P01", "P99"))
+
+
 def test_empty_cohort_is_refused_with_the_steps_that_emptied_it(tmp_path):
     with pytest.raises(CohortError, match=r"nobody remains of the 7 patients .*no entry v in the store: 7 excluded"):
         build_cohort(write(tmp_path), COLUMNS, {"v": set()})

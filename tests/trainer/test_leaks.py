@@ -54,6 +54,18 @@ def test_a_permuted_control_outside_its_band_is_told(mean, warned):
     assert len(leak_warnings([row("permuted", mean)], {"m": 0.1})) == warned
 
 
+def test_the_best_of_several_on_permuted_outcomes_is_lucky_and_no_leak_is_read_from_it():
+    best = row("permuted", 0.66).model_copy(update={"tuned": "paper", "tried": 64})
+    (told,) = leak_warnings([best], {"m": 0.1})
+    assert "best of 64 settings" in told
+    assert "Something ties" not in told
+    # no choice of the best makes it worse
+    (told,) = leak_warnings([best.model_copy(update={"mean": 0.34})], {"m": 0.1})
+    assert "Something ties" in told
+    (told,) = leak_warnings([best.model_copy(update={"tuned": "nested"})], {"m": 0.1})
+    assert "Something ties" in told
+
+
 def parts(n: int, folds: int = 5):
     rng = np.random.default_rng(3)
     return [(rng.exponential(size=n // folds), rng.random(n // folds) < 0.7) for _ in range(folds)]

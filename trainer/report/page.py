@@ -19,6 +19,7 @@ from trainer.results import CovariateSummary
 from trainer.run_folder import REPORT, RunFolder
 from trainer.study_tables import study_tables
 from trainer.table_one import table_one
+from trainer.trust_results import Trusted, read_trusted
 from trainer.wording import mean_text, p_text, scores_text, tuning_text
 
 SECTIONS = {
@@ -53,17 +54,21 @@ def keep_report(folder: RunFolder, run: FinishedRun, figures: Sequence[Drawn]) -
     """Write the page and these figures of the folder's run, over older ones; gives the page's address."""
     for figure in figures:
         folder.replace(f"figures/{figure.name}.svg", figure.svg)
-    folder.replace(REPORT, render(run, figures))
+    folder.replace(REPORT, render(run, figures, trust=read_trusted(folder)))
     return f"{folder.url}/{REPORT}"
 
 
-def render(run: FinishedRun, figures: Sequence[Drawn], *, left_out: Sequence[str] = ()) -> str:
+def render(
+    run: FinishedRun, figures: Sequence[Drawn], *, left_out: Sequence[str] = (), trust: Trusted | None = None
+) -> str:
     """HTML of the page; every text of the run is escaped.
 
     Parameters
     ----------
     left_out
         What a published page lacks, as sentences; a page that has any speaks of the records beside it instead of the run's files.
+    trust
+        What `trainer trust` found beside the page, which links to its pages; a published page has none of it.
     """
     return (
         page_environment()
@@ -82,6 +87,7 @@ def render(run: FinishedRun, figures: Sequence[Drawn], *, left_out: Sequence[str
             checklists=checklists(run),
             measures=run.measures,
             left_out=left_out,
+            trust=trust,
             tuning={row.label: tuning_text(row) for row in run.results.rows if row.tuned},
         )
     )

@@ -1,0 +1,95 @@
+"""What every command that fits and judges takes on its command line, and what becomes of it; fits nothing.
+
+Heavy modules are imported inside the functions, so that --help is instant.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from store_schema.console import FileOrAddress
+
+if TYPE_CHECKING:
+    from trainer.config import RunConfig
+    from trainer.plan import Inputs
+
+_FILE = FileOrAddress()
+_PUBLISH = click.option(
+    "--publish",
+    is_flag=True,
+    help="Publish the complete run into --store, without anything of single patients; see `trainer publish --help`.",
+)
+
+
+def run_options(
+    *, required: bool = True, publishing: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What every command that fits and judges takes: inputs, run folder, workers; and whether the run is published."""
+    options = [
+        click.option(
+            "--store", "store_url", metavar="URL", help="Feature store; not needed for clinical models alone."
+        ),
+        click.option(
+            "--clinical",
+            required=required,
+            type=_FILE,
+            help="Clinical table: CSV, TSV or Parquet, one row per patient.",
+        ),
+        click.option(
+            "--out", required=required, metavar="RUN", help="Run folder; created where absent, resumed where present."
+        ),
+        click.option(
+            "--snapshot", "snapshots", multiple=True, metavar="ID", help="Read this snapshot of its view; repeatable."
+        ),
+        click.option(
+            "--latest", is_flag=True, help="Take the latest of entries that were extracted from several inputs."
+        ),
+        click.option(
+            "--oracle", type=_FILE, help="Table of risks known from simulation, for the config's `oracle: columns`."
+        ),
+        click.option("--pseudonymise", is_flag=True, help="Call patients as an extraction with the same key did."),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Dask scheduler, such as tcp://host:8786, instead of local processes.",
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(("cpu", "cuda")),
+            help="Where networks are fitted, instead of the config's own `device` (cpu).",
+        ),
+    ]
+    if publishing:
+        options.append(_PUBLISH)
+
+    def take(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return take
+
+
+def inputs_of(options: Mapping[str, Any]) -> "Inputs":
+    """What a run reads, as the command line says it."""
+    from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
+    from trainer.plan import Inputs  # noqa: PLC0415
+
+    ids = Pseudonyms.from_environment() if options["pseudonymise"] else PlainIds()
+    return Inputs(
+        options["clinical"],
+        options["store_url"],
+        options["snapshots"],
+        options["oracle"],
+        latest=options["latest"],
+        ids=ids,
+    )
+
+
+def on_device(config: "RunConfig", options: Mapping[str, Any]) -> "RunConfig":
+    """The config, fitted where the command line says."""
+    return config if options["device"] is None else config.model_copy(update={"device": options["device"]})

@@ -1,0 +1,1 @@
+"""Runs a study and all that tells how far to trust it; fits nothing itself."""
