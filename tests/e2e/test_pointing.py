@@ -42,8 +42,8 @@ from trainer.saved import read_model
 from trainer.sensitivity_map import voxel_map
 
 FOLDER = Path(__file__).resolve().parents[2] / "soak-out" / "pointing"
-ROI, SEED, STRIDE = "spine_dilated", 1, 4
-TRAINED, LOOKED_AT, SHUFFLES = 150, 50, 5
+ROI, SEED, STRIDE = "marrow", 3, 4
+TRAINED, NEW, SHUFFLES = 600, 100, 5
 EXTRACT = """
 model: mini
 weights: "random:0"
@@ -51,7 +51,6 @@ pet_units: suv
 modalities: [PET]
 stride: {stride}
 mode: {mode}
-derive: [spine_dilated]
 layouts: [{layout}]
 """
 
@@ -63,13 +62,12 @@ class Game:
     mode: str
     layout: str
     where: str
-    """Lesions in the last two kept slices (`low`) or in any (`any`)."""
-    decoys: int = 0
-    """Spots as bright whose uptake drives nothing."""
-    size_mm: float = 20.0
-    stride_mm: float = 20.0
-    fill: str = "mean"
-    head: str = "average"
+    """Spots in the last two kept slices (`low`) or in any (`any`)."""
+    size_mm: float = 40.0
+    stride_mm: float = 40.0
+    fill: str = "38"
+    """The grey level of marrow without spots, or `mean`."""
+    head: str = "pca"
 
     @property
     def name(self) -> str:
@@ -78,7 +76,6 @@ class Game:
             self.mode,
             self.layout,
             self.where,
-            f"d{self.decoys}",
             f"{self.size_mm:g}by{self.stride_mm:g}",
             self.fill,
             self.head,
@@ -88,7 +85,7 @@ class Game:
     @property
     def cohort(self) -> str:
         """Of the phantoms, which games share."""
-        return f"{self.where}-d{self.decoys}"
+        return self.where
 
     @property
     def model(self) -> dict[str, object]:
@@ -96,15 +93,15 @@ class Game:
         images = {"modalities": ["PET"], "roi": ROI, "pool": 8 if self.layout == "paper" else 1}
         return {
             "name": "image", "kind": "network", "view": f"mini-untrained-{self.mode}-{self.layout}", "images": images,
-            "head": self.head, "hidden": [], "dropout": 0,
+            "head": self.head, "components": 32, "hidden": [], "dropout": 0,
         }  # fmt: skip
 
 
 GAMES = (
     Game("upfront", "paper", "low"),
+    Game("upfront", "paper", "low", fill="mean"),
     Game("upfront", "pooled", "any"),
-    Game("sequential", "paper", "low", size_mm=30, stride_mm=30),
-    Game("upfront", "pooled", "any", decoys=2, fill="38", head="flatten"),
+    Game("sequential", "paper", "low"),
 )
 
 
@@ -112,20 +109,18 @@ class Table:
     """A played game: for each model and patient, whether the map peaks at the lesion."""
 
     def __init__(
-        self, folder: Path, game: Game, phantoms: ModuleType, *, trained: int = TRAINED, looked_at: int = LOOKED_AT
+        self, folder: Path, game: Game, phantoms: ModuleType, *, trained: int = TRAINED, new: int = NEW
     ) -> None:
         self.folder, self.game, self.trained = folder, game, trained
         self.cohort = folder / game.cohort
         self.out = folder / game.name
         self.radius_mm = phantoms.HALF_MM + game.size_mm / 2
-        self._phantoms, self._count = phantoms, trained + looked_at
+        self._phantoms, self._count = phantoms, trained + new
 
     def embedded(self, run) -> None:
         """Phantoms, their embeddings, and those of the patients who are looked at with patches hidden."""
         if not (self.cohort / "truth.csv").exists():
-            self._phantoms.write_cohort(
-                self.cohort, n=self._count, seed=SEED, where=self.game.where, decoys=self.game.decoys, stride=STRIDE
-            )
+            self._phantoms.write_cohort(self.cohort, n=self._count, seed=SEED, where=self.game.where, stride=STRIDE)
         self.out.mkdir(parents=True, exist_ok=True)
         config = self.out / "extract.yaml"
         config.write_text(EXTRACT.format(mode=self.game.mode, layout=self.game.layout, stride=STRIDE))
@@ -159,13 +154,15 @@ class Table:
 
     @property
     def truth(self) -> pd.DataFrame:
-        """What was planted."""
-        return pd.read_csv(self.cohort / "truth.csv").set_index("patient")
+        """Where the spot lies that drives the hazard, and its uptake."""
+        spots = pd.read_csv(self.cohort / "truth.csv")
+        return spots[spots["drives"]].set_index("patient")
 
     @property
     def newcomers(self) -> list[str]:
-        """Patients who are looked at: no model was fitted to them."""
-        return list(self.truth.index[self.trained :])
+        """Patients who are looked at: they have the lesion, and no model was fitted to them."""
+        lesion = self.truth["uptake_suv"][self.trained :]
+        return list(lesion.index[lesion > 0])
 
     def fitted(self, shuffle: int | None) -> tuple[str, float]:
         """A model of the first patients' outcomes, or of those dealt to them anew, and its c-index in cross-validation."""
@@ -179,7 +176,7 @@ class Table:
             {
                 "columns": {"time": "months", "time_unit": "months", "event": "event"},
                 "splits": {"folds": 5},
-                "fit": {"epochs": 100, "learning_rate": 0.01},
+                "fit": {"epochs": 200, "learning_rate": 0.01},
                 "permuted_control": None,
                 "models": [self.game.model],
             }
@@ -297,5 +294,6 @@ def test_a_map_peaks_at_the_lesion_that_drives_the_risk(game, run, load):
         f"{found.chance:.2f} | {found.missed_suv} |",
         flush=True,
     )
-    # the goal of 0.9, and why lone lesions cannot tell a model from its shuffled ones, stand in tests/benchmarks/RESULTS.md
+    # the goal of 0.9, and which game reaches it, stand in tests/benchmarks/RESULTS.md
+    assert found.hits > np.mean(found.others) + 0.2
     assert found.hits > found.chance + 0.2
