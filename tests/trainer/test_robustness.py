@@ -293,6 +293,17 @@ def test_another_stride_is_no_other_difference(shared_kit, tmp_path):
     assert (found.views[0].unit, found.views[0].size, found.views[0].differs) == ("slices", 4.0, ())
 
 
+def test_entries_that_no_perturbation_reaches_are_said_to_tell_nothing(shared_kit, tmp_path):
+    store, table = create_store(tmp_path / "store"), shared_kit.draw()
+    base = fill_perturbed(store, shared_kit.view, table, shared_kit, 0.0)
+    for kind, noise in (("shift_x", 0.0), ("padding", 0.1)):
+        fill_perturbed(store, perturbed_view(shared_kit.view, kind, 4.0), table, shared_kit, noise)
+    notes = measure(Asked(store.url, base, ("tiny-shift_x-4mm", "tiny-padding-4mm")), silent).found.notes
+    idle = [note for note in notes if "their agreement says nothing" in note]
+    assert idle
+    assert all("in tiny-shift_x-4mm" in note for note in idle)
+
+
 def test_vectors_are_compared_without_features_that_somebody_lacks(shared_kit, tmp_path):
     store, rng = create_store(tmp_path / "store"), np.random.default_rng(4)
     layout = Layout(name="vector", shape=(1, 5, 1, 1), dtype="float32", missing=-99.0)

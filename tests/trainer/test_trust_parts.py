@@ -8,8 +8,8 @@ from rich.console import Console
 
 from store_schema.pseudonyms import PlainIds
 from trainer.report.drawing import Drawn
+from trainer.report.page import kept_figures
 from trainer.run_folder import REPORT, RunFolder
-from trainer.trust.pages import kept_figures
 from trainer.trust.parts import BEGUN, Done, Part, Prepared, run_part
 from trainer.trust_results import KeyFigure, PartRecord, keep_row, part_file, read_part, read_trusted
 

@@ -3,12 +3,10 @@
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader
-from markupsafe import Markup
 
 from trainer.quality.figures import draw_quality
 from trainer.quality.results import Correlation, Extent, PermutationTest, Quality
-from trainer.report.page import page_environment
-from trainer.report.svg import for_page
+from trainer.report.page import kept_figures, page_environment
 from trainer.run_folder import REPORT, RunFolder
 from trainer.wording import p_text
 
@@ -18,15 +16,7 @@ MEANING = {"wrong": "cannot be right", "look": "look at it", "know": "to be know
 def write_page(found: Quality, url: str) -> str:
     """Write the page and its figures in place of those of earlier calls; gives the page's address."""
     folder = RunFolder.open(url)
-    drawn = draw_quality(found)
-    for figure in drawn:
-        folder.replace(f"figures/{figure.name}.svg", figure.svg)
-    folder.prune("figures", {f"figures/{figure.name}.svg" for figure in drawn}, ending=".svg")
-    # our own SVG, whose texts matplotlib and `to_svg` escaped
-    shown = [
-        {"kind": figure.name.split("-")[0], "caption": figure.caption, "svg": Markup(for_page(figure.svg))}  # noqa: S704
-        for figure in drawn
-    ]
+    shown = kept_figures(draw_quality(found), folder)
     page = _environment().get_template("quality.html.jinja").render(found=found, figures=shown, meaning=MEANING)
     folder.replace(REPORT, page)
     return f"{folder.url}/{REPORT}"

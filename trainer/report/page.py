@@ -1,6 +1,6 @@
 """Puts a finished run into one HTML page that needs no network; fits nothing and computes no statistic of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +161,15 @@ def _estimate(found: Estimate) -> str:
     return f"{found.value:.3f}" + (
         "" if found.low is None or found.high is None else f" [{found.low:.3f} to {found.high:.3f}]"
     )
+
+
+def kept_figures(drawn: Iterable[Drawn], folder: RunFolder) -> list[dict[str, str]]:
+    """Write figures beside a page in place of those of earlier calls, and give them as the page takes them."""
+    shown = []
+    for figure in drawn:
+        folder.replace(f"figures/{figure.name}.svg", figure.svg)
+        # our own SVG, whose texts matplotlib and `to_svg` escaped
+        svg = Markup(for_page(figure.svg))  # noqa: S704
+        shown.append({"name": figure.name, "caption": figure.caption, "svg": svg})
+    folder.prune("figures", {f"figures/{one['name']}.svg" for one in shown}, ending=".svg")
+    return shown

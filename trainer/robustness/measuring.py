@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from store_schema import Snapshot, Store, open_store
 from store_schema.errors import UsageError
 from store_schema.files import Place
@@ -117,7 +119,7 @@ def _measured(asked: Asked, told: Told) -> Measured:
         made.append(_view(views.base, snapshot, found, judged))
         steps.next()
     made.sort(key=lambda one: (one.unit is None, one.kind, one.size or 0.0, one.seed or 0, one.view))
-    result = _result(asked, views, common, told_apart(made), risks)
+    result = _result(asked, views, told_apart(made), risks, moved)
     return Measured(result, moved, risks, tuple(one.view_id for one in views.perturbed), views.files)
 
 
@@ -142,20 +144,22 @@ def _embeddings(
 
 
 def _result(
-    asked: Asked, views: Compared, common: Common, made: Sequence[PerturbedView], risks: Risks | None
+    asked: Asked, views: Compared, made: Sequence[PerturbedView], risks: Risks | None, moved: Moved
 ) -> Robustness:
+    first = views.perturbed[0].view_id
+    entries = sum(len(patients) for (view, _, _), (patients, _) in moved.items() if view == first)
     return Robustness(
         store_id=views.store.store_id,
         base_view=views.base.view_id,
         base_snapshot=views.base.id,
         encoder_trained=views.base.view.encoder.trained,
-        entries=sum(map(len, common.values())),
+        entries=entries,
         other_files=len(views.other_files),
         left_out=dict(asked.left_out),
         views=tuple(made),
         model=None if risks is None else risks.judged,
         risk_icc=None if risks is None or len(made) == 1 else agreement(*risks.log_risk),
-        notes=(*_notes(asked, views, common, made), *(() if risks is None else risks.notes)),
+        notes=(*_notes(asked, views, entries, made), *_idle(moved), *(() if risks is None else risks.notes)),
         seed=asked.seed,
         versions=versions(),
     )
@@ -234,7 +238,7 @@ def _view(
     )
 
 
-def _notes(asked: Asked, views: Compared, common: Common, made: Sequence[PerturbedView]) -> tuple[str, ...]:
+def _notes(asked: Asked, views: Compared, entries: int, made: Sequence[PerturbedView]) -> tuple[str, ...]:
     """What a reader must know of the views before the figures."""
     told = []
     if not views.base.view.encoder.trained:
@@ -255,7 +259,17 @@ def _notes(asked: Asked, views: Compared, common: Common, made: Sequence[Perturb
     if asked.any_files:
         told.append("as was asked for, nobody looked whether the views' entries were made from the files of the base")
     others = sum(key in snapshot for key in views.other_files for snapshot in views.all)
-    left = len(keys) - others - len(views.all) * sum(map(len, common.values()))
+    left = len(keys) - others - len(views.all) * entries
     if left:
         told.append(f"{left} entries that not every view holds, or of regions with fewer than 3 patients, are left out")
     return tuple(told)
+
+
+def _idle(moved: Moved) -> Iterator[str]:
+    """Entries that no perturbation reached, such as a CT's on its own grid while the PET is shifted: agreement says nothing."""
+    for (view, modality, roi), (_, found) in moved.items():
+        if not np.any(found.relative_l2):
+            yield (
+                f"no entry of {modality} of {roi} in {view} differs from the base's: the perturbation does not reach them, and "
+                "their agreement says nothing"
+            )

@@ -3,26 +3,17 @@
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader
-from markupsafe import Markup
 
-from trainer.report.page import page_environment
-from trainer.report.svg import for_page
+from trainer.report.page import kept_figures, page_environment
 from trainer.robustness.figures import draw_robustness
 from trainer.robustness.results import Agreement, CIndexChange, FoldsTest, Robustness, Spread
 from trainer.run_folder import REPORT, RunFolder
 
 
 def write_page(found: Robustness, url: str) -> str:
-    """Write the page and its figures, over older ones; gives the page's address."""
+    """Write the page and its figures in place of those of earlier calls; gives the page's address."""
     folder = RunFolder.open(url)
-    drawn = draw_robustness(found)
-    for figure in drawn:
-        folder.replace(f"figures/{figure.name}.svg", figure.svg)
-    # our own SVG, whose texts matplotlib and `to_svg` escaped
-    shown = [
-        {"name": figure.name, "caption": figure.caption, "svg": Markup(for_page(figure.svg))}  # noqa: S704
-        for figure in drawn
-    ]
+    shown = kept_figures(draw_robustness(found), folder)
     page = _environment().get_template("robustness.html.jinja").render(found=found, figures=shown)
     folder.replace(REPORT, page)
     return f"{folder.url}/{REPORT}"

@@ -1,9 +1,10 @@
 """Puts controls and ablation into one HTML page that needs no network; computes no figure."""
 
+from trainer.report.page import kept_figures
 from trainer.run_folder import REPORT, RunFolder
 from trainer.trust.control_figures import FAMILIES, draw_controls
 from trainer.trust.control_results import ControlRow, Controls
-from trainer.trust.pages import environment, kept_figures
+from trainer.trust.pages import environment
 from trainer.trust.readings import chance_reading
 
 

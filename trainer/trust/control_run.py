@@ -1,6 +1,5 @@
 """Plans a run of one model on its own view and on every control and ablation view; fits nothing and judges nothing."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ from trainer.features import check_view
 from trainer.model_config import FittedModel, NetworkModel
 from trainer.pins import pinned_entries
 from trainer.plan import Inputs
-from trainer.robustness.choosing import LEAST_SHARE, too_few
+from trainer.robustness.choosing import too_few
 from trainer.robustness.files import FileDifferences, file_differences
 from trainer.robustness.reading import perturbation_of
 from trainer.run_settings import PermutedControl
@@ -145,19 +144,18 @@ def _family(
     if named is not None:
         for name in named:
             found = standing(subject.view, subject.store.view(name))
-            yield _taken(subject, base, found, family, least=1, any_files=part.any_files)
+            yield _taken(subject, base, found, family, any_files=part.any_files)
         return
     wanted: tuple[str, ...] = CONTROLS if family == "controls" else (family,)
-    least = math.ceil(LEAST_SHARE * len(subject.plan.cohort))
     held = [found for found in views_found(subject.store, subject.view) if found.role in wanted]
     for found in sorted(held, key=lambda one: (wanted.index(one.role), one.label)):
         try:
-            yield _taken(subject, base, found, family, least=least, any_files=part.any_files)
+            yield _taken(subject, base, found, family, any_files=part.any_files)
         except (ConfigError, NotCommittedError, UsageError) as error:
             left_out[found.view_id] = str(error)
 
 
-def _taken(subject: Subject, base: Taken, found: Standing, family: Family, *, least: int, any_files: bool) -> Taken:
+def _taken(subject: Subject, base: Taken, found: Standing, family: Family, *, any_files: bool) -> Taken:
     model = adapted(subject, found)
     snapshot = pinned_entries(
         subject.store,
@@ -169,13 +167,11 @@ def _taken(subject: Subject, base: Taken, found: Standing, family: Family, *, le
     taken = Taken(found, family, model, snapshot)
     if not any_files:
         taken = _of_same_files(subject, base, taken)
-    complete, of = len(taken.complete(subject.pairs)), len(subject.plan.cohort)
-    if complete < least:
+    if not taken.complete(subject.pairs):
         others = len(taken.files.other) if taken.files is not None else 0
         told = f" ({others} entries were made from other files than the base's)" if others else ""
         raise NotCommittedError(
-            f"holds what the row reads of {complete} of {of} patients{told}, and rows are compared on patients that every view "
-            "holds: extract the others, or name the view in the study's `trust`"
+            f"holds what the row reads of none of {len(subject.plan.cohort)} patients{told}: extract them, or name another view"
         )
     return taken
 
