@@ -282,6 +282,7 @@ def played(table: Table, run, shuffles: int = SHUFFLES) -> SimpleNamespace:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("game", GAMES, ids=lambda game: game.name)
 def test_a_map_peaks_at_the_lesion_that_drives_the_risk(game, run, load):
     asked = os.environ.get("ENGRAM_POINTING")
