@@ -42,8 +42,8 @@ from trainer.saved import read_model
 from trainer.sensitivity_map import voxel_map
 
 FOLDER = Path(__file__).resolve().parents[2] / "soak-out" / "pointing"
-ROI, SEED, STRIDE = "marrow", 3, 4
-TRAINED, NEW, SHUFFLES = 600, 100, 5
+ROI, SEED, STRIDE = "marrow", 4, 4
+TRAINED, NEW, SHUFFLES = 600, 200, 5
 EXTRACT = """
 model: mini
 weights: "random:0"
@@ -93,7 +93,7 @@ class Game:
         images = {"modalities": ["PET"], "roi": ROI, "pool": 8 if self.layout == "paper" else 1}
         return {
             "name": "image", "kind": "network", "view": f"mini-untrained-{self.mode}-{self.layout}", "images": images,
-            "head": self.head, "components": 32, "hidden": [], "dropout": 0,
+            "head": self.head, "components": 16, "hidden": [], "dropout": 0,
         }  # fmt: skip
 
 

@@ -29,8 +29,26 @@ REAL = (
     ("shift_x", (8,)),
     *CONTROLS,
 )
-FULL = (("padding", (5,)), ("constant", ()))
-SYNTHETIC = (("padding", (4, 16)), ("random_boxes", ()), ("constant", ()))
+FULL = (
+    ("padding", (5,)),
+    ("jitter", (2,)),
+    ("dilate", (4,)),
+    ("erode", (4,)),
+    ("drop", (0.5,)),
+    ("stride", (8,)),
+    ("shift_x", (8,)),
+    *CONTROLS,
+)
+SYNTHETIC = (
+    ("padding", (4, 16)),
+    ("jitter", (4, 8)),
+    ("dilate", (4, 8)),
+    ("erode", (4,)),
+    ("drop", (0.5,)),
+    ("stride", (4,)),
+    ("shift_x", (8,)),
+    *CONTROLS,
+)
 """Boxes in multiples of the cohort's pixels of 4 mm."""
 PADDING_MM, SHIFT_MM = 5, 8
 
@@ -157,14 +175,17 @@ def test_24_real_patients_and_a_planted_risk(robust):
 
 @pytest.mark.soak
 @pytest.mark.real
-def test_the_full_architecture_on_three_real_patients(robust):
+def test_the_full_architecture_on_six_real_patients(robust):
     folder = FOLDER / "full"
-    robust.write_studies(robust.real_patients()[:3], folder, model="medsam2", stride=4, modalities=["PET"])
+    robust.write_studies(robust.real_patients()[:6], folder, model="medsam2", stride=4)
     robust.extract(in_process, folder, FULL)
     found = robust.judge(in_process, folder)
     robust.show(found)
-    assert found.entries == 3
+    assert found.entries == 12
     assert all(robust.moved_of(view, "PET").lower > 0 for view in found.views)
+    assert all(
+        robust.moved_of(view, "CT").lower > 0 for view in found.views if view not in robust.of_kind(found, "shift_x")
+    )
 
 
 # Outcomes

@@ -81,13 +81,15 @@ def _findings(found: list[Finding]) -> KeyFigure:
 
 def _drift(one: EmbeddingQuality, drift: Drift) -> KeyFigure:
     assert drift.location is not None
-    within = "" if drift.scheme == "free" else ", permuted among those with the event and among the others"
+    free = drift.scheme == "free"
+    within = "" if free else ", permuted among those with the event and among the others"
+    label = f"R² of {drift.column}{'' if free else ' within strata of the event'}, {one.entry}"
     p = p_text(drift.location.p_holm)
     told = (
         f"Share of variation that lies between groups; PERMANOVA with {drift.permutations} permutations{within}, Holm p {p}, which "
         f"differing spreads make small too. {_spread(drift)}"
     )
-    return KeyFigure(label=f"R² of {drift.column}, {one.entry}", value=drift.location.r2, reading=told)
+    return KeyFigure(label=label, value=drift.location.r2, reading=told)
 
 
 def _spread(drift: Drift) -> str:
