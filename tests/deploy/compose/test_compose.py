@@ -30,8 +30,8 @@ def tool(name: str) -> str:
 
 
 def resolve(env_file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Compose's own reading: variables put in, anchors merged; podman itself is neither there nor needed for that."""
-    command = [tool("podman-compose"), "--podman-path", "/bin/true", "--env-file", str(env_file), "--file", str(FILE)]
+    """As compose reads it: variables put in, anchors merged. A podman that answers anything is enough for that."""
+    command = [tool("podman-compose"), "--podman-path", "/bin/echo", "--env-file", str(env_file), "--file", str(FILE)]
     command += ["--profile", "gpu", "--profile", "demo", "config"]
     env = {"PATH": os.environ["PATH"], "HOME": str(env_file.parent)} | environment
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
