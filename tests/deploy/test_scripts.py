@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,6 @@ HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when ret
     ],
 )
 def test_a_worker_is_connected_where_a_connection_to_its_scheduler_stands(remote, state, found):
-    from importlib.util import module_from_spec, spec_from_file_location
-
     path = ROOT / "deploy/compose/scripts/connected.py"
     spec = spec_from_file_location("engram_connected", path)
     module = module_from_spec(spec)

@@ -9,10 +9,10 @@ def main(name: str) -> None:
     """One that is there stays as it is."""
     files = s3fs.S3FileSystem(skip_instance_cache=True)
     if files.exists(name):
-        print(f"bucket {name} is there")
+        sys.stdout.write(f"bucket {name} is there\n")
         return
     files.mkdir(name)
-    print(f"bucket {name} was made")
+    sys.stdout.write(f"bucket {name} was made\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from distributed.cli.dask_scheduler import main as dask_scheduler
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = ROOT / "deploy/compose"
@@ -88,8 +89,8 @@ def test_the_schema_would_find_something(tmp_path):
 
 def test_there_are_the_services_that_the_guide_names(services):
     assert services.keys() == ONE_SHOT | {
-        "extract-scheduler", "extractor-worker", "extractor-worker-gpu", "postgres", "s3", "service", "train-scheduler", "trainer-worker",
-        "trainer-worker-gpu",
+        "extract-scheduler", "extractor-worker", "extractor-worker-gpu", "postgres", "s3", "service", "train-scheduler",
+        "trainer-worker", "trainer-worker-gpu",
     }  # fmt: skip
 
 
@@ -162,7 +163,9 @@ def test_the_tag_of_our_images_is_the_projects_version(services):
 
 
 def test_only_the_one_that_signs_sees_the_authoritys_key(services):
-    holders = {name for name, one in services.items() for volume in one.get("volumes", []) if volume.startswith("authority:")}
+    holders = {
+        name for name, one in services.items() for volume in one.get("volumes", []) if volume.startswith("authority:")
+    }
     assert holders == {"certs"}
     for name, one in services.items():
         for volume in one.get("volumes", []):
@@ -213,7 +216,9 @@ def test_no_secret_stands_in_the_files():
             # ENGRAM_TLS_KEY is the path of a file
             if secret.search(variable) and variable != "ENGRAM_TLS_KEY":
                 assert re.fullmatch(r"\$\{ENGRAM_\w+(:\?[^}]+|:-)\}", value), (name, variable)
-    example = dict(line.split("=", 1) for line in (COMPOSE / ".env.example").read_text().splitlines() if re.match(r"[A-Z]", line))
+    example = dict(
+        line.split("=", 1) for line in (COMPOSE / ".env.example").read_text().splitlines() if re.match(r"[A-Z]", line)
+    )
     assert {name for name, value in example.items() if value} == set()
     assert set(NEEDED) <= example.keys()
 
@@ -225,13 +230,16 @@ def test_the_example_names_every_variable_of_the_file_and_no_other():
 
 
 def test_git_and_builds_leave_the_filled_in_file_alone():
-    done = subprocess.run(["git", "-C", str(ROOT), "check-ignore", "deploy/compose/.env"], check=False, capture_output=True)
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "check-ignore", "deploy/compose/.env"], check=False, capture_output=True
+    )
     assert done.returncode == 0
 
 
 def test_a_secret_reaches_whoever_needs_it_and_nobody_else(services, env_file):
     holders = {
-        name: {service for service, one in services.items() if f"given-{name.lower()}" in json.dumps(one)} for name in NEEDED
+        name: {service for service, one in services.items() if f"given-{name.lower()}" in json.dumps(one)}
+        for name in NEEDED
     }
     assert holders["ENGRAM_POSTGRES_PASSWORD"] == {"postgres", "service", "demo-project"}
     assert holders["ENGRAM_S3_SIGNING_KEY"] == {"s3"}
@@ -245,19 +253,15 @@ def test_a_secret_reaches_whoever_needs_it_and_nobody_else(services, env_file):
 def mains() -> dict[str, click.Command]:
     """Our programs by name."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    return {name: getattr(importlib.import_module(at.partition(":")[0]), at.partition(":")[2]) for name, at in scripts.items()}
+    return {
+        name: getattr(importlib.import_module(at.partition(":")[0]), at.partition(":")[2])
+        for name, at in scripts.items()
+    }
 
 
 def dask() -> click.Command:
-    from dask.__main__ import main
-    from dask.cli import cli
-
-    assert callable(main)
-    if "scheduler" not in cli.commands:
-        from distributed.cli.dask_scheduler import main as scheduler
-
-        cli.add_command(scheduler, "scheduler")
-    return cli
+    """Dask's own program, with the one command that containers run."""
+    return click.Group("dask", commands={"scheduler": dask_scheduler})
 
 
 def check_call(words: list[str]) -> None:
@@ -318,7 +322,12 @@ def test_every_script_calls_commands_that_the_programs_have(script):
 
 
 def test_a_call_that_a_program_does_not_have_would_be_found():
-    for call in ("trainer cv --gpu", "extractor run-all", "dask scheduler --tls", "extractor doctor --no-such-option=1"):
+    for call in (
+        "trainer cv --gpu",
+        "extractor run-all",
+        "dask scheduler --tls",
+        "extractor doctor --no-such-option=1",
+    ):
         with pytest.raises(AssertionError):
             check_call(shlex.split(call))
 
@@ -354,7 +363,11 @@ def test_a_scheduler_speaks_tls_and_nothing_else(services):
 
 def test_workers_and_clients_call_a_scheduler_of_their_own_image(services):
     images = {name: one["image"] for name, one in services.items()}
-    called = {name: re.findall(r"tls://([\w-]+):8786", json.dumps(one)) for name, one in services.items() if name.endswith(("worker", "gpu"))}
+    called = {
+        name: re.findall(r"tls://([\w-]+):8786", json.dumps(one))
+        for name, one in services.items()
+        if name.endswith(("worker", "gpu"))
+    }
     assert len(called) == 4
     for name, (scheduler,) in called.items():
         assert images[scheduler] == images[name]

@@ -120,5 +120,3 @@ EXTRAS = ("extractor", "service", "trainer")
 def dockerfiles() -> dict[str, list[Stage]]:
     """Stages of each Dockerfile, by the extra that its image holds."""
     return {extra: _stages((DEPLOY / "docker" / f"{extra}.Dockerfile").read_text()) for extra in EXTRAS}
-
-

@@ -93,7 +93,9 @@ def test_a_build_is_given_no_data_no_secret_and_no_environment(context):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["extractor/__pycache__/a.pyc", "extractor/dicom/__pycache__/b.cpython-312.pyc", ".env"])
+@pytest.mark.parametrize(
+    "path", ["extractor/__pycache__/a.pyc", "extractor/dicom/__pycache__/b.cpython-312.pyc", ".env"]
+)
 def test_what_must_stay_out_of_a_build_does(let_through, path):
     """The rule itself, since such files are in no fresh clone."""
     assert not let_through(path)

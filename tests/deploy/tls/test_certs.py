@@ -51,7 +51,13 @@ def test_keys_are_on_p256_and_belong_to_their_certificates(made):
 
 def test_names_and_addresses_are_in_the_certificate(made):
     text = openssl("x509", "-in", made / "cert.pem", "-noout", "-ext", "subjectAltName")
-    for name in ("DNS:localhost", "DNS:scheduler", "DNS:scheduler.engram.svc", "IP Address:127.0.0.1", "IP Address:10.0.0.3"):
+    for name in (
+        "DNS:localhost",
+        "DNS:scheduler",
+        "DNS:scheduler.engram.svc",
+        "IP Address:127.0.0.1",
+        "IP Address:10.0.0.3",
+    ):
         assert name in text
     assert re.search(r"IP Address:FD00:0:0:0:0:0:0:7", text)
 

@@ -34,7 +34,11 @@ def make_certs(folder: Path) -> Path:
 
 
 def security(folder: Path) -> Security:
-    files = {"tls_ca_file": folder / "ca.pem", "tls_client_cert": folder / "cert.pem", "tls_client_key": folder / "key.pem"}
+    files = {
+        "tls_ca_file": folder / "ca.pem",
+        "tls_client_cert": folder / "cert.pem",
+        "tls_client_key": folder / "key.pem",
+    }
     return Security(require_encryption=True, **{name: str(path) for name, path in files.items()})
 
 
@@ -85,7 +89,16 @@ def cluster(tmp_path_factory) -> Iterator[SimpleNamespace]:
     certs, port, dashboard = make_certs(folder / "tls"), free_port(), free_port()
     address = f"tls://127.0.0.1:{port}"
     files = [f"--tls-ca-file={certs / 'ca.pem'}", f"--tls-cert={certs / 'cert.pem'}", f"--tls-key={certs / 'key.pem'}"]
-    worker = [str(PROGRAMS / "dask"), "worker", address, *files, "--nworkers=1", "--nthreads=1", "--no-dashboard", "--no-nanny"]
+    worker = [
+        str(PROGRAMS / "dask"),
+        "worker",
+        address,
+        *files,
+        "--nworkers=1",
+        "--nthreads=1",
+        "--no-dashboard",
+        "--no-nanny",
+    ]
     with started(*scheduler_command(certs, port, dashboard), folder=folder):
         told(folder / "scheduler.log", rf"tls://127\.0\.0\.1:{port}")
         with started(*worker, folder=folder):
@@ -102,7 +115,9 @@ def test_work_is_done_between_those_who_hold_a_certificate(cluster):
 def test_another_certificate_of_the_same_authority_is_taken(cluster, tmp_path):
     command = ["sh", str(ROOT / "deploy/tls/make-certs.sh"), "--ca", str(cluster.certs), str(tmp_path / "second")]
     subprocess.run(command, check=True, capture_output=True)
-    with Client(cluster.address, security=security(tmp_path / "second"), timeout=WAIT_S, set_as_default=False) as client:
+    with Client(
+        cluster.address, security=security(tmp_path / "second"), timeout=WAIT_S, set_as_default=False
+    ) as client:
         assert client.submit(pow, 2, 5).result(timeout=WAIT_S) == 32
 
 
