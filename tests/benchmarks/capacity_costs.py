@@ -61,6 +61,8 @@ class Study:
     """Through memory attention, decoder and memory encoder: the sum over regions."""
     entries: float
     """Modalities × regions × views."""
+    streams: float = 4
+    """Modalities × regions."""
 
     @classmethod
     def reference(cls, constants: Constants) -> Study:
@@ -126,6 +128,7 @@ def study_cost(constants: Constants, study: Study, *, model: str, gpu: bool = Fa
     network_s = (
         study.encoded_slices * constants[f"{place}.encoder_s_per_slice"]
         + study.streamed_slices * constants[f"{place}.stream_s_per_slice"]
+        + study.streams * constants[f"{place}.stream_s_per_stream"]
     )
     return StudyCost(
         load_s=constants["load.s_per_study"] + study.megavoxels * constants["load.s_per_megavoxel"],

@@ -35,8 +35,12 @@ def gpu_constants(device: str) -> dict[str, float]:
     RuntimeError
         If torch has no such device.
     """
-    encoder, stream = slice_costs("medsam2", device=device)
-    found = {"gpu.encoder_s_per_slice": encoder, "gpu.stream_s_per_slice": stream}
+    encoder, stream, start = slice_costs("medsam2", device=device)
+    found = {
+        "gpu.encoder_s_per_slice": encoder,
+        "gpu.stream_s_per_slice": stream,
+        "gpu.stream_s_per_stream": start,
+    }
     for head in SHAPES:
         # The first only warms up.
         _, few, many = (_fits_s(head, epochs, device) for epochs in (EPOCHS[0], *EPOCHS))

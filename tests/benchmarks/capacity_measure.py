@@ -5,7 +5,6 @@ CPU time is what is kept, since other work may share the cores: of this process 
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 import subprocess
@@ -141,7 +140,7 @@ def part_of(table: Path, first: int, last: int) -> Path:
 
 def enlarged(table: Path, folder: Path, slices: int) -> Path:
     """The first patient of a table, resampled to 512 × 512 voxels in plane (CT) and 200 × 200 (PET), as scanners make them."""
-    row = next(csv.DictReader(table.open()))
+    row = pd.read_csv(table).iloc[0]
     folder.mkdir(parents=True, exist_ok=True)
     kinds = {"ct": (512, np.int16, 15.0), "pet": (200, np.float32, 0.01), "label_map": (512, np.uint8, 0.0)}
     for role, (side, dtype, noise) in kinds.items():
@@ -239,8 +238,10 @@ def stages_of(table: Path, config: ExtractConfig, folder: Path) -> Stages:
     )
 
 
-def slice_costs(model: str, *, device: str = "cpu", slices: tuple[int, int] = (8, 14)) -> tuple[float, float]:
-    """Seconds a slice of the image encoder, and of the rest for one stream, with a full memory: by two lengths of a volume.
+def slice_costs(model: str, *, device: str = "cpu", slices: tuple[int, int] = (8, 14)) -> tuple[float, float, float]:
+    """Seconds a slice of the image encoder, of the rest for one stream with a full memory, and what a stream costs beside.
+
+    The last is below 0: the first slices of a stream attend to few memories. Two lengths of a volume tell all three.
 
     CPU seconds of one thread, or seconds of the GPU.
     """
@@ -262,7 +263,8 @@ def slice_costs(model: str, *, device: str = "cpu", slices: tuple[int, int] = (8
     # The first pass only warms up.
     (encoder_a, rest_a), (encoder_b, rest_b) = found[1:]
     more = slices[1] - slices[0]
-    return (encoder_b - encoder_a) / more, (rest_b - rest_a) / more / REGIONS
+    stream_s = (rest_b - rest_a) / more / REGIONS
+    return (encoder_b - encoder_a) / more, stream_s, rest_a / REGIONS - slices[0] * stream_s
 
 
 def worker_start_s(spec: WorkerSpec, folder: Path) -> float:

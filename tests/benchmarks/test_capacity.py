@@ -29,6 +29,7 @@ from capacity_costs import (
     extraction,
     fits_of,
     fitting,
+    paper_rows,
     study_cost,
 )
 from capacity_gpu import gpu_constants
@@ -99,8 +100,9 @@ def test_extraction_of_small_networks(table, folder):
     big = measure.stages_of(big_table, checked, folder / "large")
     here, there = measure.megavoxels(four), measure.megavoxels(big_table)
     slope = (big.load.cpu_s - small.load.cpu_s) / (there - here)
-    encoder, stream = measure.slice_costs("mini", slices=(20, 40))
-    scale = small.embed.cpu_s / (small.slices.encoded * encoder + small.slices.streamed * stream)
+    encoder, stream, start = measure.slice_costs("mini", slices=(20, 40))
+    streams = 2 * measure.REGIONS
+    scale = small.embed.cpu_s / (small.slices.encoded * encoder + small.slices.streamed * stream + streams * start)
     _, spec, _ = measure.prepared(four, checked, folder / "spec")
     print()
     constants = keep(
@@ -109,6 +111,7 @@ def test_extraction_of_small_networks(table, folder):
             "load.s_per_study": small.load.cpu_s - slope * here,
             "mini.encoder_s_per_slice": encoder * scale,
             "mini.stream_s_per_slice": stream * scale,
+            "mini.stream_s_per_stream": start * scale,
             "write.folder_core_s_per_entry": small.write.cpu_s / small.entries,
             "write.folder_wait_s_per_entry": small.write.wait_s / small.entries,
             "store.mask_mib_per_megavoxel": (big.stored_bytes - small.stored_bytes) / (there - here) / 2**20,
@@ -129,7 +132,7 @@ def test_extraction_of_small_networks(table, folder):
 def test_extraction_of_the_full_architecture(table, folder):
     config = measure.settings("medsam2", 8)
     checked = ExtractConfig.model_validate(config)
-    encoder, stream = measure.slice_costs("medsam2")
+    encoder, stream, start = measure.slice_costs("medsam2")
     one = measure.part_of(table, 0, 1)
     stages = measure.stages_of(one, checked, folder / "full")
     _, spec, _ = measure.prepared(one, checked, folder / "full-spec")
@@ -139,6 +142,7 @@ def test_extraction_of_the_full_architecture(table, folder):
         {
             "medsam2.encoder_s_per_slice": encoder,
             "medsam2.stream_s_per_slice": stream,
+            "medsam2.stream_s_per_stream": start,
             "store.mib_per_entry": (stages.stored_bytes / 2**20 - masks) / stages.entries,
             "medsam2.worker_start_s": measure.worker_start_s(spec, folder),
             "medsam2.run_start_s": measure.run_start_s(one, config, str(folder / "full-dry")),
@@ -250,8 +254,6 @@ def _check_fits(constants: Constants, data: Path, folder: Path) -> None:
 def test_the_papers_study_as_it_was_measured_before():
     """RESULTS.md, 2026-11-30: 155 fits, 227 patients, 20 epochs, two quiet cores, 9.4 min by the clock."""
     constants = Constants.read()
-    from capacity_costs import paper_rows  # noqa: PLC0415 - for this test alone
-
     rows = paper_rows()
     said = fitting(
         constants, fits_of(constants, rows, 227, 20), crew_for_fits(constants, HERE, rows, 227), 227, len(rows)
