@@ -45,6 +45,8 @@ WRITE = os.environ.get("ENGRAM_CAPACITY_WRITE") == "1"
 HERE = Machine("here", 2)
 SMALL, LARGE, CHECKED = 60, 120, 227
 """Patients of the cohorts that give the constants of fits, and of the one that they are held against."""
+BIG_SLICES = 200
+"""Of the study that tells how loading grows with the image."""
 FEW, SOME, CHECKED_EPOCHS = 2, 8, 12
 """Epochs of the fits that give them, and of those that they are held against."""
 
@@ -96,7 +98,7 @@ def test_extraction_of_small_networks(table, folder):
     checked = ExtractConfig.model_validate(config)
     four = measure.part_of(table, 0, 4)
     small = measure.stages_of(four, checked, folder / "four")
-    big_table = measure.enlarged(table, folder / "big", 80)
+    big_table = measure.enlarged(table, folder / "big", BIG_SLICES)
     big = measure.stages_of(big_table, checked, folder / "large")
     here, there = measure.megavoxels(four), measure.megavoxels(big_table)
     slope = (big.load.cpu_s - small.load.cpu_s) / (there - here)
@@ -119,7 +121,7 @@ def test_extraction_of_small_networks(table, folder):
             "mini.worker_start_s": measure.worker_start_s(spec, folder),
             "mini.run_start_s": measure.run_start_s(four, config, str(folder / "dry")),
         },
-        how="four synthetic studies and one of 512 × 512 × 80 voxels, stage by stage, one thread, CPU time",
+        how="four synthetic studies and one of 512 × 512 × 200 voxels, stage by stage, one thread, CPU time",
     )
     twelve, denser = measure.part_of(table, 4, 16), measure.settings("mini", 1)
     study = study_of(twelve, ExtractConfig.model_validate(denser), folder / "counted")
