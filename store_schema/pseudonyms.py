@@ -111,8 +111,8 @@ class PlainIds:
         """Takes note of what texts may hold from now on, and lets no log of this program hold it."""
         hide_with(self.logged)
         # An id that no store takes is shown in ASCII by its error.
-        ids = (form for one in (*patients, *studies) for form in (one, ascii(one)[1:-1]))
-        self._known |= {one.strip().lower(): HIDDEN for one in ids if one.strip()}
+        ids = (form for one in (*patients, *studies) for form in (one.strip(), ascii(one.strip())[1:-1]))
+        self._known |= {form.lower(): HIDDEN for form in ids if form}
         for place in places:
             self._places[without_secret(place)] = self.source(place)
             self._hidden_places |= {without_secret(place): f"{HIDDEN}{_format_of(place)}", folder_of(place): HIDDEN}
@@ -215,7 +215,12 @@ class Pseudonyms(PlainIds):
         """Takes note of what must leave no text from now on."""
         hide_with(self.logged)
         # A pseudonym is no id that is to be hidden, should somebody key by pseudonyms twice.
-        self._known |= {one.strip().lower(): self.patient(one) for one in patients if one.strip()}
+        for one in patients:
+            if one.strip():
+                self._known |= {
+                    one.strip().lower(): self.patient(one),
+                    ascii(one.strip())[1:-1].lower(): self.patient(one),
+                }
         self._known |= {one.strip().lower(): f"s{HIDDEN}" for one in studies if one.strip()}
         for place in places:
             self._places[without_secret(place)] = self.source(place)
