@@ -203,21 +203,21 @@ def running(tmp_path_factory) -> dict:
     bad.write_bytes(bad.read_bytes()[:1000])
     arguments = ["run", "studies.csv", "--store", "store", "--config", "small.yaml", "--jobs", "1", "--no-pack"]
     told = ["--metrics-port", "0", "--metrics-file", "m.prom", "--log-format", "json"]
-    process = subprocess.Popen(
-        [EXTRACTOR, *arguments, *told], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     seen: dict = {"scrapes": [], "lines": []}
-    reader = threading.Thread(target=lambda: seen.update(stdout=process.stdout.read()))
-    reader.start()
-    for line in process.stderr:
-        seen["lines"].append(line)
-        event = json.loads(line)
-        if event["event"] == "metrics":
-            port = event["port"]
-        if event["event"] in {"study", "study_stage"}:
-            seen["scrapes"].append(scraped(port))
-    reader.join()
-    return seen | {"status": process.wait(), "file": (folder / "m.prom").read_text(), "folder": folder}
+    with subprocess.Popen(
+        [EXTRACTOR, *arguments, *told], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        reader = threading.Thread(target=lambda: seen.update(stdout=process.stdout.read()))
+        reader.start()
+        for line in process.stderr:
+            seen["lines"].append(line)
+            event = json.loads(line)
+            if event["event"] == "metrics":
+                port = event["port"]
+            if event["event"] in {"study", "study_stage"}:
+                seen["scrapes"].append(scraped(port))
+        reader.join()
+    return seen | {"status": process.returncode, "file": (folder / "m.prom").read_text(), "folder": folder}
 
 
 def test_a_run_is_scraped_while_it_works(running):
