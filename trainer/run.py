@@ -153,7 +153,7 @@ def _fit_events(tasks: Sequence[Task], told: str) -> Iterator[Callable[[Outcome]
         nonlocal done
         done += len(outcome.task.jobs)
         if outcome.error is not None:
-            events.tell("failure", level="error", task=outcome.task.label, message=outcome.error)
+            events.tell("task_failed", level="error", task=outcome.task.label, message=outcome.error)
         moved(done, total)
 
     yield on_done

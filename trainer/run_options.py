@@ -98,8 +98,10 @@ def on_device(config: "RunConfig", options: Mapping[str, Any]) -> "RunConfig":
 
 
 def tell_summary(report: "CvReport") -> None:
-    """The event of a study or cross-validation that was worked through."""
+    """Events of a study or cross-validation that was worked through: what is missing from it, and its end."""
     results = report.results
+    for failure in results.failures:
+        events.tell("failure", level="error", task=failure.label, message=failure.reason)
     events.tell(
         "summary", level="info" if results.complete else "error", tasks=report.tasks, resumed=report.resumed,
         rows=len(results.rows), failures=len(results.failures), complete=results.complete,

@@ -160,7 +160,7 @@ class Asked:
         from extractor.metrics import RunMetrics  # noqa: PLC0415
 
         # One more series for each, that says when counting began: the figures have that once.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics = RunMetrics(version("engram"))
         with ExitStack() as stack:
             if self.metrics_file is not None:
