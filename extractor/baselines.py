@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from extractor.baseline_weights import PUBLISHED, Fetch, read_weights
 from extractor.batching import Batcher, usual_batches
 from extractor.segmenter import IMAGENET_MEAN, IMAGENET_STD, Precision, whole_float32
+from extractor.spent import count_slices
 from extractor.weights import check_sha256, differences, random_seed, seeded, tensors_sha256
 from store_schema.errors import ConfigError, WeightsError
 
@@ -118,7 +119,9 @@ class SliceEncoder:
             return list(kind.read(self.network, images).float().cpu().numpy())
 
         with self._running():
-            return Batcher(usual_batches(self.device).slices).run(slices, encode)
+            made = Batcher(usual_batches(self.device).slices).run(slices, encode)
+        count_slices(len(made))
+        return made
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -17,10 +17,10 @@ from extractor.commands.phantom import phantom
 from extractor.commands.regions import regions
 from extractor.commands.run import run
 from extractor.commands.segment import segment
-from store_schema.console import EngramGroup
+from store_schema.console import LoggedGroup
 
 
-@click.group(cls=EngramGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LoggedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="engram")
 def main() -> None:
     r"""Turn FDG PET/CT studies and region masks into memory embeddings in a feature store.

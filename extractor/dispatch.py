@@ -24,10 +24,11 @@ from distributed import Client, Future, KilledWorker, get_worker
 from extractor.errands import Answer, Errand
 from extractor.pipeline import work_on
 from extractor.sealing import Envelope, envelope, key_here, key_lack
+from extractor.spent import Stage
 from extractor.versions import versions
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
-from extractor.worker import NO_WORKER, Stage, StudyResult, StudyStage, Told, WorkerSpec, one_thread, reason_of, worker
+from extractor.worker import NO_WORKER, StudyResult, StudyStage, Told, WorkerSpec, one_thread, reason_of, worker
 from store_schema.errors import EngramError, UsageError
 from store_schema.origin import differing
 
@@ -300,8 +301,8 @@ class _Run:
     def _result(self, task: StudyTask, answer: Answer) -> StudyResult:
         if answer.made is None:
             return StudyResult(task, error=answer.error)
-        outcomes, error = self.envelope.open(answer.made)
-        return StudyResult(task, outcomes, error)
+        outcomes, error, spent = self.envelope.open(answer.made)
+        return StudyResult(task, outcomes, error, spent)
 
     def _answer(self, key: str) -> Answer | None:
         """What came of an errand that has ended; None where its worker died with it."""
@@ -379,7 +380,7 @@ def _on_worker(errand: Errand) -> Answer:
     one_thread()
     task: StudyTask = sealing.open(errand.task)
     made = work_on(task, load, partial(_tell, here, errand), network=_network)
-    return Answer("done", sealing.close((made.outcomes, made.error)))
+    return Answer("done", sealing.close((made.outcomes, made.error, made.spent)))
 
 
 def _tell(here: Any, errand: Errand, event: StudyStage | StudyResult) -> None:

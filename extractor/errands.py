@@ -28,6 +28,6 @@ class Answer:
     """`broken`: this worker cannot work; `elsewhere`: Dask gave it to another process than was meant; `cancelled`: the
     scheduler was lost or restarted, and nothing is known."""
     made: bytes | None = field(default=None, repr=False)
-    """Outcomes, and the error if there is one, in an envelope: both may speak of files. None where nothing was made."""
+    """Outcomes, the error if there is one, and what it took, in an envelope: they may speak of files. None where there is none."""
     error: str | None = field(default=None, repr=False)
     """Of the worker itself, or of Dask; it knows no study."""

@@ -23,6 +23,7 @@ from extractor.lockstep import side_by_side
 from extractor.network import Points, SliceFeatures
 from extractor.segmenter import Segmenter
 from extractor.shelf import shelf_folder
+from extractor.spent import count_slices
 from extractor.streams import Stream, check_streams
 from extractor.tracking import Clock, MaskPrompt, Moment, Prompts, Step, Stepper, Track
 
@@ -309,7 +310,9 @@ class _Encoder:
             return list(self._segmenter.network.encode(images).apart())
 
         with self._segmenter.running(), self._clock.stage("image_encoder"):
-            return self._batcher.run(slices, encode)
+            made = self._batcher.run(slices, encode)
+        count_slices(len(made))
+        return made
 
     def _put(self, z: int, features: SliceFeatures) -> None:
         if self._shelf is None:

@@ -154,9 +154,10 @@ class _Work:
         outcomes: list[ItemOutcome] = []
         with patch_progress(console, len(rows)) as progress:
             for row in rows:
+                progress.line = row.line
                 made = self._study(row, progress)
                 outcomes += made
-                progress.study(sum(one.result == "failed" for one in made))
+                progress.study(made)
         return outcomes
 
     def _study(self, row: StudyRow, told: PatchesTold) -> list[ItemOutcome]:

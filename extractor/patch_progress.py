@@ -1,8 +1,9 @@
-"""Shows how far a run of patches is: bars on a terminal, a line now and then in a log; knows no plan, store or network."""
+"""Shows how far a run of patches is: bars on a terminal, lines or events now and then in a log; knows no plan or network."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from extractor.outcome import ItemOutcome
 from extractor.progress import hours
+from store_schema import events
 
 LINE_S = 30.0
 """Seconds from line to line in a log, while an entry is worked on."""
@@ -46,8 +49,8 @@ class PatchesLeft:
 
 @contextmanager
 def patch_progress(console: Console, studies: int) -> Iterator[PatchProgress]:
-    """What is told of patches as bars on a terminal, or as lines where the output is a file."""
-    if not console.is_terminal:
+    """What is told of patches as bars on a terminal, as events, or as lines where the output is a file."""
+    if events.on() or not console.is_terminal:
         yield PatchProgress(studies, console, None)
         return
     columns = (
@@ -76,6 +79,8 @@ class PatchProgress:
     """Studies that are done."""
     failed: int = 0
     """Entries."""
+    line: int | None = None
+    """Of the study table, for the study in hand: an event names no patient."""
     _what: str = ""
     _left: PatchesLeft = field(default_factory=lambda: PatchesLeft(()))
     _before: int = 0
@@ -108,9 +113,17 @@ class PatchProgress:
         self._left.finish(self._now_s - before_s)
         self._show(now=self._left.done == len(self._left.seconds))
 
-    def study(self, failed: int) -> None:
-        """A study is through; so many of its entries failed."""
-        self.through, self.failed = self.through + 1, self.failed + failed
+    def study(self, outcomes: Sequence[ItemOutcome]) -> None:
+        """A study is through, with these outcomes of its entries."""
+        failed = [one for one in outcomes if one.result == "failed"]
+        self.through, self.failed = self.through + 1, self.failed + len(failed)
+        for one in failed:
+            events.tell(
+                "failure", level="error", line=self.line, modality=one.modality, roi=one.roi, message=one.reason
+            )
+        counts = Counter(one.result for one in outcomes)
+        level: events.Level = "error" if failed else "info"
+        events.tell("study", level=level, line=self.line, items=counts, done=self.through, studies=self.studies)
         if self.shown is not None:
             told = f"{self.failed} failed" if self.failed else ""
             self.shown.update(self._bars[0], completed=self.through, failed=told)
@@ -127,6 +140,13 @@ class PatchProgress:
             self.shown.update(self._bars[1], completed=done, total=total, doing=self.doing)
         elif now or self._now_s - self._told_s >= LINE_S:
             self._told_s = self._now_s
+            if events.on():
+                left_s = round(self._left.left_s)
+                events.tell(
+                    "patches", line=self.line, done=done, total=total, made_before=self._before, left_s=left_s,
+                    message=self._what,
+                )  # fmt: skip
+                return
             self.console.print(
                 f"[study {self.through + 1}/{self.studies}] {done} of {total} patches of {self.doing}",
                 markup=False,

@@ -14,6 +14,7 @@ from typing import Self
 
 from extractor.embedding import embed_studies, embed_study
 from extractor.outcome import ItemOutcome
+from extractor.spent import Spent, gpu_peak_bytes
 from extractor.work import LoadedStudy, StudyTask, Write
 from extractor.worker import Load, StudyResult, StudyStage, Told, reason_of
 
@@ -81,18 +82,21 @@ def work_on(
         Held while the network runs, such as a lock.
     """
     outcomes: list[ItemOutcome] = []
-    defect = _Defect()
+    defect, spent = _Defect(), Spent()
     with defect:
         tell(StudyStage(task, "loading"))
-        study = load(task)
-        with network:
+        with spent.timed("loading"):
+            study = load(task)
+        with network, spent.timed("embedding"), spent.counting():
             tell(StudyStage(task, "embedding"))
             made = list(embed(study))
         tell(StudyStage(task, "writing"))
-        outcomes = [*study.outcomes, *(one() if isinstance(one, Write) else one for one in made)]
+        with spent.timed("writing"):
+            outcomes = [*study.outcomes, *(one() if isinstance(one, Write) else one for one in made)]
+    spent.gpu_peak_bytes = gpu_peak_bytes()
     if defect.error is not None:
-        return StudyResult(task, error=reason_of(defect.error))
-    return StudyResult(task, tuple(outcomes))
+        return StudyResult(task, error=reason_of(defect.error), spent=spent)
+    return StudyResult(task, tuple(outcomes), spent=spent)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,15 @@ class _Coming:
     """A group that is being loaded; it is None where there is none left."""
 
     group: Future[Group | None]
-    loaded: Future[list[LoadedStudy | Exception]]
+    loaded: Future[list[_Read]]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A study, or the error that reading it ended in."""
+
+    study: LoadedStudy | Exception
+    spent: Spent
 
 
 @dataclass
@@ -111,14 +123,22 @@ class _Made:
     outcomes: list[ItemOutcome] = field(default_factory=list)
     writes: list[Future[ItemOutcome]] = field(default_factory=list)
     error: BaseException | None = None
+    spent: Spent = field(default_factory=Spent)
+
+    def write(self, one: Write) -> ItemOutcome:
+        """Outcome of an entry that is written now."""
+        with self.spent.timed("writing"):
+            return one()
 
     def result(self) -> StudyResult:
         """The study's result, once all is written."""
+        self.spent.gpu_peak_bytes = gpu_peak_bytes()
         errors = [self.error, *(write.exception() for write in self.writes)]
         found = next((one for one in errors if one is not None), None)
         if found is not None:
-            return StudyResult(self.task, error=reason_of(found))
-        return StudyResult(self.task, (*self.outcomes, *(write.result() for write in self.writes)))
+            return StudyResult(self.task, error=reason_of(found), spent=self.spent)
+        outcomes = (*self.outcomes, *(write.result() for write in self.writes))
+        return StudyResult(self.task, outcomes, spent=self.spent)
 
 
 @dataclass
@@ -154,46 +174,49 @@ class _Stages:
         group = self.loader.submit(next, self.groups, None)
         return _Coming(group, self.loader.submit(self._loaded, group))
 
-    def _loaded(self, coming: Future[Group | None]) -> list[LoadedStudy | Exception]:
+    def _loaded(self, coming: Future[Group | None]) -> list[_Read]:
         return [self._read(task) for task in coming.result() or ()]
 
-    def _read(self, task: StudyTask) -> LoadedStudy | Exception:
-        """A study, or the error that reading it ended in."""
+    def _read(self, task: StudyTask) -> _Read:
         self.tell(StudyStage(task, "loading"))
-        study = None
+        study, spent = None, Spent()
         defect = _Defect()
-        with defect:
+        with defect, spent.timed("loading"):
             study = self.load(task)
         if study is not None:
-            return study
+            return _Read(study, spent)
         assert defect.error is not None
-        return defect.error
+        return _Read(defect.error, spent)
 
-    def _embed(self, group: Group, loaded: Future[list[LoadedStudy | Exception]], error: BaseException | None) -> None:
+    def _embed(self, group: Group, loaded: Future[list[_Read]], error: BaseException | None) -> None:
         """Runs the network on one group; its writing, and then its results, wait in the writer's queue."""
         made = [_Made(task, error=error) for task in group]
         if error is None:
             self._pass(made, loaded.result())
         self._written.append(self.writer.submit(self._finish, made))
 
-    def _pass(self, made: Sequence[_Made], loaded: Sequence[LoadedStudy | Exception]) -> None:
+    def _pass(self, made: Sequence[_Made], loaded: Sequence[_Read]) -> None:
         sound: list[tuple[_Made, LoadedStudy]] = []
-        for one, study in zip(made, loaded, strict=True):
-            if isinstance(study, Exception):
-                one.error = study
+        for one, read in zip(made, loaded, strict=True):
+            one.spent = read.spent
+            if isinstance(read.study, Exception):
+                one.error = read.study
             else:
-                one.outcomes += study.outcomes
-                sound.append((one, study))
+                one.outcomes += read.study.outcomes
+                sound.append((one, read.study))
                 self.tell(StudyStage(one.task, "embedding"))
-        defect = _Defect()
-        with defect:
+        defect, spent = _Defect(), Spent()
+        with defect, spent.timed("embedding"), spent.counting():
             for place, found in self.embed([study for _, study in sound]):
+                one = sound[place][0]
                 if isinstance(found, Write):
-                    sound[place][0].writes.append(self.writer.submit(found))
+                    one.writes.append(self.writer.submit(one.write, found))
                 else:
-                    sound[place][0].outcomes.append(found)
-        for one, _ in sound:
+                    one.outcomes.append(found)
+        for place, (one, _) in enumerate(sound):
             one.error = defect.error
+            one.spent.embedding_s = spent.embedding_s / len(sound)
+            one.spent.slices = spent.slices if place == 0 else 0
             self.tell(StudyStage(one.task, "writing"))
 
     def _finish(self, made: Sequence[_Made]) -> None:

@@ -25,6 +25,7 @@ from extractor.reading import read_ct, read_pet
 from extractor.study import StudyFiles, prepare_study
 from extractor.table import StudyRow, read_study_table
 from extractor.volumes import Volume, resample_linear, write_image
+from store_schema import events
 from store_schema.errors import EngramError, StudyError, TableError, UsageError
 from store_schema.files import Place
 from store_schema.pseudonyms import PlainIds
@@ -210,7 +211,10 @@ def measure_table(
         _measure_row(row, ids.parts[row.patient], config, held=held, failed=failed, measure=measure)
         if len(held) > before:
             write_features(held, out)
-        console.print(f"[{number}/{len(rows)}] {row.patient}", markup=False)
+        if events.on():
+            events.tell("study", line=row.line, done=number, studies=len(rows), failed=len(failed))
+        else:
+            console.print(f"[{number}/{len(rows)}] {row.patient}", markup=False)
     return RadiomicsReport(len(held) - before, before, {item: ids.clean(reason) for item, reason in failed.items()})
 
 

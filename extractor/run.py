@@ -9,10 +9,12 @@ import json
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -22,19 +24,22 @@ from extractor.opening import opened
 from extractor.outcome import ItemOutcome, PlanItem, one_line, to_jsonl
 from extractor.plan import make_plan, plan_study
 from extractor.pool import Processes, run_studies
-from extractor.progress import bars, study_progress
+from extractor.progress import pack_progress, study_progress
 from extractor.sealing import envelope
 from extractor.sending import check_sendable
 from extractor.shards import Shard, elsewhere
 from extractor.table import StudyRow, read_study_table
 from extractor.work import StudyTask, failures
 from extractor.worker import StudyResult, StudyStage, Told, WorkerSpec
-from store_schema import EntryKey, Store
+from store_schema import EntryKey, Store, events
 from store_schema.errors import ConfigError, StoreError, UsageError
 from store_schema.files import Place, is_remote, name_of, without_secret
 from store_schema.packs import make_pack
 from store_schema.pseudonyms import PlainIds
 from store_schema.withdrawals import withdrawn
+
+if TYPE_CHECKING:
+    from extractor.metrics import RunMetrics
 
 LEFT_ALONE = ("refused", "withdrawn")
 """States of the plan's items that no worker touches."""
@@ -104,8 +109,15 @@ class RunReport:
         return refused or bool(failures(self.outcomes)) or self.error is not None
 
 
-def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunReport:
+def run(
+    config: ExtractConfig, options: RunOptions, *, console: Console, metrics: RunMetrics | None = None
+) -> RunReport:
     """Plans, and unless it is a dry run, extracts what the plan says and snapshots the table.
+
+    Parameters
+    ----------
+    metrics
+        Figures that are kept while it works.
 
     Raises
     ------
@@ -116,10 +128,12 @@ def run(config: ExtractConfig, options: RunOptions, *, console: Console) -> RunR
     StoreError
         If the store cannot be opened, or takes no record of the run's beginning; nothing was extracted.
     """
-    return options.ids.filtered(lambda: _planned_and_run(config, options, console))
+    return options.ids.filtered(lambda: _planned_and_run(config, options, console, metrics))
 
 
-def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Console) -> RunReport:
+def _planned_and_run(
+    config: ExtractConfig, options: RunOptions, console: Console, metrics: RunMetrics | None
+) -> RunReport:
     _check(config, options)
     if config.weights is not None:
         # Settings travel to the processes and into the record.
@@ -135,16 +149,18 @@ def _planned_and_run(config: ExtractConfig, options: RunOptions, console: Consol
         config, options.store_url, device=options.devices[0], looked_at_on=options.loading_device
     )
     for one in (*([facts] if facts else []), *others.values()):
-        console.print(f"Encoder {one.name}, weights sha256 {one.weights_sha256[:16]}, {_training(one)}")
+        _tell_encoder(one, console)
     store = opened(options.store_url, options.ids, dry_run=options.dry_run)
     specs = views_of(config, facts, others)
     views = {layout: view.view_id if options.dry_run else store.put_view(view) for layout, view in specs.items()}
     plan = tuple(make_plan(rows, views=views, store=store, config=config))
+    states = Counter(item.state for item in plan)
+    events.tell("plan", studies=len(rows), to_do=len({item.patient for item in plan if item.to_do}), items=states)
     if options.dry_run:
         return RunReport(run_id=None, views=views, plan=tuple(_cleaned(plan, options.ids.clean)))
     key = options.ids.rule.key_fingerprint
     spec = replace(spec, store_url=store.url, store_id=store.store_id, sealed_with=key)
-    return _Run(table, rows, plan, views, spec, store, config, options, console).execute()
+    return _Run(table, rows, plan, views, spec, store, config, options, console, metrics).execute()
 
 
 def _cleaned[T: (PlanItem, ItemOutcome)](items: Sequence[T], clean: Callable[[str], str]) -> list[T]:
@@ -152,8 +168,12 @@ def _cleaned[T: (PlanItem, ItemOutcome)](items: Sequence[T], clean: Callable[[st
     return [replace(item, reason=one_line(clean(item.reason))) for item in items]
 
 
-def _training(facts: EncoderFacts) -> str:
-    return "trained" if facts.trained else "UNTRAINED random weights: for tests and demonstrations only"
+def _tell_encoder(facts: EncoderFacts, console: Console) -> None:
+    if events.on():
+        events.tell("encoder", name=facts.name, weights_sha256=facts.weights_sha256, trained=facts.trained)
+        return
+    training = "trained" if facts.trained else "UNTRAINED random weights: for tests and demonstrations only"
+    console.print(f"Encoder {facts.name}, weights sha256 {facts.weights_sha256[:16]}, {training}")
 
 
 def _check(config: ExtractConfig, options: RunOptions) -> None:
@@ -202,6 +222,7 @@ class _Run:
     config: ExtractConfig
     options: RunOptions
     console: Console
+    metrics: RunMetrics | None
 
     def execute(self) -> RunReport:
         """Works through the plan, and records it before and after."""
@@ -210,7 +231,10 @@ class _Run:
         self.store.put_run(run_id, "start.json", start)
         self.store.put_run(run_id, "plan.jsonl", to_jsonl(_cleaned(self.plan, ids.recorded)))
         to_do = {item.patient for item in self.plan if item.to_do}
-        outcomes = _without_work(self.plan, to_do) + self._work(to_do)
+        aside = _without_work(self.plan, to_do)
+        if self.metrics is not None:
+            self.metrics.planned(self.views, aside, to_do)
+        outcomes = aside + self._work(to_do)
         written = self._record(run_id, outcomes)
         return RunReport(
             run_id,
@@ -226,16 +250,20 @@ class _Run:
     def _work(self, to_do: set[str]) -> list[ItemOutcome]:
         tasks = [self._task(row) for row in self.rows if row.patient in to_do]
         outcomes: list[ItemOutcome] = []
-        with study_progress(self.console, len(tasks)) as progress:
+        with study_progress(self.console, {task.row.patient: task.row.line for task in tasks}) as progress:
 
             def tell(event: StudyStage | StudyResult) -> None:
                 patient = event.task.row.patient
                 if isinstance(event, StudyStage):
                     progress.stage(patient, event.stage, event.where)
+                    if self.metrics is not None:
+                        self.metrics.stage(event)
                     return
                 made = event.outcomes if event.error is None else self._after(event, event.error)
                 outcomes.extend(made)
                 progress.result(patient, made)
+                if self.metrics is not None:
+                    self.metrics.result(event, made)
 
             self._spread(tasks, tell)
         return outcomes
@@ -314,10 +342,8 @@ class _Run:
         """Packs the snapshot's mean maps, or its vectors, which have none."""
         started, snapshot = time.perf_counter(), self.store.snapshot(snapshot_id)
         kind = PACKED if PACKED in snapshot.commit(snapshot.keys[0]).arrays else "memory"
-        with bars(self.console) as progress:
-            bar = progress.add_task(f"pack {layout}", total=len(snapshot), failed=0, rate="", doing="")
-            make_pack(snapshot, kind, told=lambda done, total: progress.update(bar, completed=done, total=total))
-            progress.update(bar, completed=len(snapshot))
+        with pack_progress(self.console, layout, len(snapshot)) as told:
+            make_pack(snapshot, kind, told=told)
         pack_s[layout] = time.perf_counter() - started
 
 

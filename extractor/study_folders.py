@@ -24,6 +24,7 @@ from extractor.outcome import ItemOutcome
 from extractor.progress import study_progress
 from extractor.study import StudyFiles
 from extractor.table import StudyRow
+from store_schema import events
 from store_schema.errors import EngramError, StudyError
 from store_schema.files import remember, remembered
 from store_schema.folders import fingerprint_of
@@ -76,11 +77,11 @@ def work_through(rows: Sequence[StudyRow], folders: Folders, *, jobs: int, conso
     """What became of each study, in the table's order; the folders of those that were made or kept are complete."""
     folders.out.mkdir(parents=True, exist_ok=True)
     made: dict[str, StudyMade] = {}
-    with study_progress(console, len(rows)) as progress:
+    with study_progress(console, {row.patient: row.line for row in rows}) as progress:
         for study in _each(rows, folders, jobs):
             made[study.patient] = study
             progress.result(study.patient, [_outcome(study)])
-            if study.state == "failed":
+            if study.state == "failed" and not events.on():
                 console.print(f"{study.patient}: {study.reason}", markup=False, soft_wrap=True)
     return [made[row.patient] for row in rows]
 

@@ -10,11 +10,12 @@ import functools
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from extractor.outcome import ItemOutcome
+from extractor.spent import Spent, Stage
 from extractor.work import LoadedStudy, StudyTask, load_study
 from store_schema import Store, open_store
 from store_schema.allocator import keep_freed_memory
@@ -28,10 +29,6 @@ MAX_DEATHS = 2
 """A study whose process dies this often is given up: it is the likely cause."""
 DIED = f"its process died {MAX_DEATHS} times: out of memory, or killed"
 NO_WORKER = "no worker process could be started"
-
-Stage = Literal["loading", "embedding", "writing"]
-"""`loading`: files are read, resampled and compared with the store; `embedding`: the network runs; `writing`: the rest is
-written."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,8 @@ class StudyResult:
     task: StudyTask
     outcomes: tuple[ItemOutcome, ...] = ()
     error: str | None = None
+    spent: Spent = field(default_factory=Spent)
+    """Nothing where its process died."""
 
 
 @dataclass(frozen=True)

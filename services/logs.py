@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import traceback
 from datetime import UTC, datetime
 from typing import Any
+
+from store_schema.events import places
 
 LOGGER = "engram.service"
 TOLD = (
@@ -24,12 +25,6 @@ TOLD = (
 def log() -> logging.Logger:
     """The service's logger."""
     return logging.getLogger(LOGGER)
-
-
-def places(error: BaseException) -> list[str]:
-    """Where in the code an error came up, innermost last; without its text, which may name a patient."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
 
 
 class JsonLines(logging.Formatter):

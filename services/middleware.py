@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.errors import Refusal
-from services.logs import log, places
+from services.logs import log
 from services.metrics import Metrics
+from store_schema.events import places
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 UNKNOWN = "(none)"

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 
 from store_schema.commits import create_or_read
 from store_schema.errors import EngramError, ObjectMissingError, UsageError
+from store_schema.events import hide_with
 from store_schema.files import folder_of, name_of, record_name, without_secret
 from store_schema.keys import check_id
 from store_schema.records import SCHEMA, Record, canonical_json, parse_record
@@ -76,6 +77,10 @@ class PlainIds:
     def __init__(self) -> None:
         self._places: dict[str, str] = {}
         """What stands for a place in a record, by the place as a text may have it."""
+        self._hidden_places: dict[str, str] = {}
+        """What stands for it in a log."""
+        self._known: dict[str, str] = {}
+        """Replacement in a log by what it replaces, in small letters."""
 
     def key(self, patient: str, study: str | None = None) -> str:
         """PATIENT of the store: `patient`, or `patient.study`.
@@ -103,9 +108,25 @@ class PlainIds:
         return record_name(place)
 
     def know(self, *, patients: Iterable[str] = (), studies: Iterable[str] = (), places: Iterable[str] = ()) -> None:
-        """Takes note of what texts may hold from now on."""
-        del patients, studies
-        self._places |= {without_secret(place): self.source(place) for place in places}
+        """Takes note of what texts may hold from now on, and lets no log of this program hold it."""
+        hide_with(self.logged)
+        # An id that no store takes is shown in ASCII by its error.
+        ids = (form for one in (*patients, *studies) for form in (one.strip(), ascii(one.strip())[1:-1]))
+        self._known |= {form.lower(): HIDDEN for form in ids if form}
+        for place in places:
+            self._places[without_secret(place)] = self.source(place)
+            self._hidden_places |= {without_secret(place): f"{HIDDEN}{_format_of(place)}", folder_of(place): HIDDEN}
+            self._know_file(place)
+
+    def _know_file(self, place: str) -> None:
+        name = name_of(place).lower()
+        if name not in NAMES_OF_NOBODY:
+            self._known[name] = f"{HIDDEN}{_format_of(place)}"
+
+    def logged(self, text: str) -> str:
+        """A text for a log that leaves this machine: it says no patient's id, and no place or name of a file."""
+        hidden = _hidden(_replaced(redact(text), self._hidden_places, whole=True), self._known)
+        return _at_home(DICOM_UID.sub(HIDDEN, hidden))
 
     def clean(self, text: str) -> str:
         """A text for people."""
@@ -147,8 +168,6 @@ class Pseudonyms(PlainIds):
                 f"`{HOW_TO_MAKE}`, and keep it: without it no later run names the same patients alike."
             )
         self._key = key
-        self._known: dict[str, str] = {}
-        """Replacement by what it replaces, in small letters."""
         self.rule = IdRule(patients="pseudonyms", key_fingerprint=self._fingerprint())
 
     def __reduce__(self) -> tuple[Callable[[], Pseudonyms], tuple[()]]:
@@ -194,15 +213,23 @@ class Pseudonyms(PlainIds):
 
     def know(self, *, patients: Iterable[str] = (), studies: Iterable[str] = (), places: Iterable[str] = ()) -> None:
         """Takes note of what must leave no text from now on."""
+        hide_with(self.logged)
         # A pseudonym is no id that is to be hidden, should somebody key by pseudonyms twice.
-        self._known |= {one.strip().lower(): self.patient(one) for one in patients if one.strip()}
+        for one in patients:
+            if one.strip():
+                self._known |= {
+                    one.strip().lower(): self.patient(one),
+                    ascii(one.strip())[1:-1].lower(): self.patient(one),
+                }
         self._known |= {one.strip().lower(): f"s{HIDDEN}" for one in studies if one.strip()}
         for place in places:
             self._places[without_secret(place)] = self.source(place)
             self._places[folder_of(place)] = f"f{self._code('folder', folder_of(place))}"
-            name = name_of(place).lower()
-            if name not in NAMES_OF_NOBODY:
-                self._known[name] = f"{HIDDEN}{_format_of(place)}"
+            self._know_file(place)
+
+    def logged(self, text: str) -> str:
+        """See `clean`."""
+        return self.clean(text)
 
     def clean(self, text: str) -> str:
         """The text without secrets, and without any known id, place or name of a file."""

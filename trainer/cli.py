@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from store_schema.console import FAILED, EngramGroup, FileOrAddress, error_console, result_console
+from store_schema.console import FAILED, FileOrAddress, LoggedGroup, error_console, result_console
 from trainer.explain_command import explain
 from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
 from trainer.quality.command import quality
 from trainer.robustness.command import robustness
-from trainer.run_options import inputs_of, on_device, run_options
+from trainer.run_options import inputs_of, on_device, run_options, tell_summary
 from trainer.trust.command import trust
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FILE = FileOrAddress()
 
 
-@click.group(cls=EngramGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LoggedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="engram")
 def main() -> None:
     r"""Train and judge survival models on the embeddings of a feature store.
@@ -187,6 +187,7 @@ def _fit_and_judge(config: "RunConfig", options: Mapping[str, Any]) -> None:
     print_run(report, console)
     print_results(config, report.results, console)
     done = report.results.complete
+    tell_summary(report)
     if options["publish"]:
         done = publish_after(report.folder.url, options["store_url"], complete=done)
     raise click.exceptions.Exit(0 if done else FAILED)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from store_schema.console import FAILED, EngramCommand, FileOrAddress, progress
+from store_schema.console import FAILED, EngramCommand, FileOrAddress, progress, say
 
 if TYPE_CHECKING:
     from store_schema.pseudonyms import PlainIds
@@ -86,7 +86,7 @@ def explain(
 def _tell(report: "ExplainReport", page: str, ids: "PlainIds") -> None:
     found = report.found
     for patient, reason in found.failures.items():
-        click.echo(ids.clean(f"not explained: {patient}: {reason}"), err=True)
+        say(ids.clean(f"not explained: {patient}: {reason}"), "not_explained", level="error")
     click.echo(f"model      {found.model}  view {found.view}  snapshot {found.snapshot}")
     click.echo(f"occlusion  {found.occlusion_view}  snapshot {found.occlusion_snapshot}")
     click.echo(

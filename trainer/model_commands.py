@@ -5,7 +5,7 @@ Heavy modules are imported inside the commands, so that --help is instant.
 
 import click
 
-from store_schema.console import FAILED, EngramCommand, FileOrAddress, result_console
+from store_schema.console import FAILED, EngramCommand, FileOrAddress, result_console, say
 
 _FILE = FileOrAddress()
 
@@ -85,17 +85,15 @@ def predict(
     else:
         Path(out).write_text(scores.to_csv(), encoding="utf-8")
     for patient, reason in scores.left_out.items():
-        click.echo(ids.clean(f"not scored: {patient}: {reason}"), err=True)
+        say(ids.clean(f"not scored: {patient}: {reason}"), "not_scored", level="error")
     if card.columns.competing_values:
-        click.echo(
+        say(
             "note: survival is as if competing events were abolished: patients come to the event less often than it says",
-            err=True,
+            "note",
         )
     if card.judged.overconfident:
-        click.echo(
-            "note: the calibration slope of this model lies below 1: its survival curves spread too far", err=True
-        )
-    click.echo(f"{len(scores.patients)} patients scored, {len(scores.left_out)} left out", err=True)
+        say("note: the calibration slope of this model lies below 1: its survival curves spread too far", "note")
+    say(f"{len(scores.patients)} patients scored, {len(scores.left_out)} left out", "summary")
     raise click.exceptions.Exit(FAILED if scores.left_out else 0)
 
 

@@ -5,7 +5,7 @@ Heavy modules are imported inside the functions, so that --help is instant.
 
 import click
 
-from store_schema.console import EngramCommand
+from store_schema.console import EngramCommand, say
 from store_schema.errors import EngramError
 from store_schema.redact import redact
 
@@ -53,16 +53,15 @@ def publish_after(run_url: str, store_url: str, *, complete: bool) -> bool:
     from trainer.publishing import publish_run, publishing_store  # noqa: PLC0415
 
     if not complete:
-        click.echo(
-            "not published: the run is incomplete. The same command does what is missing, and publishes it", err=True
-        )
+        told = "not published: the run is incomplete. The same command does what is missing, and publishes it"
+        say(told, "not_published", level="error")
         return False
     try:
         made = publish_run(run_url, publishing_store(store_url))
     except EngramError as error:
         later = f"trainer publish {run_url} --store {store_url}"
         told = f"not published: {type(error).__name__}: {error}\nThe results are safe in {run_url}. Publish them by: {later}"
-        click.echo(redact(told), err=True)
+        say(redact(told), "not_published", level="error")
         return False
     click.echo(f"published {made.run_id} in {made.url}{' (it was there before)' if made.before else ''}")
     return True

@@ -1,6 +1,7 @@
 """Runs a cross-validation from table and store to result files; knows nothing of how a fold is fitted or spread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from store_schema import events
 from store_schema.errors import SchemaError
 from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
@@ -131,9 +133,34 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
 
 
 def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainIds, told: str) -> list[Failure]:
-    """Do the tasks under a progress bar that counts fits; gives those that failed."""
+    """Do the tasks under a progress bar that counts fits, or telling events; gives those that failed."""
     if not tasks:
         return []
+    with _fit_events(tasks, told) if events.on() else _fit_bars(tasks, console, ids, told) as on_done:
+        outcomes = run_tasks(tasks, workers, on_done=on_done)
+    return [
+        Failure(task_id=outcome.task.id, label=outcome.task.label, reason=ids.clean(outcome.error))
+        for outcome in outcomes
+        if outcome.error is not None
+    ]
+
+
+@contextmanager
+def _fit_events(tasks: Sequence[Task], told: str) -> Iterator[Callable[[Outcome], None]]:
+    done, total, moved = 0, sum(len(task.jobs) for task in tasks), events.steps(told)
+
+    def on_done(outcome: Outcome) -> None:
+        nonlocal done
+        done += len(outcome.task.jobs)
+        if outcome.error is not None:
+            events.tell("task_failed", level="error", task=outcome.task.label, message=outcome.error)
+        moved(done, total)
+
+    yield on_done
+
+
+@contextmanager
+def _fit_bars(tasks: Sequence[Task], console: Console, ids: PlainIds, told: str) -> Iterator[Callable[[Outcome], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns, TextColumn("left"), TimeRemainingColumn(), console=console, refresh_per_second=2
@@ -151,12 +178,7 @@ def _run(tasks: Sequence[Task], workers: Workers, console: Console, ids: PlainId
                 said = ids.clean(f"failed: {outcome.task.label}: {outcome.error}")
                 progress.console.print(said, markup=False, soft_wrap=True)
 
-        outcomes = run_tasks(tasks, workers, on_done=on_done)
-    return [
-        Failure(task_id=outcome.task.id, label=outcome.task.label, reason=ids.clean(outcome.error))
-        for outcome in outcomes
-        if outcome.error is not None
-    ]
+        yield on_done
 
 
 def _row_bars(progress: Progress, tasks: Sequence[Task]) -> dict[str, TaskID]:

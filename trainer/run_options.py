@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from store_schema import events
 from store_schema.console import FileOrAddress
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
     from trainer.plan import Inputs
+    from trainer.run import CvReport
 
 _FILE = FileOrAddress()
 _PUBLISH = click.option(
@@ -93,3 +95,14 @@ def inputs_of(options: Mapping[str, Any]) -> "Inputs":
 def on_device(config: "RunConfig", options: Mapping[str, Any]) -> "RunConfig":
     """The config, fitted where the command line says."""
     return config if options["device"] is None else config.model_copy(update={"device": options["device"]})
+
+
+def tell_summary(report: "CvReport") -> None:
+    """Events of a study or cross-validation that was worked through: what is missing from it, and its end."""
+    results = report.results
+    for failure in results.failures:
+        events.tell("failure", level="error", task=failure.label, message=failure.reason)
+    events.tell(
+        "summary", level="info" if results.complete else "error", tasks=report.tasks, resumed=report.resumed,
+        rows=len(results.rows), failures=len(results.failures), complete=results.complete,
+    )  # fmt: skip

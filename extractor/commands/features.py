@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from extractor.commands import options
-from store_schema.console import EngramCommand, FileOrAddress, error_console, result_console
+from store_schema.console import EngramCommand, FileOrAddress, error_console, result_console, say
 
 _TABLE = FileOrAddress()
 
@@ -103,7 +103,8 @@ def import_features(
     if report.snapshot:
         out.print(f"snapshot {name} {report.snapshot}  view {report.view_id}", soft_wrap=True)
     if report.error:
-        click.echo(f"The run's records could not be written, the commits above stand. {report.error}", err=True)
+        told = f"The run's records could not be written, the commits above stand. {report.error}"
+        say(told, "records_not_written", level="error")
     raise click.exceptions.Exit(1 if report.failed else 0)
 
 

@@ -5,12 +5,14 @@ Heavy modules are imported inside the command, so that --help is instant.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from extractor.commands import options
+from store_schema import events
 from store_schema.console import FAILED, EngramCommand, FileOrAddress, error_console, result_console
 from store_schema.errors import UsageError
 
@@ -115,6 +117,9 @@ def _tell(report: OccludeReport) -> int:
         out.print(f"{one.patient} {one.modality} {one.roi}: {one.result}: {one.reason}", soft_wrap=True, markup=False)
     if report.snapshot is not None:
         out.print(f"snapshot {report.snapshot}  view {report.view}", soft_wrap=True)
+    level: events.Level = "error" if report.failed else "info"
+    counts = Counter(one.result for one in report.outcomes)
+    events.tell("summary", level=level, items=counts, view=report.view, snapshot=report.snapshot)
     return FAILED if report.failed else 0
 
 

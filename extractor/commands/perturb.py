@@ -71,8 +71,9 @@ def perturb(*, kind: str, sizes: tuple[float, ...], seed: int, **given: Any) -> 
         parse_config(settings | {"perturb": {"kind": kind, "size": size, "seed": seed}}, origin="--kind/--size/--seed")
         for size in (dict.fromkeys(sizes) or (None,))
     ]
-    for config in configs:
-        assert config.perturb is not None
-        result_console().print(f"Perturbation {config.perturb.suffix.removeprefix('-')}")
-        statuses.append(carried_out(config, chosen))
+    with asked.metrics() as metrics:
+        for config in configs:
+            assert config.perturb is not None
+            result_console().print(f"Perturbation {config.perturb.suffix.removeprefix('-')}")
+            statuses.append(carried_out(config, chosen, metrics))
     raise click.exceptions.Exit(max(statuses))

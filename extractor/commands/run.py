@@ -42,15 +42,22 @@ def run(**given: Any) -> None:
     table held writes the snapshot. Where something failed, or images name their voxels in another file (.mhd), the same command
     without --shard does what is left, and writes it.
 
+    --metrics-port and --metrics-file tell how many studies and entries are through, what they took and what is left, wherever they
+    are worked on, and no patient. What --log-format json tells of a study names its line of the table.
+
     \b
       extractor run studies.csv --store ./store --config extract.yaml --weights MedSAM2_latest.pt
       extractor run studies.csv --store ./store --config extract.yaml --model mini --weights random:0
       extractor run s3://images/studies.csv --store s3://features/project --config extract.yaml --pseudonymise
       extractor run studies.csv --store /shared/store --config extract.yaml --scheduler tcp://head:8786 --device cuda
+      extractor run … --log-format json --metrics-port 9464 --metrics-host 0.0.0.0 2> run.jsonl
       extractor run … --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"    (sbatch --array=1-8)
     """
     from extractor.config import parse_config  # noqa: PLC0415
 
     asked = Asked(**given)
     config = parse_config(asked.settings(), origin="--weights/--model with the settings")
-    raise click.exceptions.Exit(carried_out(config, asked.options()))
+    chosen = asked.options()
+    with asked.metrics() as metrics:
+        status = carried_out(config, chosen, metrics)
+    raise click.exceptions.Exit(status)

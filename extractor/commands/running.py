@@ -5,19 +5,24 @@ Heavy modules are imported where they are used, so that --help is instant.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from extractor.commands import options
-from store_schema.console import FAILED, WRONG_USE, FileOrAddress, error_console, result_console
+from store_schema import events
+from store_schema.console import FAILED, WRONG_USE, FileOrAddress, error_console, result_console, say, tell_error
 from store_schema.errors import WeightsError
-from store_schema.redact import redact
 
 if TYPE_CHECKING:
     from extractor.config import ExtractConfig
+    from extractor.metrics import RunMetrics
     from extractor.run import RunOptions, RunReport
 
 _TABLE = FileOrAddress()
@@ -66,6 +71,18 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     options.make_current,
     options.no_pack,
     options.pseudonymise,
+    click.option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        help="Answer Prometheus at http://HOST:PORT/metrics while it runs; 0 takes a free port and tells it.",
+    ),
+    click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to answer at."),
+    click.option(
+        "--metrics-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE.prom",
+        help="Keep the same figures in a file, for node_exporter's textfile collector.",
+    ),
 )
 
 
@@ -94,6 +111,9 @@ class Asked:
     make_current: bool
     no_pack: bool
     pseudonymise: bool
+    metrics_port: int | None
+    metrics_host: str
+    metrics_file: Path | None
 
     def settings(self) -> dict[str, Any]:
         """The settings in the file, with those of the command line before them."""
@@ -122,16 +142,45 @@ class Asked:
             at_once=self.at_once,
         )
 
+    @contextmanager
+    def metrics(self) -> Iterator[RunMetrics | None]:
+        """Figures of all runs in the block, told where the options say; None where they say nothing, or nothing runs.
 
-def carried_out(config: ExtractConfig, chosen: RunOptions) -> int:
+        Raises
+        ------
+        UsageError
+            If they cannot be told there.
+        """
+        if self.dry_run or (self.metrics_port is None and self.metrics_file is None):
+            yield None
+            return
+        from prometheus_client import disable_created_metrics  # noqa: PLC0415
+
+        from extractor.metric_outlets import filed, served  # noqa: PLC0415
+        from extractor.metrics import RunMetrics  # noqa: PLC0415
+
+        # One more series for each, that says when counting began: the figures have that once.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        metrics = RunMetrics(version("engram"))
+        with ExitStack() as stack:
+            if self.metrics_file is not None:
+                stack.enter_context(filed(metrics.registry, self.metrics_file))
+            if self.metrics_port is not None:
+                port = stack.enter_context(served(metrics.registry, self.metrics_host, self.metrics_port))
+                say(f"Metrics at http://{self.metrics_host}:{port}/metrics", "metrics", port=port)
+            stack.callback(metrics.ended)
+            yield metrics
+
+
+def carried_out(config: ExtractConfig, chosen: RunOptions, metrics: RunMetrics | None) -> int:
     """Exit status of a run, which is printed: 1 where something failed."""
     from extractor.run import run  # noqa: PLC0415
 
     try:
-        report = run(config, chosen, console=error_console())
+        report = run(config, chosen, console=error_console(), metrics=metrics)
     except WeightsError as error:
         # They are loaded before anything is written, so that this is a wrong call; in a worker it is an item's outcome.
-        click.echo(redact(f"{type(error).__name__}: {error}"), err=True)
+        tell_error(error)
         raise click.exceptions.Exit(WRONG_USE) from error
     _print(report, chosen)
     return FAILED if report.failed else 0
@@ -146,12 +195,19 @@ def _print(report: RunReport, chosen: RunOptions) -> None:
     if not chosen.dry_run:
         print_summary(report.outcomes, out)
     for layout, snapshot in (report.snapshots or {}).items():
+        packed_s = report.pack_s.get(layout)
+        events.tell("snapshot", layout=layout, snapshot=snapshot, view=report.views[layout], pack_s=packed_s)
         packed = f"  packed in {report.pack_s[layout]:.1f} s" if layout in report.pack_s else ""
         out.print(f"snapshot {layout:7s} {snapshot}  view {report.views[layout]}{packed}", soft_wrap=True)
     if chosen.shard is not None and not chosen.dry_run and not report.snapshots:
-        click.echo(_no_snapshot(report.missing), err=True)
+        say(_no_snapshot(report.missing), "no_snapshot", missing=report.missing)
     if report.error:
-        click.echo(f"The run's records could not be written, the commits above stand. {report.error}", err=True)
+        told = f"The run's records could not be written, the commits above stand. {report.error}"
+        say(told, "records_not_written", level="error")
+    if not chosen.dry_run:
+        level: events.Level = "error" if report.failed else "info"
+        counts = Counter(outcome.result for outcome in report.outcomes)
+        events.tell("summary", level=level, run=report.run_id, items=counts, snapshots=len(report.snapshots or {}))
 
 
 def _no_snapshot(missing: int) -> str:

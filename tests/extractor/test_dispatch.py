@@ -149,6 +149,10 @@ def test_stages_say_which_study_is_where_and_every_study_has_one_result(sent, cl
     for task in tasks:
         seen = [event.stage for event in stages if event.task.row.patient == task.row.patient]
         assert seen == ["loading", "embedding", "writing"]
+    spent = [result.spent for result in results]
+    assert all(min(one.loading_s, one.embedding_s, one.writing_s, one.slices) > 0 for one in spent), (
+        "it comes with the result"
+    )
 
 
 def test_what_dasks_own_looks_at_its_scheduler_leave_makes_no_worker_seem_gone(sent, cluster, monkeypatch):

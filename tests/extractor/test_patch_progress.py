@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from extractor.outcome import ItemOutcome
 from extractor.patch_progress import LINE_S, PatchesLeft, PatchProgress, patch_progress
 
 
@@ -51,7 +52,7 @@ def test_a_log_has_a_line_at_the_start_every_half_minute_and_at_the_end(log):
         "[study 1/2] 8 of 12 patches of P001/PET/spine, left 0:00:30",
         "[study 1/2] 12 of 12 patches of P001/PET/spine, left 0:00:00",
     ]
-    progress.study(failed=0)
+    progress.study([])
     progress.begin("P002/PET/spine", [1.0])
     assert lines(log)[-1].startswith("[study 2/2] 0 of 1 patches of P002/PET/spine")
 
@@ -71,7 +72,7 @@ def test_a_terminal_has_bars_with_the_entry_its_time_left_and_failures():
     with patch_progress(terminal, 3) as progress:
         progress.begin("P001/PET/spine", [3600.0, 3600.0])
         progress.kept(1)
-        progress.study(failed=2)
+        progress.study([ItemOutcome("P001", "PET", "spine", "paper", "failed", "why")] * 2)
     shown = terminal.file.getvalue()
     assert "1/2" in shown
     assert "P001/PET/spine (1 made before), left 1:00:00" in shown
@@ -81,5 +82,5 @@ def test_a_terminal_has_bars_with_the_entry_its_time_left_and_failures():
 def test_a_file_has_no_bars(log):
     with patch_progress(log, 1) as progress:
         progress.begin("P001/PET/spine", [])
-        progress.study(failed=0)
+        progress.study([])
     assert lines(log) == ["[study 1/1] 0 of 0 patches of P001/PET/spine, left 0:00:00"]

@@ -117,7 +117,7 @@ def test_of_many_studies_some_are_named_and_the_rest_counted(terminal):
 
 
 def test_the_output_decides_which_of_both_it_is(log, terminal):
-    with study_progress(log, 3) as lines:
+    with study_progress(log, {"P001": 2}) as lines:
         assert lines.shown is None
-    with study_progress(terminal, 3) as live:
+    with study_progress(terminal, {"P001": 2}) as live:
         assert live.shown is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import FAILED, EngramCommand, FileOrAddress, error_console, result_console
-from trainer.run_options import inputs_of, on_device, run_options
+from trainer.run_options import inputs_of, on_device, run_options, tell_summary
 
 if TYPE_CHECKING:
     from trainer.run import CvReport
@@ -79,6 +79,7 @@ def trust(*, study: str, only_plan: bool, **options: Any) -> None:
     def told(study: "CvReport") -> None:
         print_run(study, console)
         print_results(config, study.results, console)
+        tell_summary(study)
 
     report = trust(config, settings, inputs, **where, told=told)
     print_trust(report, console)

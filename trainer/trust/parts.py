@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from store_schema import events
 from store_schema.errors import EngramError
 from store_schema.records import canonical_json, sha256
 from trainer.probe import Estimate, estimate
@@ -171,8 +172,18 @@ def _keep(record: PartRecord, folder: RunFolder) -> None:
 def _failed(record: PartRecord, error: Exception, subject: Subject) -> PartRecord:
     clean = subject.inputs.ids.clean
     if not isinstance(error, FAILURES):
-        subject.console.print(clean("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
+        _tell_defect(record.part, error, subject)
     return record.model_copy(update={"status": "failed", "said": clean(f"{type(error).__name__}: {error}")})
+
+
+def _tell_defect(part: str, error: Exception, subject: Subject) -> None:
+    """What nobody foresaw, with the places in the code."""
+    if events.on():
+        kind, where = type(error).__name__, events.places(error)
+        events.tell("crashed", level="error", part=part, kind=kind, where=where, message=str(error))
+        return
+    said = subject.inputs.ids.clean("".join(traceback.format_exception(error)))
+    subject.console.print(said, markup=False, soft_wrap=True)
 
 
 def _done(record: PartRecord, prepared: Prepared, folder: RunFolder) -> PartRecord:

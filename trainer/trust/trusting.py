@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from store_schema import events
 from trainer.config import RunConfig
 from trainer.dispatch import Workers
 from trainer.plan import Inputs, make_plan
@@ -103,8 +104,18 @@ def _turn_to(row: str, folder: RunFolder) -> None:
 def _all_parts(subject: Subject, folder: RunFolder) -> list[tuple[PartRecord, bool]]:
     found = []
     for part in ALL_PARTS:
-        subject.console.print(f"part     {part.title}", markup=False, soft_wrap=True)
-        found.append(run_part(part, subject, folder))
+        if not events.on():
+            subject.console.print(f"part     {part.title}", markup=False, soft_wrap=True)
+        record, kept = run_part(part, subject, folder)
+        events.tell(
+            "part",
+            level="error" if record.failed else "info",
+            part=record.part,
+            status=record.status,
+            kept=kept,
+            message=record.said,
+        )
+        found.append((record, kept))
     return found
 
 

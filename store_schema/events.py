@@ -1,0 +1,315 @@
+"""Tells what a program does as JSON lines on stderr, one event a line, where it was asked to; knows no command, store or table.
+
+Numbers and words of the program are members of their own. Whatever may speak of a patient or a file stands in `message` alone,
+which is filtered. While JSON lines are told, all else that this process and its children write to stderr is told as messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import math
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+from store_schema.redact import HIDDEN, redact
+
+Level = Literal["info", "warning", "error", "critical"]
+
+FORMAT_OPTION, FORMAT_VARIABLE = "--log-format", "ENGRAM_LOG_FORMAT"
+PLAIN, JSON = "plain", "json"
+EVERY_S = 10.0
+"""Seconds from one `progress` to the next."""
+PIPE_BYTES = 1 << 20
+"""Of what other code writes and is not told yet; 1 MiB is the most that Linux grants to everybody."""
+_LINE_END = re.compile(r"[\r\n]+")
+_OF_ENTRY = re.compile(r"(?<![A-Za-z0-9._-])[A-Za-z0-9][A-Za-z0-9._-]*(?=/(?:CT|PET)/)")
+"""The patient in the name of an entry, and in paths of a store."""
+
+Clean = Callable[[str], str]
+
+
+def asked_format(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
+    """The format that a command line asks for, looked up before it is parsed: what is wrong with it is told in that format too."""
+    found = environment.get(FORMAT_VARIABLE, PLAIN)
+    for number, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument == FORMAT_OPTION:
+            found = next(iter(arguments[number + 1 :]), found)
+        elif argument.startswith(f"{FORMAT_OPTION}="):
+            found = argument.partition("=")[2]
+    return found
+
+
+def on() -> bool:
+    """Whether events are told; else a program tells people what it does."""
+    return _active is not None
+
+
+def tell(event: str, *, level: Level = "info", message: str | None = None, **members: Any) -> None:
+    """One event, if events are told.
+
+    Parameters
+    ----------
+    event
+        One of a few short words, joined by underscores.
+    message
+        A text that may speak of patients and files: it is filtered.
+    members
+        Numbers, and words of the program; None is left out, and what is no finite number is null.
+    """
+    if _active is not None:
+        _active.tell(event, level, message, members)
+
+
+def hide_with(clean: Clean) -> None:
+    """Passes every message through this filter too, until the program ends."""
+    if _active is not None:
+        _active.hide_with(clean)
+
+
+def places(error: BaseException) -> list[str]:
+    """Where in the code an error came up, innermost last; without its text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
+
+
+@contextlib.contextmanager
+def json_lines() -> Iterator[None]:
+    """Events are told on stderr in the block, and nothing else reaches it; logs of libraries are events from warnings on."""
+    global _active
+    stderr = sys.stderr
+    with contextlib.ExitStack() as stack:
+        telling = _Telling(_destination(stderr, stack))
+        stack.callback(telling.end)
+        lines = _Lines(telling, stderr)
+        _active, sys.stderr = telling, lines
+        stack.callback(_restore, stderr)
+        if _is_process_stderr(stderr):
+            stack.enter_context(_captured(telling))
+        stack.enter_context(_logged(telling))
+        stack.callback(lines.end)
+        yield
+
+
+def steps(
+    what: str, *, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """What takes how many steps are done of how many, and tells it now and then and at the end."""
+    told_s = clock()
+
+    def told(done: int, total: int) -> None:
+        nonlocal told_s
+        if done == total or clock() - told_s >= every_s:
+            told_s = clock()
+            tell("progress", what=what, done=done, total=total)
+
+    return told
+
+
+class _Telling:
+    """Writes events, a line at a time, from whichever thread."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write: Callable[[str], None] | None = write
+        self._lock = threading.Lock()
+        self._filters: list[Clean] = []
+
+    def end(self) -> None:
+        """Tells nothing more, whoever still asks."""
+        with self._lock:
+            self._write = None
+
+    def hide_with(self, clean: Clean) -> None:
+        with self._lock:
+            if clean not in self._filters:
+                self._filters.append(clean)
+
+    def tell(self, event: str, level: Level, message: str | None, members: Mapping[str, Any]) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event}
+        line |= {name: _finite(value) for name, value in members.items() if value is not None}
+        with self._lock:
+            filters = tuple(self._filters)
+        if message is not None:
+            for clean in filters:
+                message = clean(message)
+            line["message"] = _OF_ENTRY.sub(HIDDEN, redact(message))
+        text = json.dumps(line, default=str) + "\n"
+        # Who reads the log may be gone: what is told ends no work.
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self._write is not None:
+                self._write(text)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_active: _Telling | None = None
+
+
+def _restore(stderr: TextIO) -> None:
+    global _active
+    _active, sys.stderr = None, stderr
+
+
+# Where lines go
+
+
+def _is_process_stderr(stream: TextIO) -> bool:
+    """Whether it is what C libraries and child processes write to, and no stand-in of a test."""
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):
+        return False
+
+
+def _destination(stderr: TextIO, stack: contextlib.ExitStack) -> Callable[[str], None]:
+    if not _is_process_stderr(stderr):
+        return lambda text: _whole(stderr, text)
+    stderr.flush()
+    descriptor = os.dup(2)
+    stack.callback(os.close, descriptor)
+
+    def write(text: str) -> None:
+        data = text.encode()
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return write
+
+
+def _whole(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+# What becomes of everything else that is written to stderr
+
+
+class _Lines(io.TextIOBase):
+    """Stands for stderr: a line that is written is the message of an event."""
+
+    encoding = "utf-8"
+
+    def __init__(self, telling: _Telling, before: TextIO) -> None:
+        self._telling, self._before = telling, before
+        self._lock, self._begun, self._ended = threading.Lock(), "", False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        """Takes any text; whoever kept this stream after the program's end writes to the one before."""
+        if self._ended:
+            return self._before.write(text)
+        with self._lock:
+            *whole, self._begun = _LINE_END.split(self._begun + text)
+        for line in whole:
+            self._tell(line)
+        return len(text)
+
+    def end(self) -> None:
+        """Tells a line that was begun."""
+        self._tell(self._begun)
+        self._begun, self._ended = "", True
+
+    def _tell(self, line: str) -> None:
+        if line.strip():
+            self._telling.tell("message", "info", line.rstrip(), {})
+
+
+@contextlib.contextmanager
+def _captured(telling: _Telling) -> Iterator[None]:
+    """Lines that C libraries and child processes write to the process's stderr are events in the block."""
+    kept = os.dup(2)
+    reading, writing = _pipe()
+    os.dup2(writing, 2)
+    last = f"{uuid.uuid4().hex}\n"
+    reader = threading.Thread(target=_read_lines, args=(reading, last, telling), name="stderr", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        # Not until nobody can write any more: helpers of multiprocessing live as long as this process.
+        os.set_blocking(writing, True)
+        os.write(writing, f"\n{last}".encode())
+        os.close(writing)
+        reader.join()
+
+
+def _pipe() -> tuple[int, int]:
+    """A large pipe that never makes its writers wait.
+
+    A library that holds Python's lock while it fills the pipe must lose words, and not stand still for good.
+    """
+    reading, writing = os.pipe()
+    # Where it may not grow it stays as large as pipes are.
+    with contextlib.suppress(PermissionError):
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    os.set_blocking(writing, False)
+    return reading, writing
+
+
+def _read_lines(reading: int, last: str, telling: _Telling) -> None:
+    """Tells each line until the last one."""
+    with open(reading, encoding="utf-8", errors="backslashreplace") as lines:
+        for line in lines:
+            if line == last:
+                return
+            if line.strip():
+                telling.tell("stderr", "warning", line.strip(), {})
+
+
+@contextlib.contextmanager
+def _logged(telling: _Telling) -> Iterator[None]:
+    """Log records and warnings of libraries are events in the block."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = [_Records(telling)]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = before
+        root.setLevel(level)
+
+
+class _Records(logging.Handler):
+    """Tells the records of Python's logging."""
+
+    def __init__(self, telling: _Telling) -> None:
+        super().__init__()
+        self._telling = telling
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        members: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[1] is not None:
+            members |= {"kind": type(record.exc_info[1]).__name__, "where": places(record.exc_info[1])}
+        event = "warning" if record.name == "py.warnings" else "log"
+        self._telling.tell(event, _level(record.levelno), record.getMessage().strip(), members)
+
+
+def _level(number: int) -> Level:
+    if number >= logging.CRITICAL:
+        return "critical"
+    if number >= logging.ERROR:
+        return "error"
+    return "warning" if number >= logging.WARNING else "info"
