@@ -6,8 +6,8 @@ of the snapshot, which covers the store's id, the view and the sha256 of each en
 store, snapshot or entry can be given. An array that is asked for by two threads at once is read once; an error is kept by nobody.
 
 The first task of a worker that needs a matrix reads the whole of it, by as many requests at once as the place bears; no thread
-reads ahead of tasks. Reading 227 mean maps takes 0.1 s of processor, and at 20 ms a request about a second, once in a worker's
-life; a fold of the averaging head takes a minute or more. Reading ahead hides that second at best, and only where another fit
+reads ahead of tasks. Reading 227 mean maps takes 0.1 to 0.2 s of processor, and at 20 ms a request two seconds, once in a worker's
+life; a fold of the averaging head takes a minute or more. Reading ahead hides these seconds at best, and only where another fit
 hides it: what a worker does next the scheduler decides, so that each worker would also read, and hold, matrices that it never
 needs. With the reading in the task itself an error of it is the task's error, and a worker that is told to end waits for no
 thread of ours.
