@@ -42,21 +42,25 @@ class BulkReader:
     parallel: int | None = None
     """Requests in flight; by default what the place bears."""
     memory_bytes: int = MEMORY_BYTES
-    """Of entries that are at work or not yet taken, raw and decoded, besides the one in hand; one that is larger goes alone.
-
-    As much of a pack is held, so that other entries of it cost no request.
-    """
+    """Of entries that are at work or not yet taken, raw and decoded, besides the one in hand; one that is larger goes alone."""
     cache: DiskCache | None = None
     direct_bytes: int = 64 * 2**10
     """Objects of this size and more are read from the bucket itself where a service gives addresses there; smaller ones come
     sooner through the service."""
+    hold_bytes: int | None = None
+    """What may be held of each pack, so that other entries of it cost no request; as much as `memory_bytes` by default."""
     _packs: dict[str, Pack] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[BulkReader], tuple[object, ...]]:
         """A pickled reader is addresses and settings: nothing that was read travels."""
         return BulkReader, (
-            self.snapshot, self.arrays, self.parallel, self.memory_bytes, self.cache, self.direct_bytes,
+            self.snapshot, self.arrays, self.parallel, self.memory_bytes, self.cache, self.direct_bytes, self.hold_bytes,
         )  # fmt: skip
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held of packs now."""
+        return sum(pack.held_bytes for pack in list(self._packs.values()))
 
     def read(self, keys: Sequence[EntryKey] | None = None) -> Iterator[StoredEntry]:
         """Entries in the order of the keys, all of the snapshot by default.
@@ -87,7 +91,8 @@ class BulkReader:
         """
         pack = self._pack(name)
         if pack is not None:
-            return pack.load(keys, hold_bytes=self.memory_bytes, parallel=self.parallel)
+            hold_bytes = self.memory_bytes if self.hold_bytes is None else self.hold_bytes
+            return pack.load(keys, hold_bytes=hold_bytes, parallel=self.parallel)
         if not keys:
             return self._nothing(name)
         reader = self if self.arrays == (name,) else replace(self, arrays=(name,))

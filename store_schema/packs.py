@@ -103,6 +103,12 @@ class Pack:
         """Address for `xr.open_zarr(url)`; readers of it check the checksums of chunks, not the record's digests."""
         return f"{self.snapshot.url}/{self.folder}"
 
+    @property
+    def held_bytes(self) -> int:
+        """What is held of its objects now."""
+        with self._holding:
+            return sum(map(len, self._held.values()))
+
     @cached_property
     def _layout(self) -> tuple[tuple[int, ...], str, bool]:
         """The array's shape and dtype, and whether its entries are compressed; checked to be of a form that is decoded here."""

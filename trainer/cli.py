@@ -14,7 +14,7 @@ from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
 from trainer.quality.command import quality
 from trainer.robustness.command import robustness
-from trainer.run_options import inputs_of, on_device, run_options, tell_summary
+from trainer.run_options import inputs_of, on_device, run_options, tell_summary, workers_of
 from trainer.trust.command import trust
 
 if TYPE_CHECKING:
@@ -176,13 +176,12 @@ def _check_publishing(options: Mapping[str, Any]) -> None:
 
 
 def _fit_and_judge(config: "RunConfig", options: Mapping[str, Any]) -> None:
-    from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.printed import print_results, print_run  # noqa: PLC0415
     from trainer.run import cross_validate  # noqa: PLC0415
 
-    spread = Workers(number=options["workers"], scheduler=options["scheduler"])
     config = on_device(config, options)
-    report = cross_validate(config, inputs_of(options), out=options["out"], workers=spread, console=error_console())
+    where = {"out": options["out"], "workers": workers_of(options), "console": error_console()}
+    report = cross_validate(config, inputs_of(options), **where)
     console = result_console()
     print_run(report, console)
     print_results(config, report.results, console)

@@ -1,4 +1,7 @@
-"""Spreads tasks over this process, local processes or a Dask cluster; the only module that knows Dask, and no model."""
+"""Spreads tasks over this process, local processes or a Dask cluster; knows no model.
+
+It and `performance_report` are the only modules that know Dask.
+"""
 
 import logging
 import os
@@ -6,9 +9,9 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +22,10 @@ from store_schema.allocator import keep_freed_memory
 from store_schema.errors import EngramError, TaskError, UsageError
 from store_schema.location import Location
 from store_schema.origin import differing
+from trainer.features import CACHE_MIB, keep_at_most
 from trainer.fold import run_task
 from trainer.gpus import NO_GPU, gpus, take_gpu
+from trainer.performance_report import PerformanceReport
 from trainer.spec import Device
 from trainer.task import Task
 from trainer.versions import versions
@@ -53,10 +58,19 @@ class Workers:
     """How long the scheduler, and then its first worker, is waited for."""
     alone_s: float = 600.0
     """How long a scheduler may be without a worker before the run ends."""
+    cache_mib: int = CACHE_MIB
+    """Bound of what each process keeps of the features that it has read; 0 keeps none."""
+    report: PerformanceReport | None = None
+    """Where Dask's report of the run goes."""
 
     def __post_init__(self) -> None:
         if self.scheduler is not None and self.number is not None:
             raise UsageError("--workers counts local processes, and --scheduler names a cluster: give one of them")
+        if self.report is not None and self.number == 0:
+            raise UsageError(
+                "--performance-report is Dask's, and with --workers 0 everything is done in this process, without Dask: leave "
+                "one of them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -117,14 +131,16 @@ def run_tasks(
         a GPU, and no worker declares one.
     """
     found: dict[str, Outcome] = {}
-    source = _in_process(tasks, do) if workers.number == 0 else _on_cluster(tasks, workers, do)
-    for outcome in source:
-        found[outcome.task.id] = outcome
-        on_done(outcome)
+    keep_at_most(workers.cache_mib)
+    # closed, so that what `on_done` raises ends workers, and their report is written, before it goes on
+    with closing(_in_process(tasks, do) if workers.number == 0 else _on_cluster(tasks, workers, do)) as source:
+        for outcome in source:
+            found[outcome.task.id] = outcome
+            on_done(outcome)
     return [found[task.id] for task in tasks]
 
 
-def _in_process(tasks: Sequence[Task], do: Do) -> Iterator[Outcome]:
+def _in_process(tasks: Sequence[Task], do: Do) -> Generator[Outcome]:
     """One after the other in a thread, whose future holds whatever a task raises."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         for task in tasks:
@@ -132,15 +148,16 @@ def _in_process(tasks: Sequence[Task], do: Do) -> Iterator[Outcome]:
             yield Outcome(task, None if error is None else _reason(error))
 
 
-def _on_cluster(tasks: Sequence[Task], workers: Workers, do: Do) -> Iterator[Outcome]:
+def _on_cluster(tasks: Sequence[Task], workers: Workers, do: Do) -> Generator[Outcome]:
     """Outcomes as they come; where every local process has ended, new ones go on with what is left."""
     left = {task.id: task for task in tasks}
     barren = 0
     while left:
         before = len(left)
-        for outcome in _round(tuple(left.values()), workers, do):
-            del left[outcome.task.id]
-            yield outcome
+        with closing(_round(tuple(left.values()), workers, do)) as outcomes:
+            for outcome in outcomes:
+                del left[outcome.task.id]
+                yield outcome
         barren = barren + 1 if len(left) == before else 0
         if left and (workers.scheduler is not None or barren == MOST_BARREN):
             who = (
@@ -154,32 +171,40 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers, do: Do) -> Iterator[Out
             )
 
 
-def _round(tasks: Sequence[Task], workers: Workers, do: Do) -> Iterator[Outcome]:
+def _round(tasks: Sequence[Task], workers: Workers, do: Do) -> Generator[Outcome]:
     """Outcomes from one set of workers; ends early where none of them is left."""
     resources = GPU if _on_gpu(tasks) else None
     with _client(workers, len(tasks), resources) as client:
         _check_workers(client)
         _check_gpus(client, resources)
-        # keys of this call alone: a key that another call left in error would be answered by that error
-        call = uuid.uuid4().hex
-        futures = {
-            client.submit(
-                _on_worker,
-                task.model_dump_json(),
-                versions(),
-                do,
-                key=f"{task.id}-{call}",
-                resources=resources,
-                pure=False,
-            ): task
-            for task in tasks
-        }
-        for future in _answered(client, list(futures), LONE_S if workers.scheduler is None else workers.alone_s):
-            task = futures.pop(future)
-            if workers.scheduler is not None or future.status not in GIVEN_UP:
-                # A local process that is told to end gives up the task in its hands: the next set of processes does it.
-                yield Outcome(task, _failure(future))
-            future.release()
+        with nullcontext() if workers.report is None else workers.report.of(client):
+            yield from _sent(client, tasks, workers, do, resources)
+
+
+def _sent(
+    client: Client, tasks: Sequence[Task], workers: Workers, do: Do, resources: Mapping[str, int] | None
+) -> Iterator[Outcome]:
+    # keys of this call alone: a key that another call left in error would be answered by that error
+    call = uuid.uuid4().hex
+    futures = {
+        client.submit(
+            _on_worker,
+            task.model_dump_json(),
+            versions(),
+            do,
+            workers.cache_mib,
+            key=f"{task.id}-{call}",
+            resources=resources,
+            pure=False,
+        ): task
+        for task in tasks
+    }
+    for future in _answered(client, list(futures), LONE_S if workers.scheduler is None else workers.alone_s):
+        task = futures.pop(future)
+        if workers.scheduler is not None or future.status not in GIVEN_UP:
+            # A local process that is told to end gives up the task in its hands: the next set of processes does it.
+            yield Outcome(task, _failure(future))
+        future.release()
 
 
 def _answered(client: Client, futures: list[Any], alone_s: float) -> Iterator[Any]:
@@ -204,13 +229,14 @@ def _answered(client: Client, futures: list[Any], alone_s: float) -> Iterator[An
                 return
 
 
-def _on_worker(description: str, expected: dict[str, str], do: Do = run_task) -> str:
+def _on_worker(description: str, expected: dict[str, str], do: Do = run_task, cache_mib: int = CACHE_MIB) -> str:
     """Do a task where it landed; only its id travels back."""
     other = differing(versions(), expected)
     if other:
         # a worker that joined after the check of all workers
         raise TaskError(f"this worker runs {other}: install the same on workers and client")
     keep_freed_memory()
+    keep_at_most(cache_mib)
     task = Task.model_validate_json(description)
     if task.device == "cuda" and isinstance(name := get_worker().name, int):
         # local processes are numbered

@@ -1,17 +1,32 @@
-"""Reads what heads need of a cohort from a snapshot, once per process; knows nothing of folds or outcomes, and fits nothing."""
+"""Reads what heads need of a cohort from a snapshot, once per process; knows nothing of folds or outcomes, and fits nothing.
+
+A process keeps what it has read in one cache, bounded in bytes, of which what was used longest ago goes first. A fold reads every
+patient, so that what is kept is whole matrices: an array of one modality and region for a whole cohort. Their keys hold the sha256
+of the snapshot, which covers the store's id, the view and the sha256 of each entry's commit, and the entries: nothing of another
+store, snapshot or entry can be given. An array that is asked for by two threads at once is read once; an error is kept by nobody.
+
+The first task of a worker that needs a matrix reads the whole of it, by as many requests at once as the place bears; no thread
+reads ahead of tasks. Reading 227 mean maps takes 0.1 to 0.2 s of processor, and at 20 ms a request two seconds, once in a worker's
+life; a fold of the averaging head takes a minute or more. Reading ahead hides these seconds at best, and only where another fit
+hides it: what a worker does next the scheduler decides, so that each worker would also read, and hold, matrices that it never
+needs. With the reading in the task itself an error of it is the task's error, and a worker that is told to end waits for no
+thread of ours.
+"""
 
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from store_schema import EntryKey, Layout, Snapshot, ViewSpec, open_snapshot
-from store_schema.bulk import BulkReader
+from store_schema.bulk import MEMORY_BYTES, BulkReader
 from store_schema.disk_cache import cache_from_environment
 from store_schema.errors import ConfigError
 from store_schema.vectors import with_nan
-from trainer.kept import Kept
+from trainer.cache import Cache, Sized
 from trainer.model_config import FittedModel, Images, NetworkModel
 from trainer.stored_images import StoredImages
 
@@ -22,24 +37,75 @@ READ_AT_ONCE = 16
 """Patients whose memories lie in memory as they are stored."""
 VECTOR_READERS = ("head vector", "ridge_cox")
 MEMORY_READERS = ("head attention", "head cnn3d")
-KEPT_MEMORIES = Kept(limit_bytes=2**30)
-"""Whole cohorts: 60 MB for 227 patients and one modality in the paper's layout."""
+CACHE_MIB = 1024
+"""Default bound of what a process keeps: the paper's 227 patients take 3.5 MiB as mean maps of one modality, 57 as memories."""
+HELD_SHARE = 4
+"""Part of the bound that objects of one pack may take, which hold entries of every modality and region."""
+KEPT: Cache[Sized] = Cache(CACHE_MIB * 2**20)
+"""What this process has read."""
+
+log = logging.getLogger(__name__)
 
 
-@functools.lru_cache(maxsize=4)
+def keep_at_most(mib: int) -> None:
+    """Bound what this process keeps of what it reads; 0 has every task read anew what it needs."""
+    KEPT.bound(mib * 2**20)
+
+
+@functools.lru_cache(maxsize=32)
 def snapshot_of(store_url: str, snapshot_id: str) -> Snapshot:
     """Snapshot opened by address, kept while the process lives: it can never change."""
     return open_snapshot(store_url, snapshot_id)
 
 
-@functools.lru_cache(maxsize=4)
-def reader_of(store_url: str, snapshot_id: str) -> BulkReader:
-    """Reads a snapshot's maps, through the local cache that ENGRAM_CACHE names; what it holds of a pack serves every ROI."""
-    return BulkReader(snapshot_of(store_url, snapshot_id), (MEAN_MAP,), cache=cache_from_environment())
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a snapshot's entries, through the local cache that ENGRAM_CACHE names; what it holds of a pack serves every ROI."""
+
+    bulk: BulkReader
+
+    @property
+    def nbytes(self) -> int:
+        return self.bulk.held_bytes
 
 
-# Whole cohorts are kept, since every fold reads every patient: 16 KiB a map, 3.5 MiB for 227 patients and one modality.
-@functools.lru_cache(maxsize=8)
+def _reader(store_url: str, snapshot_id: str) -> BulkReader:
+    def make() -> Sized:
+        held = min(MEMORY_BYTES, KEPT.limit_bytes // HELD_SHARE)
+        snapshot = snapshot_of(store_url, snapshot_id)
+        return _Reader(BulkReader(snapshot, (MEAN_MAP,), cache=cache_from_environment(), hold_bytes=held))
+
+    found = KEPT.get(("reader", store_url, snapshot_id), make)
+    assert isinstance(found, _Reader)
+    return found.bulk
+
+
+def _kept(key: tuple[object, ...], read: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a key, read where it is not kept; not writable."""
+
+    def make() -> Sized:
+        made = read()
+        made.setflags(write=False)
+        if KEPT.limit_bytes < made.nbytes and KEPT.limit_bytes:
+            _tell_too_large(made.nbytes >> 20, KEPT.limit_bytes >> 20)
+        return made
+
+    found = KEPT.get(key, make)
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _tell_too_large(needed_mib: int, kept_mib: int) -> None:
+    """Once for each size."""
+    log.warning(
+        "an array of %d MiB does not fit into a cache of %d MiB: every task reads it anew. Give a larger --cache-mib where each "
+        "worker has that much memory",
+        needed_mib,
+        kept_mib,
+    )
+
+
 def mean_maps(
     store_url: str, snapshot_id: str, modality: str, roi: str, patients: tuple[str, ...]
 ) -> Float[np.ndarray, "patient row column"]:
@@ -63,10 +129,11 @@ def mean_maps(
     ObjectMissingError, ObjectAlteredError
         If an object is gone or is not the one committed.
     """
-    keys = [EntryKey(patient, modality, roi) for patient in patients]
-    stacked = reader_of(store_url, snapshot_id).stack(MEAN_MAP, keys)
-    stacked.setflags(write=False)
-    return stacked
+
+    def read() -> np.ndarray:
+        return _reader(store_url, snapshot_id).stack(MEAN_MAP, _keys(patients, modality, roi))
+
+    return _kept((MEAN_MAP, store_url, snapshot_id, modality, roi, patients), read)
 
 
 def memories(
@@ -92,9 +159,15 @@ def memories(
     ConfigError
         If blocks of `pool` do not part the plane evenly.
     """
-    keys = [EntryKey(patient, modality, roi) for patient in patients]
-    reader = reader_of(store_url, snapshot_id)
-    return KEPT_MEMORIES.get((store_url, snapshot_id, tuple(keys), pool), lambda: _read_memories(reader, keys, pool))
+
+    def read() -> np.ndarray:
+        return _read_memories(_reader(store_url, snapshot_id), _keys(patients, modality, roi), pool)
+
+    return _kept((MEMORY, store_url, snapshot_id, modality, roi, patients, pool), read)
+
+
+def _keys(patients: Sequence[str], modality: str, roi: str) -> list[EntryKey]:
+    return [EntryKey(patient, modality, roi) for patient in patients]
 
 
 def _read_memories(
@@ -126,7 +199,6 @@ def volumes(
     return np.asarray(deep.mean(axis=2, dtype=np.float32))[:, np.newaxis]
 
 
-@functools.lru_cache(maxsize=8)
 def vectors(
     store_url: str, snapshot_id: str, modality: str, roi: str, patients: tuple[str, ...]
 ) -> Float[np.ndarray, "patient feature"]:
@@ -137,11 +209,12 @@ def vectors(
     NotCommittedError, ObjectMissingError, ObjectAlteredError
         As for `mean_maps`.
     """
-    keys = [EntryKey(patient, modality, roi) for patient in patients]
-    stored = reader_of(store_url, snapshot_id).stack(MEMORY, keys)
-    found = _flat(stored, snapshot_of(store_url, snapshot_id).view.layout)
-    found.setflags(write=False)
-    return found
+
+    def read() -> np.ndarray:
+        stored = _reader(store_url, snapshot_id).stack(MEMORY, _keys(patients, modality, roi))
+        return _flat(stored, snapshot_of(store_url, snapshot_id).view.layout)
+
+    return _kept(("vector", store_url, snapshot_id, modality, roi, patients), read)
 
 
 def _flat(memory: Float[np.ndarray, "patient 1 feature 1 1"], layout: Layout) -> Float[np.ndarray, "patient feature"]:

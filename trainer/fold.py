@@ -27,6 +27,7 @@ class TaskData:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._parts: dict[Hashable, PartData] = {}
+        self._read: dict[Hashable, StoredImages | None] = {}
         self._cohorts: dict[int, Cohort] = {}
 
     @cached_property
@@ -47,9 +48,7 @@ class TaskData:
 
     def data(self, job: Job) -> PartData:
         """What a job is fitted and judged on; the same object for jobs that differ in settings of the fit alone."""
-        model = job.model
-        head = model.head if isinstance(model, NetworkModel) else model.kind
-        place = (job.part, model.view, model.images, head, model.clinical)
+        place = (job.part, *_reads(job), job.model.clinical)
         if place not in self._parts:
             self._parts[place] = self._made(job)
         return self._parts[place]
@@ -74,7 +73,18 @@ class TaskData:
             return None
         if self._task.store_url is None or view not in self._task.snapshots:
             raise TaskError(f"{job.label} reads images, and the task names no store and snapshot")
-        return images_of(job.model, self._task.store_url, self._task.snapshots[view], self.cohort.patients)
+        # read once for all parts, also where the process keeps nothing
+        place = _reads(job)
+        if place not in self._read:
+            store_url, snapshot = self._task.store_url, self._task.snapshots[view]
+            self._read[place] = images_of(job.model, store_url, snapshot, self.cohort.patients)
+        return self._read[place]
+
+
+def _reads(job: Job) -> tuple[Hashable, ...]:
+    """What the images of a job follow from."""
+    model = job.model
+    return model.view, model.images, model.head if isinstance(model, NetworkModel) else model.kind
 
 
 def fold_of(part: Part, cohort: Cohort, splits: Splits, inner: int) -> Fold:

@@ -13,6 +13,7 @@ from store_schema.console import FileOrAddress
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
+    from trainer.dispatch import Workers
     from trainer.plan import Inputs
     from trainer.run import CvReport
 
@@ -23,12 +24,49 @@ _PUBLISH = click.option(
     help="Publish the complete run into --store, without anything of single patients; see `trainer publish --help`.",
 )
 
+_CACHE = click.option(
+    "--cache-mib",
+    type=click.IntRange(min=0),
+    metavar="MIB",
+    help="Memory of each worker process for the features that it has read, besides what fits take; default 1024. With 0 every task "
+    "reads its features anew.",
+)
+_REPORT = click.option(
+    "--performance-report",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Save Dask's performance report as HTML, also of a run that fails; what follows from the first fits goes to FILE-2, …. A "
+    "shared scheduler also shows what others ran meanwhile.",
+)
+
+
+def spread_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What every command takes that has workers, besides where they are: their cache, and a report of what they did."""
+    return _CACHE(_REPORT(command))
+
+
+def workers_of(options: Mapping[str, Any]) -> "Workers":
+    """Where tasks run, as the command line says it."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from trainer.dispatch import Workers  # noqa: PLC0415
+    from trainer.features import CACHE_MIB  # noqa: PLC0415
+    from trainer.performance_report import PerformanceReport  # noqa: PLC0415
+
+    file, mib = options["performance_report"], options["cache_mib"]
+    return Workers(
+        number=options["workers"],
+        scheduler=options["scheduler"],
+        cache_mib=CACHE_MIB if mib is None else mib,
+        report=None if file is None else PerformanceReport(Path(file)),
+    )
+
 
 def run_options(
     *, required: bool = True, publishing: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """What every command that fits and judges takes: inputs, run folder, workers; and whether the run is published."""
-    options = [
+    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         click.option(
             "--store", "store_url", metavar="URL", help="Feature store; not needed for clinical models alone."
         ),
@@ -59,6 +97,7 @@ def run_options(
         click.option(
             "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
         ),
+        spread_options,
         click.option(
             "--device",
             type=click.Choice(("cpu", "cuda")),

@@ -203,6 +203,15 @@ def test_threads_share_a_reader_and_what_it_holds(many: Snapshot) -> None:
     assert np.array_equal(np.stack(found), maps(list(range(COUNT))))
 
 
+def test_of_a_pack_no_more_is_held_than_may_be_and_a_sent_reader_says_the_same(many: Snapshot) -> None:
+    make_pack(many, "mean_map")
+    free, bound = BulkReader(many), BulkReader(many, hold_bytes=0)
+    for reader in (free, bound, pickle.loads(pickle.dumps(bound))):
+        assert reader.held_bytes == 0
+        assert np.array_equal(reader.stack("mean_map", many.keys[:2]), maps([0, 1]))
+        assert (reader.held_bytes > 0) == (reader is free)
+
+
 def test_no_entry_gives_an_empty_array_where_the_view_says_its_shape(many: Snapshot) -> None:
     shape = many.view.layout.shape
     assert BulkReader(many).stack("memory", []).shape == (0, *shape)

@@ -8,16 +8,17 @@ import pytest
 from rich.console import Console
 
 from store_schema import Entry, EntryKey, Layout, create_store, make_pack, open_store
-from store_schema.errors import ConfigError, NotCommittedError, ObjectAlteredError
+from store_schema.errors import ConfigError, NotCommittedError, ObjectAlteredError, ObjectMissingError
 from store_schema.vectors import MISSING
 from trainer.dispatch import Workers
 from trainer.features import (
-    KEPT_MEMORIES,
+    CACHE_MIB,
+    KEPT,
     even_block,
     images_of,
+    keep_at_most,
     mean_maps,
     memories,
-    reader_of,
     snapshot_of,
     vectors,
     volumes,
@@ -53,6 +54,91 @@ def test_maps_are_read_once_per_process_and_cannot_be_changed(small):
         first[0, 0, 0] = 1.0
 
 
+@pytest.fixture
+def bounded():
+    """Bounds what this process keeps, and forgets it."""
+
+    def bound(mib: int) -> None:
+        KEPT.clear()
+        keep_at_most(mib)
+
+    yield bound
+    KEPT.clear()
+    keep_at_most(CACHE_MIB)
+
+
+def test_without_a_cache_equal_maps_are_read_anew_and_cannot_be_changed_either(small, bounded):
+    store, _, snapshot = small
+    arguments = (store.url, snapshot, "CT", "spine", ("P000", "P001"))
+    kept = mean_maps(*arguments)
+    bounded(0)
+    first, second = mean_maps(*arguments), mean_maps(*arguments)
+    assert first is not second
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, kept)
+    assert KEPT.size_bytes == 0
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0, 0] = 1.0
+
+
+def test_of_another_snapshot_entry_array_or_store_nothing_is_given(small, kit, tmp_path, bounded):
+    store, view, snapshot = small
+    bounded(CACHE_MIB)
+    shutil.copytree(store.location.root, tmp_path / "copy")
+    store.publish(view, EntryKey("P000", "PET", "spine"), kit.entry(9.0, [5]), input_sha256="f" * 64)
+    other = store.make_snapshot(view)
+    here = {
+        (at, modality, patients): mean_maps(store.url, at, modality, "spine", patients)
+        for at in (snapshot, other)
+        for modality in ("PET", "CT")
+        for patients in (("P000", "P001"), ("P001", "P000"), ("P000",))
+    }
+    for (at, modality, patients), maps in here.items():
+        rows = [store.snapshot(at).read(EntryKey(one, modality, "spine")).arrays["mean_map"] for one in patients]
+        np.testing.assert_array_equal(maps, np.stack(rows))
+    assert memories(store.url, snapshot, "PET", "spine", ("P000",)).shape != here[snapshot, "PET", ("P000",)].shape
+    there = mean_maps(str(tmp_path / "copy"), snapshot, "PET", "spine", ("P000",))
+    assert there is not here[snapshot, "PET", ("P000",)]
+
+
+def test_a_map_that_cannot_be_read_is_asked_for_again(small, bounded):
+    store, view, snapshot = small
+    bounded(CACHE_MIB)
+    folder = store.location.root / store.commit(view, EntryKey("P003", "CT", "spine")).folder
+    folder.rename(folder.with_name("away"))
+    with pytest.raises(ObjectMissingError):
+        mean_maps(store.url, snapshot, "CT", "spine", ("P003",))
+    folder.with_name("away").rename(folder)
+    assert mean_maps(store.url, snapshot, "CT", "spine", ("P003",)).shape[0] == 1
+
+
+def test_an_array_that_does_not_fit_is_told_of_and_read_anew(small, kit, bounded, caplog):
+    store, _, _ = small
+    bounded(1)
+    patients = tuple(f"M{row:03d}" for row in range(70))
+    for patient in patients:
+        memory = np.zeros((1, 4, 64, 64), np.float16)
+        made = Entry({"memory": memory, "mean_map": memory[0, 0].astype(np.float32)}, {"valid": [True]})
+        wide = kit.view.model_copy(update={"name": "wide", "layout": Layout(name="pooled", shape=(1, 4, 64, 64))})
+        store.publish(store.put_view(wide), EntryKey(patient, "PET", "spine"), made, input_sha256="a" * 64)
+    arguments = (store.url, store.make_snapshot(store.resolve_view("wide")), "PET", "spine", patients)
+    assert mean_maps(*arguments) is not mean_maps(*arguments)
+    assert KEPT.size_bytes == 0
+    told = [record.getMessage() for record in caplog.records if record.name == "trainer.features"]
+    assert len(told) == 1
+    assert "Give a larger --cache-mib" in told[0]
+
+
+def test_what_is_held_of_a_pack_is_within_the_bound(small, bounded):
+    store, _, snapshot = small
+    make_pack(store.snapshot(snapshot), "mean_map")
+    bounded(CACHE_MIB)
+    maps = mean_maps(store.url, snapshot, "PET", "spine", ("P000",))
+    assert KEPT.size_bytes > maps.nbytes
+    keep_at_most(0)
+    assert KEPT.size_bytes == 0
+
+
 def test_a_snapshot_reads_what_it_pinned_after_the_entry_changed(small, kit):
     store, view, snapshot = small
     key = EntryKey("P000", "PET", "spine")
@@ -86,9 +172,8 @@ def test_an_entry_without_a_mean_map_is_refused(small, kit):
 
 
 def _as_in_a_new_process():
-    for kept in (mean_maps, vectors, reader_of, snapshot_of):
-        kept.cache_clear()
-    KEPT_MEMORIES.clear()
+    snapshot_of.cache_clear()
+    KEPT.clear()
 
 
 @pytest.mark.parametrize("how", ["cache", "pack", "both"])

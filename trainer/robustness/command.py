@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import EngramCommand, FileOrAddress, progress, result_console
+from trainer.run_options import spread_options, workers_of
 
 if TYPE_CHECKING:
     from trainer.robustness.results import JudgedModel, Robustness
@@ -54,6 +55,7 @@ _FILE = FileOrAddress()
     type=click.IntRange(min=0),
     help="Local processes that fit folds; default one a core, 0 fits in this one.",
 )
+@spread_options
 @click.option("--latest", is_flag=True, help="Take the latest of entries that were extracted from several inputs.")
 @click.option(
     "--any-files",
@@ -74,12 +76,11 @@ def robustness(
     components: int,
     resamples: int,
     seed: int,
-    scheduler: str | None,
-    workers: int | None,
     latest: bool,
     any_files: bool,
     out: str,
     pseudonymise: bool,
+    **spread: Any,
 ) -> None:
     r"""Tell how embeddings, and a model's risks, hold when prompts or images are disturbed.
 
@@ -108,7 +109,6 @@ def robustness(
         --run ./run --row image
     """
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
-    from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.robustness.measuring import Asked, measure  # noqa: PLC0415
     from trainer.robustness.page import write_page  # noqa: PLC0415
     from trainer.robustness.writing import own_folder, write_robustness  # noqa: PLC0415
@@ -133,7 +133,7 @@ def robustness(
         run_url=run_url,
         row=row,
         keep=keep,
-        workers=Workers(number=workers, scheduler=scheduler),
+        workers=workers_of(spread),
         latest=latest,
         any_files=any_files,
     )

@@ -1,0 +1,100 @@
+"""Saves Dask's performance report of a run as one page that needs no network; knows no task.
+
+It and `dispatch` are the only modules that know Dask. The page holds tasks by their keys with start and end on each worker, what
+workers and scheduler spent their time on by function, their memory and the scheduler's log. Keys are digests of tasks, and no value
+or argument of a function is on the page: no patient is.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from distributed import Client, performance_report
+
+from store_schema.errors import BackendError, EngramError, UsageError
+from store_schema.location import open_location
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PerformanceReport:
+    """Where reports go: one for each set of workers that a command has, as FILE, FILE-2, ….
+
+    A command has one set for the fits, and others for those that follow from their results: of a search, of `trainer trust`.
+    """
+
+    path: Path
+    _written: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.path.is_dir() or not self.path.absolute().parent.is_dir():
+            raise UsageError(
+                f"--performance-report {self.path}: expected a file in a folder that is there: make the folder, or name another"
+            )
+
+    @contextmanager
+    def of(self, client: Client) -> Iterator[None]:
+        """Report what is done in the block, also where it ends in an error.
+
+        Raises
+        ------
+        UsageError
+            If the scheduler has no bokeh, before anything is done.
+        BackendError
+            If the report cannot be made or written after all was done. Where the block ends in an error, that goes on, and the
+            log tells of the report.
+        """
+        _refuse_without_bokeh(client)
+        with TemporaryDirectory(prefix="engram-report-") as folder:
+            page = Path(folder) / "report.html"
+            made = performance_report(filename=str(page), mode="inline")
+            with client.as_current():
+                made.__enter__()
+            try:
+                yield
+            except BaseException:
+                try:
+                    self._save(client, made, page)
+                except EngramError as error:
+                    log.warning("%s", error)
+                raise
+            self._save(client, made, page)
+
+    def _save(self, client: Client, made: performance_report, page: Path) -> None:
+        """Fetch the report and put it in its place as a whole."""
+        self._written += 1
+        number = "" if self._written == 1 else f"-{self._written}"
+        place = self.path.absolute()
+        name = f"{place.stem}{number}{place.suffix}"
+        try:
+            with client.as_current():
+                made.__exit__(None, None, None)
+            open_location(place.parent).put(name, page.read_bytes())
+        except (OSError, RuntimeError, BackendError) as error:
+            raise BackendError(
+                f"Dask's performance report {place.parent / name} was not written: {type(error).__name__}: {error}. What the tasks "
+                "made is kept: the same command goes on from there"
+            ) from error
+
+
+def _refuse_without_bokeh(client: Client) -> None:
+    """Refuse a scheduler that cannot draw the report: its process draws it."""
+
+    def missing() -> str | None:
+        # sent by value: a scheduler needs Dask alone
+        try:
+            import distributed.dashboard.components.scheduler  # noqa: F401, PLC0415
+        except ImportError as error:
+            return str(error)
+        return None
+
+    why = client.run_on_scheduler(missing)
+    if why is not None:
+        raise UsageError(
+            f"--performance-report is drawn by the scheduler with bokeh, and it cannot ({why}): install bokeh there "
+            "(engram[trainer] has it), or leave the option out"
+        )
