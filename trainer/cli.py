@@ -14,8 +14,9 @@ from trainer.model_commands import fit, predict, validate
 from trainer.publish_commands import check_publishing, publish, publish_after
 from trainer.quality.command import quality
 from trainer.robustness.command import robustness
-from trainer.run_options import inputs_of, on_device, run_options
+from trainer.run_options import inputs_of, on_device, run_options, workers_of
 from trainer.trust.command import trust
+from trainer.worker_command import worker
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -63,8 +64,10 @@ def cv(*, config_path: str, **options: Any) -> None:
     Workers of a --scheduler take their credentials from their own environment. They must reach the store and RUN by the same
     addresses, and run the same version of engram.
 
+    `trainer worker --help` tells how to start them, and how to guard a cluster by TLS: then --scheduler is a tls:// address.
+
     With --device cuda networks are fitted on GPUs, those with convolutions many at once; locally one process a GPU, on a cluster by
-    workers that declare one (`dask worker … --resources GPU=1`, one process a GPU).
+    workers that declare one (`trainer worker ADDRESS --device cuda`, one process a GPU).
 
     \b
     Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, table_one.csv, folds.csv, risks.csv
@@ -72,7 +75,8 @@ def cv(*, config_path: str, **options: Any) -> None:
 
     \b
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run
-      trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run --scheduler tcp://head:8786
+      trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run --scheduler tls://head:8786 \
+        --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem
     """
     from trainer.config import load_config  # noqa: PLC0415
 
@@ -176,13 +180,13 @@ def _check_publishing(options: Mapping[str, Any]) -> None:
 
 
 def _fit_and_judge(config: "RunConfig", options: Mapping[str, Any]) -> None:
-    from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.printed import print_results, print_run  # noqa: PLC0415
     from trainer.run import cross_validate  # noqa: PLC0415
 
-    spread = Workers(number=options["workers"], scheduler=options["scheduler"])
     config = on_device(config, options)
-    report = cross_validate(config, inputs_of(options), out=options["out"], workers=spread, console=error_console())
+    report = cross_validate(
+        config, inputs_of(options), out=options["out"], workers=workers_of(options), console=error_console()
+    )
     console = result_console()
     print_run(report, console)
     print_results(config, report.results, console)
@@ -223,5 +227,5 @@ def report(run: str) -> None:
         click.echo(write_index(RunFolder.open(run)))
 
 
-for _command in (explain, fit, predict, publish, quality, robustness, trust, validate):
+for _command in (explain, fit, predict, publish, quality, robustness, trust, validate, worker):
     main.add_command(_command)

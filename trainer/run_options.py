@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import FileOrAddress
+from store_schema.tls_options import taken_tls, tls_options
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
+    from trainer.dispatch import Workers
     from trainer.plan import Inputs
 
 _FILE = FileOrAddress()
@@ -26,7 +28,7 @@ def run_options(
     *, required: bool = True, publishing: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """What every command that fits and judges takes: inputs, run folder, workers; and whether the run is published."""
-    options = [
+    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         click.option(
             "--store", "store_url", metavar="URL", help="Feature store; not needed for clinical models alone."
         ),
@@ -52,8 +54,9 @@ def run_options(
         click.option(
             "--scheduler",
             metavar="ADDRESS",
-            help="Dask scheduler, such as tcp://host:8786, instead of local processes.",
+            help="Dask scheduler, such as tls://host:8786, instead of local processes.",
         ),
+        tls_options,
         click.option(
             "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
         ),
@@ -88,6 +91,15 @@ def inputs_of(options: Mapping[str, Any]) -> "Inputs":
         latest=options["latest"],
         ids=ids,
     )
+
+
+def workers_of(options: Mapping[str, Any]) -> "Workers":
+    """Where tasks run, as the command line says it; certificates are of account for a scheduler alone."""
+    from trainer.dispatch import Workers  # noqa: PLC0415
+
+    scheduler = options["scheduler"]
+    tls = None if scheduler is None else taken_tls(dict(options))
+    return Workers(number=options["workers"], scheduler=scheduler, tls=tls)
 
 
 def on_device(config: "RunConfig", options: Mapping[str, Any]) -> "RunConfig":

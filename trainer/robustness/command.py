@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import EngramCommand, FileOrAddress, progress, result_console
+from store_schema.tls_options import tls_options
+from trainer.run_options import workers_of
 
 if TYPE_CHECKING:
     from trainer.robustness.results import JudgedModel, Robustness
@@ -49,6 +51,7 @@ _FILE = FileOrAddress()
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers fit the folds, instead of local processes."
 )
+@tls_options
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
@@ -80,6 +83,7 @@ def robustness(
     any_files: bool,
     out: str,
     pseudonymise: bool,
+    **tls: str | None,
 ) -> None:
     r"""Tell how embeddings, and a model's risks, hold when prompts or images are disturbed.
 
@@ -108,7 +112,6 @@ def robustness(
         --run ./run --row image
     """
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
-    from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.robustness.measuring import Asked, measure  # noqa: PLC0415
     from trainer.robustness.page import write_page  # noqa: PLC0415
     from trainer.robustness.writing import own_folder, write_robustness  # noqa: PLC0415
@@ -133,7 +136,7 @@ def robustness(
         run_url=run_url,
         row=row,
         keep=keep,
-        workers=Workers(number=workers, scheduler=scheduler),
+        workers=workers_of({"workers": workers, "scheduler": scheduler, **tls}),
         latest=latest,
         any_files=any_files,
     )

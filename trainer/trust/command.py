@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import FAILED, EngramCommand, FileOrAddress, error_console, result_console
-from trainer.run_options import inputs_of, on_device, run_options
+from trainer.run_options import inputs_of, on_device, run_options, workers_of
 
 if TYPE_CHECKING:
     from trainer.run import CvReport
@@ -59,7 +59,7 @@ def trust(*, study: str, only_plan: bool, **options: Any) -> None:
       trainer trust study.yaml --store ./store --clinical clinical.csv --out ./run --plan
       trainer trust study.yaml --store ./store --clinical clinical.csv --out ./run
     """
-    from trainer.dispatch import Workers, cores  # noqa: PLC0415
+    from trainer.dispatch import cores  # noqa: PLC0415
     from trainer.printed import print_results, print_run  # noqa: PLC0415
     from trainer.study_config import load_trusted  # noqa: PLC0415
     from trainer.trust.printed import print_trust, print_trust_plan  # noqa: PLC0415
@@ -69,7 +69,7 @@ def trust(*, study: str, only_plan: bool, **options: Any) -> None:
     config, inputs, console = on_device(config, options), inputs_of(options), result_console()
     where = {
         "out": options["out"],
-        "workers": Workers(number=options["workers"], scheduler=options["scheduler"]),
+        "workers": workers_of(options),
         "console": error_console(),
     }
     if only_plan:
