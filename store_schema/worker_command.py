@@ -31,6 +31,8 @@ END_BUT_NEVER_PAUSE: Mapping[str, str] = {
     f"DASK_DISTRIBUTED__WORKER__MEMORY__{step}": "False" for step in ("TARGET", "SPILL", "PAUSE")
 }
 
+PRELOAD = "DASK_DISTRIBUTED__WORKER__PRELOAD"
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
@@ -38,8 +40,6 @@ class WorkerOptions:
 
     address: str
     """Of the scheduler."""
-    preload: tuple[str, ...]
-    """Modules that each process loads before it counts as there: imports hold the lock that heartbeats need."""
     tls: TlsFiles | None = None
     local_directory: str | None = None
     name: str | None = None
@@ -51,6 +51,10 @@ class WorkerOptions:
     """How long a worker looks for its scheduler before it ends."""
     more: tuple[str, ...] = ()
     """Options of `dask worker`, as they are."""
+
+    def __post_init__(self) -> None:
+        if any(option.partition("=")[0] == "--preload" for option in self.more):
+            raise UsageError("--preload would take the place of what these workers load themselves: leave it out")
 
 
 def command(split: Split, options: WorkerOptions) -> list[str]:
@@ -68,15 +72,23 @@ def command(split: Split, options: WorkerOptions) -> list[str]:
     port = options.dashboard_port
     found += ["--no-dashboard"] if port is None else ["--dashboard-address", f":{port}"]
     found += ["--death-timeout", str(options.death_timeout_s)]
-    for module in (*((worker_gpu.__name__,) if split.gpus else ()), *options.preload):
-        found += ["--preload", module]
     return [*found, *options.more]
 
 
-def environment(split: Split) -> dict[str, str]:
-    """Variables that the workers have besides those of this process."""
+def environment(split: Split, preload: Sequence[str]) -> dict[str, str]:
+    """Variables that the workers have besides those of this process.
+
+    Parameters
+    ----------
+    split
+        What they get.
+    preload
+        Modules that each process loads before it counts as there: imports hold the lock that heartbeats need. As a setting of
+        Dask's, since of its option `--preload` the process that only watches loads them too.
+    """
     gpus = {worker_gpu.VARIABLE: ",".join(split.gpus)} if split.gpus else {}
-    return {**ONE_THREAD, **KEEP_FREED, **END_BUT_NEVER_PAUSE, **gpus}
+    modules = [*((worker_gpu.__name__,) if split.gpus else ()), *preload]
+    return {**ONE_THREAD, **KEEP_FREED, **END_BUT_NEVER_PAUSE, **gpus, PRELOAD: repr(modules)}
 
 
 def shown(arguments: Sequence[str], variables: Mapping[str, str]) -> str:

@@ -89,10 +89,10 @@ def start_workers(
     tls = taken_tls(given)
     checked(given["address"], tls)
     shares = split(limits_here(), device, gpu_threads=program.gpu_threads, least_bytes=program.least_bytes)
-    arguments = command(shares, WorkerOptions(preload=program.preload, tls=tls, **given))
+    arguments, variables = command(shares, WorkerOptions(tls=tls, **given)), environment(shares, program.preload)
     if only_print:
-        click.echo(shown(arguments, environment(shares)))
+        click.echo(shown(arguments, variables))
         return
     if (danger := unguarded(given["address"])) is not None:
         click.echo(f"warning: {danger}", err=True)
-    become(arguments, environment(shares))
+    become(arguments, variables)

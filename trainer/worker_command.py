@@ -10,8 +10,8 @@ import click
 from store_schema.console import EngramCommand
 from store_schema.worker_options import Program, start_workers, worker_options
 
-PROGRAM = Program(preload=("trainer.loaded",), gpu_threads=1, least_bytes=2**30)
-"""A process takes 1 GiB: libraries, and the maps of some hundred patients."""
+PROGRAM = Program(preload=("trainer.loaded",), gpu_threads=1, least_bytes=3 * 2**29)
+"""A process takes 1.5 GiB: libraries, and the maps of some hundred patients."""
 
 
 @click.command(cls=EngramCommand)
@@ -22,8 +22,8 @@ def worker(**given: Any) -> None:
     ADDRESS is that of a running `dask scheduler`. How many workers there are follows from what this process may use, so that no
     number has to be chosen: cores (affinity, CPU quota of the container or job), memory (its limit, else the machine's), GPUs
     (CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES, nvidia-smi). Every process has one thread; on a processor there is one a core,
-    with at least 1 GiB of memory, with --device cuda one a GPU, which it declares (`--resources GPU=1`). A process that takes more
-    than its share of memory is ended and started again; its task is done elsewhere.
+    with at least 1.5 GiB of memory, with --device cuda one a GPU, which it declares (`--resources GPU=1`). A process that takes
+    more than its share of memory is ended and started again; its task is done elsewhere.
 
     This command becomes `dask worker`: signals reach it, and it ends when its scheduler does. Let a batch system or Kubernetes
     start it again. Workers need the same version of engram as the client, and credentials of the store in their own environment.

@@ -28,8 +28,8 @@ def worker(**given: Any) -> None:
     A process that takes more than its share of memory is ended and started again; its study is done elsewhere.
 
     This command becomes `dask worker`: signals reach it, and it ends when its scheduler does. Let a batch system or Kubernetes
-    start it again. Workers need the same version of engram as the client, credentials of the store in their own environment and, for
-    pseudonymised runs, the same ENGRAM_PSEUDONYM_KEY.
+    start it again. Workers need the same version of engram as the client, credentials of the store in their own environment, and
+    for pseudonymised runs the same ENGRAM_PSEUDONYM_KEY.
 
     Whoever reaches a scheduler or worker runs code there: on a network that others share, give every process a certificate of one
     CA of your own, which is then needed to say anything. Names in certificates are not compared with hosts.
