@@ -17,6 +17,7 @@ from extractor.commands.phantom import phantom
 from extractor.commands.regions import regions
 from extractor.commands.run import run
 from extractor.commands.segment import segment
+from extractor.commands.worker import worker
 from store_schema.console import LoggedGroup
 
 
@@ -38,5 +39,8 @@ def main() -> None:
     """
 
 
-for command in (doctor, inspect, regions, segment, run, gallery, occlude, perturb, import_features, radiomics, phantom):
+for command in (
+    *(doctor, inspect, regions, segment, run, worker, gallery),
+    *(occlude, perturb, import_features, radiomics, phantom),
+):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Spreads studies over the workers of a Dask cluster and survives their deaths; the only module of the extractor that knows Dask.
+"""Spreads studies over the workers of a Dask cluster and survives their deaths; with `cluster` all that knows Dask here.
 
 What travels is a study's small description, one a Dask task, to a worker that this module chose; never a tensor, model, credential
 or signature, and sealed where patients have pseudonyms. A worker process opens store and network once and keeps them; where it
@@ -12,15 +12,15 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from distributed import Client, Future, KilledWorker, get_worker
 
+from extractor.cluster import Cluster, connected
 from extractor.errands import Answer, Errand
 from extractor.pipeline import work_on
 from extractor.sealing import Envelope, envelope, key_here, key_lack
@@ -46,16 +46,6 @@ Look = Callable[[], Mapping[str, str]]
 """Gives the versions that a process runs."""
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A running Dask cluster, whose workers reach the store, the images and the weights by the same addresses as this process."""
-
-    address: str
-    """Of its scheduler, such as tcp://host:8786."""
-    wait_s: float = 60.0
-    """How long the scheduler, its first worker, and another one when all are gone, are waited for."""
-
-
 def run_on_cluster(
     tasks: Sequence[StudyTask], spec: WorkerSpec, cluster: Cluster, *, tell: Told, look: Look = versions
 ) -> None:
@@ -69,31 +59,14 @@ def run_on_cluster(
     Raises
     ------
     UsageError
-        If the scheduler cannot be reached, has no worker of use, or a worker runs other code or libraries than this process, or
-        holds not the secret by which studies are sealed.
+        If the scheduler cannot be reached, wants other certificates, has no worker of use, or a worker runs other code or libraries
+        than this process, or holds not the secret by which studies are sealed.
     """
     if not tasks:
         return
-    with _connected(cluster) as client:
+    with connected(cluster) as client:
         sealing = envelope(spec.sealed_with)
         _Run(client, Waiting(list(tasks), tell), spec, sealing, cluster.wait_s, tell, look()).run()
-
-
-@contextmanager
-def _connected(cluster: Cluster) -> Iterator[Client]:
-    address = cluster.address
-    try:
-        client = Client(address, timeout=cluster.wait_s, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=cluster.wait_s)
-        except TimeoutError as error:
-            raise UsageError(
-                f"the scheduler at {address} has no worker: start one with `dask worker {address}`"
-            ) from error
-        yield client
 
 
 class _News(NamedTuple):
@@ -220,7 +193,10 @@ class _Run:
     def _unfit(self, there: Mapping[str, Any], answer: object) -> _Unfit | None:
         """Why a worker can be given nothing; None where it can."""
         if self._on_gpu and there["resources"].get("GPU", 0) < 1:
-            return _Unfit("declares no GPU: start it with `--resources GPU=1`, one process a GPU", wrong=False)
+            return _Unfit(
+                "declares no GPU: start it with `extractor worker ADDRESS --device cuda`, one process a GPU",
+                wrong=False,
+            )
         if not isinstance(answer, _About):
             return _Unfit(f"cannot import `extractor` ({answer}): install engram[extractor] there", wrong=True)
         if other := differing(answer.versions, self.expected):

@@ -36,6 +36,7 @@ from store_schema.errors import ConfigError, StoreError, UsageError
 from store_schema.files import Place, is_remote, name_of, without_secret
 from store_schema.packs import make_pack
 from store_schema.pseudonyms import PlainIds
+from store_schema.tls import TlsFiles
 from store_schema.withdrawals import withdrawn
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class RunOptions:
     """What patients are called, and the filter of every text that leaves."""
     at_once: int = 1
     """Studies whose streams share batches in a process on a GPU; more than one, and numbers differ by rounding."""
+    tls: TlsFiles | None = None
+    """With which the scheduler is reached; None takes Dask's own settings where its address asks for TLS."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -192,6 +195,10 @@ def _check(config: ExtractConfig, options: RunOptions) -> None:
         raise UsageError(
             "a memory store lives in one process: use --jobs 0 and no --scheduler, or a folder as the store."
         )
+    if options.scheduler is not None and not options.dry_run:
+        from extractor.cluster import checked_tls  # noqa: PLC0415 - a run without a cluster needs no Dask
+
+        checked_tls(options.scheduler, options.tls, "client")
     if options.jobs != 0 and not options.dry_run:
         # Other processes could open nothing: better said before anything is done.
         envelope(options.ids.rule.key_fingerprint)
@@ -273,9 +280,11 @@ class _Run:
         if not tasks:
             return
         if self.options.scheduler is not None:
-            from extractor.dispatch import Cluster, run_on_cluster  # noqa: PLC0415 - a run without a cluster needs no Dask
+            from extractor.cluster import Cluster  # noqa: PLC0415 - a run without a cluster needs no Dask
+            from extractor.dispatch import run_on_cluster  # noqa: PLC0415
 
-            run_on_cluster(tasks, self.spec, Cluster(self.options.scheduler), tell=tell)
+            cluster = Cluster(self.options.scheduler, tls=self.options.tls)
+            run_on_cluster(tasks, self.spec, cluster, tell=tell)
             return
         jobs = process_count(self.options, studies=len(tasks), cores=len(os.sched_getaffinity(0)))
         run_studies(tasks, self.spec, Processes(jobs, self.options.devices, at_once=self.options.at_once), tell=tell)

@@ -5,6 +5,7 @@ Equal versions may still be different code (an edited checkout, a fork under the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -47,7 +48,9 @@ def differing(there: Mapping[str, str], here: Mapping[str, str], *, here_is: str
     return ", ".join(f"{name} {there.get(name, ABSENT)[:SHOWN]} ({here_is} {here[name][:SHOWN]})" for name in names)
 
 
+@functools.cache
 def _version(name: str) -> str:
+    """As it was at the first question: what is installed later is not what this process has loaded."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -16,6 +16,7 @@ from trainer.quality.command import quality
 from trainer.robustness.command import robustness
 from trainer.run_options import inputs_of, on_device, run_options, tell_summary, workers_of
 from trainer.trust.command import trust
+from trainer.worker_command import worker
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -63,8 +64,10 @@ def cv(*, config_path: str, **options: Any) -> None:
     Workers of a --scheduler take their credentials from their own environment. They must reach the store and RUN by the same
     addresses, and run the same version of engram.
 
+    `trainer worker --help` tells how to start them, and how to guard a cluster by TLS: then --scheduler is a tls:// address.
+
     With --device cuda networks are fitted on GPUs, those with convolutions many at once; locally one process a GPU, on a cluster by
-    workers that declare one (`dask worker … --resources GPU=1`, one process a GPU).
+    workers that declare one (`trainer worker ADDRESS --device cuda`, one process a GPU).
 
     \b
     Writes into RUN: results.json and measures.json (every figure), summary.csv, measures.csv, table_one.csv, folds.csv, risks.csv
@@ -72,7 +75,8 @@ def cv(*, config_path: str, **options: Any) -> None:
 
     \b
       trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run
-      trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run --scheduler tcp://head:8786
+      trainer cv --store ./store --clinical clinical.csv --config cv.yaml --out ./run --scheduler tls://head:8786 \
+        --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem
     """
     from trainer.config import load_config  # noqa: PLC0415
 
@@ -223,5 +227,5 @@ def report(run: str) -> None:
         click.echo(write_index(RunFolder.open(run)))
 
 
-for _command in (explain, fit, predict, publish, quality, robustness, trust, validate):
+for _command in (explain, fit, predict, publish, quality, robustness, trust, validate, worker):
     main.add_command(_command)

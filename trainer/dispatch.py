@@ -1,6 +1,6 @@
 """Spreads tasks over this process, local processes or a Dask cluster; knows no model.
 
-It and `performance_report` are the only modules that know Dask.
+It, `cluster` and `performance_report` are the only modules that know Dask.
 """
 
 import logging
@@ -22,6 +22,8 @@ from store_schema.allocator import keep_freed_memory
 from store_schema.errors import EngramError, TaskError, UsageError
 from store_schema.location import Location
 from store_schema.origin import differing
+from store_schema.tls import TlsFiles
+from trainer.cluster import checked_tls, connected
 from trainer.features import CACHE_MIB, keep_at_most
 from trainer.fold import run_task
 from trainer.gpus import NO_GPU, gpus, take_gpu
@@ -62,6 +64,8 @@ class Workers:
     """Bound of what each process keeps of the features that it has read; 0 keeps none."""
     report: PerformanceReport | None = None
     """Where Dask's report of the run goes."""
+    tls: TlsFiles | None = None
+    """With which the scheduler is reached; None takes Dask's own settings where its address asks for TLS."""
 
     def __post_init__(self) -> None:
         if self.scheduler is not None and self.number is not None:
@@ -91,6 +95,18 @@ def check_device(device: Device, workers: Workers) -> None:
     """
     if device == "cuda" and workers.scheduler is None and not gpus():
         raise UsageError(f"{NO_GPU}: use `device: cpu`, or --scheduler with workers that have one")
+
+
+def check_certificates(workers: Workers) -> None:
+    """Refuse certificates that do not fit each other or the scheduler's address, before anything is written.
+
+    Raises
+    ------
+    UsageError
+        If they do not.
+    """
+    if workers.scheduler is not None:
+        checked_tls(workers.scheduler, workers.tls, "client")
 
 
 def check_reachable(locations: Iterable[Location], workers: Workers) -> None:
@@ -127,8 +143,8 @@ def run_tasks(
     Raises
     ------
     UsageError
-        If the scheduler cannot be reached, has no worker, or a worker runs other code or libraries than this process; if tasks want
-        a GPU, and no worker declares one.
+        If the scheduler cannot be reached, wants other certificates, has no worker, or a worker runs other code or libraries than
+        this process; if tasks want a GPU, and no worker declares one.
     """
     found: dict[str, Outcome] = {}
     keep_at_most(workers.cache_mib)
@@ -288,14 +304,15 @@ def _check_gpus(client: Client, resources: Mapping[str, int] | None) -> None:
     declared = [about["resources"].get("GPU", 0) for about in present.values()]
     if not any(number >= 1 for number in declared):
         raise UsageError(
-            "no worker declares a GPU, and the run says `device: cuda`: start workers with `--resources GPU=1`, one process a GPU"
+            "no worker declares a GPU, and the run says `device: cuda`: start workers by `trainer worker ADDRESS --device cuda`, "
+            "one process a GPU"
         )
 
 
 @contextmanager
 def _client(workers: Workers, tasks: int, resources: Mapping[str, int] | None) -> Iterator[Client]:
     if workers.scheduler is not None:
-        with _connected(workers.scheduler, workers.wait_s) as client:
+        with connected(workers.scheduler, workers.tls, workers.wait_s) as client:
             yield client
         return
     most = cores() if resources is None else gpus()
@@ -305,22 +322,6 @@ def _client(workers: Workers, tasks: int, resources: Mapping[str, int] | None) -
         _local_cluster(number, folder, resources) as cluster,
         Client(cluster) as client,
     ):
-        yield client
-
-
-@contextmanager
-def _connected(address: str, wait_s: float) -> Iterator[Client]:
-    try:
-        client = Client(address, timeout=wait_s)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=wait_s)
-        except TimeoutError as error:
-            raise UsageError(
-                f"the scheduler at {address} has no worker: start one with `dask worker {address}`"
-            ) from error
         yield client
 
 

@@ -21,7 +21,7 @@ from store_schema import events
 from store_schema.errors import SchemaError
 from store_schema.pseudonyms import PlainIds
 from trainer.config import RunConfig
-from trainer.dispatch import Outcome, Workers, check_device, check_reachable, run_tasks
+from trainer.dispatch import Outcome, Workers, check_certificates, check_device, check_reachable, run_tasks
 from trainer.failures import Faults, permutation_notes, pruning_notes, row_failures, setting_notes
 from trainer.jobs import chosen_jobs, first_jobs, kept_jobs
 from trainer.metrics import harrell_c
@@ -118,6 +118,7 @@ def cross_validate(config: RunConfig, inputs: Inputs, *, out: str, workers: Work
         If the store does not hold what is read, or the folder holds another run.
     """
     check_device(config.device, workers)
+    check_certificates(workers)
     folder = RunFolder.open(out)
     plan = make_plan(config, inputs, recorded=recorded_pins(folder))
     stores = () if plan.store is None else (plan.store.location,)

@@ -10,6 +10,7 @@ import click
 
 from store_schema import events
 from store_schema.console import FileOrAddress
+from store_schema.tls_options import taken_tls, tls_options
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -46,19 +47,20 @@ def spread_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def workers_of(options: Mapping[str, Any]) -> "Workers":
-    """Where tasks run, as the command line says it."""
+    """Where tasks run, as the command line says it; certificates are of account for a scheduler alone."""
     from pathlib import Path  # noqa: PLC0415
 
     from trainer.dispatch import Workers  # noqa: PLC0415
     from trainer.features import CACHE_MIB  # noqa: PLC0415
     from trainer.performance_report import PerformanceReport  # noqa: PLC0415
 
-    file, mib = options["performance_report"], options["cache_mib"]
+    scheduler, file, mib = options["scheduler"], options["performance_report"], options["cache_mib"]
     return Workers(
         number=options["workers"],
-        scheduler=options["scheduler"],
+        scheduler=scheduler,
         cache_mib=CACHE_MIB if mib is None else mib,
         report=None if file is None else PerformanceReport(Path(file)),
+        tls=None if scheduler is None else taken_tls(dict(options)),
     )
 
 
@@ -92,8 +94,9 @@ def run_options(
         click.option(
             "--scheduler",
             metavar="ADDRESS",
-            help="Dask scheduler, such as tcp://host:8786, instead of local processes.",
+            help="Dask scheduler, such as tls://host:8786, instead of local processes.",
         ),
+        tls_options,
         click.option(
             "--workers", type=click.IntRange(min=0), help="Local processes; default one a core, 0 works in this one."
         ),

@@ -23,6 +23,7 @@ SHOWING = (
     "quality",
     "robustness",
     "wording.py",
+    "worker_command.py",
 )
 """Parts of `trainer` that only show numbers, or judge what a run has made: a run may be resumed although they changed."""
 

@@ -35,8 +35,9 @@ def run(**given: Any) -> None:
     workers is sealed under it: each needs the same ENGRAM_PSEUDONYM_KEY in its own environment.
 
     Workers of a --scheduler take their credentials from their own environment. They must reach store, images and weights by the
-    same addresses, and run the same version of engram. With --device cuda a worker is one process with one GPU, started by
-    `dask worker ADDRESS --nworkers 1 --nthreads 3 --resources GPU=1`; its threads load and write while the GPU computes.
+    same addresses, and run the same version of engram. With --device cuda a worker is one process with one GPU, whose
+    threads load and write while the GPU computes. `extractor worker --help` tells how to start them, and how to guard a cluster by
+    TLS: then --scheduler is a tls:// address.
 
     With --shard each of N runs works on its own patients, whatever the order of the table. The one that finds everything of the
     table held writes the snapshot. Where something failed, or images name their voxels in another file (.mhd), the same command
@@ -49,7 +50,8 @@ def run(**given: Any) -> None:
       extractor run studies.csv --store ./store --config extract.yaml --weights MedSAM2_latest.pt
       extractor run studies.csv --store ./store --config extract.yaml --model mini --weights random:0
       extractor run s3://images/studies.csv --store s3://features/project --config extract.yaml --pseudonymise
-      extractor run studies.csv --store /shared/store --config extract.yaml --scheduler tcp://head:8786 --device cuda
+      extractor run studies.csv --store /shared/store --config extract.yaml --device cuda \
+        --scheduler tls://head:8786 --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem
       extractor run … --log-format json --metrics-port 9464 --metrics-host 0.0.0.0 2> run.jsonl
       extractor run … --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"    (sbatch --array=1-8)
     """

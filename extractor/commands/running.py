@@ -19,6 +19,8 @@ from extractor.commands import options
 from store_schema import events
 from store_schema.console import FAILED, WRONG_USE, FileOrAddress, error_console, result_console, say, tell_error
 from store_schema.errors import WeightsError
+from store_schema.tls import TlsFiles
+from store_schema.tls_options import tls_options
 
 if TYPE_CHECKING:
     from extractor.config import ExtractConfig
@@ -62,8 +64,9 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         help="Studies that share batches on a large GPU; last digits then depend on which do.",
     ),
     click.option(
-        "--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, instead of local processes."
+        "--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tls://host:8786, instead of local processes."
     ),
+    tls_options,
     click.option(
         "--shard", metavar="I/N", help="Work on part I of N of the table, from 1: for arrays of jobs without Dask."
     ),
@@ -106,6 +109,9 @@ class Asked:
     device: str
     at_once: int
     scheduler: str | None
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
     shard: str | None
     dry_run: bool
     make_current: bool
@@ -140,7 +146,12 @@ class Asked:
             pack=not self.no_pack,
             ids=Pseudonyms.from_environment() if self.pseudonymise else PlainIds(),
             at_once=self.at_once,
+            tls=self._tls(),
         )
+
+    def _tls(self) -> TlsFiles | None:
+        """Files of TLS; those of the environment are of no account to a run without a cluster."""
+        return None if self.scheduler is None else TlsFiles.of(self.tls_ca, self.tls_cert, self.tls_key)
 
     @contextmanager
     def metrics(self) -> Iterator[RunMetrics | None]:

@@ -197,7 +197,7 @@ def fail(event: object) -> None:
 def test_on_a_gpu_only_workers_that_declare_one_are_used(sent, cluster):
     tasks, spec, _ = sent
     on_gpu = WorkerSpec(spec.store_url, spec.model, spec.weights, spec.weights_sha256, "cuda", spec.precision)
-    with pytest.raises(UsageError, match="declares no GPU: start it with `--resources GPU=1`"):
+    with pytest.raises(UsageError, match="declares no GPU: start it with `extractor worker ADDRESS --device cuda`"):
         run_on_cluster(tasks, on_gpu, Cluster(cluster.scheduler_address), tell=fail)
 
 
@@ -251,7 +251,7 @@ def test_a_scheduler_that_does_not_answer_and_one_without_workers_are_named(sent
         run_on_cluster(tasks, spec, Cluster("tcp://127.0.0.1:9", wait_s=0.5), tell=fail)
     with (
         local_cluster(0) as empty,
-        pytest.raises(UsageError, match="has no worker: start one with `dask worker"),
+        pytest.raises(UsageError, match="has no worker: start some with `extractor worker"),
     ):
         run_on_cluster(tasks, spec, Cluster(empty.scheduler_address, wait_s=0.5), tell=fail)
 

@@ -191,7 +191,9 @@ def test_a_worker_with_other_code_does_no_task(tasks_in):
 
 
 def test_tasks_for_a_gpu_are_given_to_no_cluster_without_one(tasks_in, cluster):
-    with pytest.raises(UsageError, match=r"no worker declares a GPU, .*: start workers with `--resources GPU=1`"):
+    with pytest.raises(
+        UsageError, match=r"no worker declares a GPU, .*: start workers by `trainer worker ADDRESS --device cuda`"
+    ):
         run_tasks(tasks_in("run", device="cuda"), Workers(scheduler=cluster.scheduler_address), on_done=ignore)
 
 

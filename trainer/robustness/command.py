@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store_schema.console import EngramCommand, FileOrAddress, progress, result_console
+from store_schema.tls_options import tls_options
 from trainer.run_options import spread_options, workers_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _FILE = FileOrAddress()
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers fit the folds, instead of local processes."
 )
+@tls_options
 @click.option(
     "--workers",
     type=click.IntRange(min=0),

@@ -1,0 +1,71 @@
+"""Connects to a running Dask cluster, by TLS where its address says so; sends nothing to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import dask
+from distributed import Client, Security
+
+from store_schema.errors import UsageError
+from store_schema.tls import Role, TlsFiles, files_for, unguarded
+from store_schema.tls_probe import check_server
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Dask cluster, whose workers reach the store, the images and the weights by the same addresses as this process."""
+
+    address: str
+    """Of its scheduler, such as tls://host:8786."""
+    wait_s: float = 60.0
+    """How long the scheduler, its first worker, and another one when all are gone, are waited for."""
+    tls: TlsFiles | None = None
+    """None takes Dask's own settings where the address asks for TLS."""
+
+
+def checked_tls(address: str, tls: TlsFiles | None, role: Role = "worker") -> TlsFiles | None:
+    """Files with which a process reaches the scheduler: those given, or those of Dask's settings; see `files_for`."""
+    return files_for(address, tls, dask.config.get("distributed.comm.tls"), role=role)
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[Client]:
+    """A client of the cluster, once it has a worker.
+
+    Raises
+    ------
+    UsageError
+        If certificates and scheduler do not fit, the scheduler does not answer, or has no worker.
+    """
+    address = cluster.address
+    files = checked_tls(address, cluster.tls, "client")
+    if (danger := unguarded(address)) is not None:
+        log.warning("%s", danger)
+    check_server(address, files)
+    try:
+        client = Client(address, timeout=cluster.wait_s, security=_security(files), set_as_default=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        # it may have come after the first look
+        check_server(address, files)
+        raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=cluster.wait_s)
+        except TimeoutError as error:
+            raise UsageError(
+                f"the scheduler at {address} has no worker: start some with `extractor worker {address}`"
+            ) from error
+        yield client
+
+
+def _security(files: TlsFiles | None) -> Security | None:
+    """What a client shows and believes; None leaves it to Dask's settings."""
+    if files is None:
+        return None
+    return Security(require_encryption=True, tls_ca_file=files.ca, tls_client_cert=files.cert, tls_client_key=files.key)
