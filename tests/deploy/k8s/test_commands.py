@@ -22,7 +22,11 @@ from services.routes import health as service_health
 from store_schema import open_store
 from store_schema.testing import content_digests
 
-PROGRAMS = {"engram-service": services.cli.main, "engram-extractor": extractor.cli.main, "engram-trainer": trainer.cli.main}
+PROGRAMS = {
+    "engram-service": services.cli.main,
+    "engram-extractor": extractor.cli.main,
+    "engram-trainer": trainer.cli.main,
+}
 """ENTRYPOINT of each image."""
 OPERATOR = {"DASK_WORKER_NAME": "trainer-default-worker-0"}
 """What the operator adds to a worker's environment."""
@@ -80,7 +84,11 @@ def test_every_command_is_one_that_its_program_takes(build, pods, folder, settin
         if not any(one["kind"] == "ConfigMap" for one in resources):
             continue
         values = environment(pod, resources)
-        values |= {name: value.replace("/etc/engram", settings) for name, value in values.items() if name.startswith("ENGRAM_TLS")}
+        values |= {
+            name: value.replace("/etc/engram", settings)
+            for name, value in values.items()
+            if name.startswith("ENGRAM_TLS")
+        }
         values |= {"SETTINGS": settings}
         words = [word.replace("/etc/engram", settings) for word in expanded(pod.container["args"], values)]
         if pod.container.get("command") == ["dask"]:
@@ -189,7 +197,7 @@ def test_the_jobs_of_the_small_overlay_make_the_store_of_one_run(build, pods, tm
         return done
 
     run("extract", "sharded", JOB_COMPLETION_INDEX="1")
-    assert not list(open_store(tmp_path / "sharded").snapshots())
+    assert not open_store(tmp_path / "sharded").snapshot_ids()
     run("extract", "sharded", JOB_COMPLETION_INDEX="0")
     told = run("complete", "sharded").stdout
     run("complete", "whole")

@@ -58,7 +58,12 @@ def test_every_dask_cluster_is_what_the_operator_takes(build, folder):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_pod_of_the_operator_is_what_kubernetes_takes(pods, folder, version):
     for pod in pods(folder):
-        resource = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod.name, "labels": pod.labels}, "spec": pod.spec}
+        resource = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": pod.name, "labels": pod.labels},
+            "spec": pod.spec,
+        }
         kubernetes_validate.validate(resource, version, strict=True)
 
 

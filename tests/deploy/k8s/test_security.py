@@ -70,7 +70,9 @@ def test_no_manifest_holds_a_secret(build, pods, folder):
 
 def test_every_image_is_named_by_its_version(pods, overlay):
     for pod in pods(overlay):
-        assert re.fullmatch(r"registry\.example\.org/engram/engram-(service|extractor|trainer):\d+\.\d+\.\d+", pod.container["image"])
+        assert re.fullmatch(
+            r"registry\.example\.org/engram/engram-(service|extractor|trainer):\d+\.\d+\.\d+", pod.container["image"]
+        )
 
 
 def test_every_settings_file_that_a_pod_names_is_built_with_it(build, pods, overlay):
