@@ -112,9 +112,7 @@ def start(folder: Path) -> SlurmServer:
 
 def apart(action: str, folder: Path) -> None:
     """Does `start`; the server is no process's child, whoever starts it."""
-    if action != "start":
-        raise daemons.ServerError(f"Slurm is started and killed alone, not {action}ed")
-    start(folder)
+    daemons.run([sys.executable, __file__, action, str(folder)])
 
 
 def running(folder: Path) -> SlurmServer:

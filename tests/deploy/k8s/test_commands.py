@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import click
 import pytest
 from distributed.cli.dask_scheduler import main as dask_scheduler
-from distributed.http.scheduler.prometheus import routes as _  # noqa: F401 - the scheduler's own pages import as they do there
 from distributed.http import health
 
 import extractor.cli

@@ -9,6 +9,7 @@ CONTAINED = {
     "capabilities": {"drop": ["ALL"]},
 }
 RESTRICTED_VOLUMES = {"configMap", "secret", "emptyDir", "persistentVolumeClaim"}
+IMAGE = re.compile(r"registry\.example\.org/engram/engram-(service|extractor|trainer):\d+\.\d+\.\d+")
 SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|(^|_)KEY(_|$)")
 
 

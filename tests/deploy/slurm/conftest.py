@@ -81,7 +81,8 @@ def slurm() -> Iterator[Any]:
         pytest.skip(f"{why}: the scripts meet programs alone that stand in for it")
     folder = Path(tempfile.gettempdir()) / f"engram-slurm-{uuid4().hex[:8]}"
     try:
-        yield module.start(folder)
+        module.apart("start", folder)
+        yield module.running(folder)
     finally:
         module.kill(folder)
         shutil.rmtree(folder)

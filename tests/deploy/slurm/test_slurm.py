@@ -87,7 +87,7 @@ def test_a_task_that_is_warned_of_its_time_limit_is_queued_again_and_then_ends_w
         ["sbatch", "--parsable", "--cpus-per-task=1", "--mem=1G", SCRIPTS / "extract.sbatch", "studies.csv"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    wait(lambda: (tmp_path / "starts").exists(), "the job to start")
+    wait((tmp_path / "starts").exists, "the job to start")
     slurm.tell("scancel", "--batch", "--signal=USR1", job)
     wait(lambda: state(slurm, job)["Restarts"] == "1", "the job to be queued again")
     # Slurm lets a job that was queued again rest for two minutes.
