@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from extractor.config import parse_config
 from extractor.phantom import write_cohort
+from extractor.phantom_table import clinical_table, draw_factors
 from extractor.run import RunOptions, run
 from store_schema import open_store
 from store_schema.testing import content_digests
@@ -96,3 +98,30 @@ def test_a_task_that_is_warned_of_its_time_limit_is_queued_again_and_then_ends_w
     wait(lambda: ended(slurm, job), "the job to end")
     assert state(slurm, job)["JobState"] == "COMPLETED"
     assert (tmp_path / "starts").read_text() == "start 0\nstart 1\n"
+
+
+CROSS_VALIDATE = """\
+columns: {time: pfs_months, time_unit: months, event: pfs_event, continuous: [age], categorical: [riss]}
+splits: {folds: 3}
+models: [{name: cox, kind: ridge_cox, penalty: 10}]
+permuted_control: null
+"""
+
+
+@pytest.mark.timeout(900)
+def test_the_trainer_runs_on_jobs_of_slurm_over_tls_and_they_end_with_it(slurm, tmp_path):
+    clinical_table(draw_factors(60, 5), 5).to_csv(tmp_path / "clinical.csv", index=False)
+    (tmp_path / "cv.yaml").write_text(CROSS_VALIDATE)
+    words = ["--jobs", "1", "--cores", "2", "--memory", "4GiB", "--walltime", "00:20:00", "--host", "127.0.0.1"]
+    command = ["cv", "--clinical", "clinical.csv", "--config", "cv.yaml", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "train.py", *words, "--", *command],
+        cwd=tmp_path, env=os.environ | slurm.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    logs = "".join(log.read_text() for log in (tmp_path / "engram-logs").glob("*"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    assert "the scheduler is tls://127.0.0.1:" in done.stderr
+    assert "tls://" in logs
+    assert (tmp_path / "run" / "results.json").is_file()
+    wait(lambda: not slurm.tell("squeue", "--noheader", "--name=engram-worker"), "the workers' jobs to end")
+    assert not list(tmp_path.glob(".engram-tls-*")), "certificates are left behind"
