@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Runs a command of the trainer on Dask workers that are jobs of Slurm, every connection over TLS; fits nothing itself.
+r"""Runs a command of the trainer on Dask workers that are jobs of Slurm, every connection over TLS; fits nothing itself.
 
-    python train.py --jobs 8 --cores 16 --memory 64GiB -- cv --store URL --clinical FILE --config cv.yaml --out RUN
-    python train.py --jobs 4 --cores 4 --memory 32GiB --gpus 1 -- cv … --device cuda
-    python train.py --jobs 8 --cores 16 --memory 64GiB --print        prints the job, submits nothing
+\b
+  python train.py --jobs 8 --cores 16 --memory 64GiB -- cv --store URL --clinical FILE --config cv.yaml --out RUN
+  python train.py --jobs 4 --cores 4 --memory 32GiB --gpus 1 -- cv … --device cuda
+  python train.py --jobs 8 --cores 16 --memory 64GiB --print        prints the job, submits nothing
 
 The scheduler runs in this process, so that it has to live as long as the run: in tmux on a head node, or as a small job of its own.
 Each job runs `trainer worker`, which derives processes, threads and memory from what Slurm gives the job. The number of jobs is

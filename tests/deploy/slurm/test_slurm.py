@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from extractor.config import parse_config
 from extractor.phantom import write_cohort
@@ -67,7 +68,7 @@ def test_an_array_of_shards_and_the_job_after_it_make_the_store_of_one_run(slurm
     assert "snapshot paper" in logs[f"engram-complete-{complete}.log"]
     options = RunOptions(folder / "studies.csv", str(folder / "whole"), jobs=0)
     config = parse_config({"weights": "random:0", **_settings()}, origin="the settings")
-    assert not run(config, options).failed
+    assert not run(config, options, console=Console(quiet=True)).failed
     assert content_digests(open_store(folder / "store")) == content_digests(open_store(folder / "whole"))
     kept = [file for file in Path(slurm.folder).rglob("*") if file.is_file()]
     assert not any(PLANTED.encode() in file.read_bytes() for file in kept), "Slurm keeps a secret of the shell"
