@@ -55,6 +55,8 @@ lock: | .tools/uv ## hash-pinned locks, one per extra, without index addresses
 	for extra in extractor trainer service dev; do \
 	  .tools/uv pip compile --quiet pyproject.toml --extra $$extra --generate-hashes --no-emit-index-url \
 	    --python-version 3.12 --custom-compile-command "make lock" -o requirements/$$extra.txt; done
+	.tools/uv pip compile --quiet deploy/docker/build.in --generate-hashes --no-emit-index-url \
+	  --python-version 3.12 --custom-compile-command "make lock" -o deploy/docker/build.txt
 
 clean: ## remove the environment and all output
 	rm -rf $(VENV) .tools $(DEMO) soak-out .pytest_cache .mypy_cache .ruff_cache
