@@ -149,7 +149,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=(__doc__ or "").replace(r"\b", "\b"))
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs of Slurm.")
 @click.option("--cores", type=click.IntRange(min=1), required=True, help="CPU cores of each job.")
 @click.option("--memory", required=True, help="Of each job, such as 64GiB.")

@@ -298,4 +298,6 @@ def test_train_py_tells_how_it_is_called():
     script = ROOT / "deploy/slurm/train.py"
     asked = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
     assert "Dask workers that are jobs of Slurm" in asked.stdout
-    assert "\n  python train.py --jobs 8" in asked.stdout, "examples run into one"
+    assert len(re.findall(r"^ +python train\.py --jobs", asked.stdout, flags=re.MULTILINE)) == 3, (
+        "examples run into one"
+    )
