@@ -211,7 +211,7 @@ def _kill_all(namespace: str) -> None:
     wait(empty, f"the processes of {namespace} to end")
 
 
-def until(true: Callable[[], object], what: str, *, patience_s: float = 120.0) -> None:
+def until(true: Callable[[], object], what: str, *, patience_s: float = 300.0) -> None:
     """Returns once a call gives something true; fails if it never does."""
     end = time.monotonic() + patience_s
     while not true():
