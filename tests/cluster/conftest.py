@@ -24,9 +24,7 @@ def needs_namespaces() -> None:
 
 
 @pytest.fixture(scope="module")
-def world(
-    needs_namespaces: None, radosgw: ModuleType, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+def world(needs_namespaces: None, radosgw: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """S3 server, scheduler, workers, service and client, each on a host of its own; this process finds the S3 server too."""
     with network(HOSTS) as net, pytest.MonkeyPatch.context() as patch:
         made = World.started(net, tmp_path_factory.mktemp("hosts"))

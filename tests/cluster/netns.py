@@ -26,8 +26,8 @@ from daemons import ServerError, run, wait
 
 PREFIX = "engramnet"
 Cut = Literal["down", "silent"]
-"""`down`: the host's own interface goes down, which the host is told. `silent`: the switch drops what it sends and what is sent to it;
-every interface stays up, and no connection is told."""
+"""`down`: the host's own interface goes down, which the host is told. `silent`: the switch drops what it sends and what is sent
+to it; every interface stays up, and no connection is told."""
 
 
 def lack() -> str | None:

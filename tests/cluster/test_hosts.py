@@ -1,6 +1,7 @@
-"""Extraction and cross-validation over hosts of their own, over TLS: what is cut off in mid-run changes no number and loses nothing."""
+"""Extraction and cross-validation over hosts of their own, over TLS: a host that is cut off changes no number and loses nothing."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from uuid import uuid4
@@ -17,9 +18,6 @@ from store_schema import EntryKey, create_store, open_store
 from store_schema.copying import copy_store
 from store_schema.location import open_location
 from store_schema.testing import content_digests, digest_of, example_entry, example_view
-from trainer.dispatch import Workers
-from trainer.jobs import first_jobs
-from trainer.plan import Inputs, make_plan
 
 from .certificates import make_identity
 from .netns import until
@@ -28,7 +26,12 @@ from .world import BUCKET, SCHEDULER_PORT, WORKERS, tls_settings
 
 STUDIES, PATIENTS = 8, 24
 EXTRACT = ExtractConfig(
-    model="mini", weights="random:0", pet_units="suv", stride=6, derive=("spine_dilated", "skeleton"), layouts=("paper",)
+    model="mini",
+    weights="random:0",
+    pet_units="suv",
+    stride=6,
+    derive=("spine_dilated", "skeleton"),
+    layouts=("paper",),
 )
 ENTRIES = STUDIES * 2 * 2
 CROSS_VALIDATE = """\
@@ -155,16 +158,12 @@ def cut_off_at_work(world, client, name: str, kind: str, begun) -> None:
 
 def s3_away(world) -> None:
     """The S3 server is cut off for some seconds, and is back."""
-    import time
-
     world.network.cut("s3", "silent")
     time.sleep(S3_AWAY_S)
     world.network.bring_back("s3")
 
 
-def test_an_extraction_over_hosts_of_which_one_is_cut_off_makes_the_store_of_one_process(
-    world, extraction, extracted
-):
+def test_an_extraction_over_hosts_of_which_one_is_cut_off_makes_the_store_of_one_process(world, extraction, extracted):
     url = f"s3://{BUCKET}/served"
     client = extraction(f"{world.service_url}/v1/projects/shared")
     cut_off_at_work(world, client, "worker-2", "silent", lambda: commits(url))

@@ -50,7 +50,8 @@ def reaches(made: Network) -> bool:
 
 
 def test_hosts_reach_each_other_by_their_own_addresses(pair):
-    command = f"import socket; s = socket.create_connection(({pair.hosts['first'].address!r}, 7), 5); s.sendall(b'word'); print(s.recv(9))"
+    there = (pair.hosts["first"].address, 7)
+    command = f"import socket; s = socket.create_connection({there}, 5); s.sendall(b'word'); print(s.recv(9))"
     told = ip("netns", "exec", pair.hosts["second"].namespace, sys.executable, "-c", command)
     assert told.strip() == "b'WORD'"
 
@@ -76,7 +77,10 @@ def test_what_goes_over_the_wire_is_read_along(pair):
         ask(connection, b"a word that nobody encrypts")
         own = connection.getsockname()[1]
     here, there = (pair.here, own), (pair.hosts["first"].address, 7)
-    assert tap.port(7) == {(*here, *there): b"a word that nobody encrypts", (*there, *here): b"A WORD THAT NOBODY ENCRYPTS"}
+    assert tap.port(7) == {
+        (*here, *there): b"a word that nobody encrypts",
+        (*there, *here): b"A WORD THAT NOBODY ENCRYPTS",
+    }
     assert tap.dropped == 0
 
 
@@ -111,8 +115,12 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(needs_namespaces,
         assert ended(int(told[1]))
 
 
+def own_interfaces() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").glob("eg*")}
+
+
 def test_a_network_leaves_nothing(needs_namespaces, tmp_path):
-    links = set(os.listdir("/sys/class/net"))
+    before = own_interfaces()
     with network(("one", "two")) as made:
         process = made.hosts["one"].start(["sleep", "1000"], log=tmp_path / "log", environment=os.environ)
         own = {host.namespace for host in made.hosts.values()} | {made.switch}
@@ -120,5 +128,4 @@ def test_a_network_leaves_nothing(needs_namespaces, tmp_path):
     assert process.wait(10) == -9
     assert not own & namespaces()
     # the kernel takes interfaces of a deleted namespace away a moment later
-    until(lambda: not {one for one in set(os.listdir("/sys/class/net")) - links if one.startswith("eg")}, "no interface")
-
+    until(lambda: not own_interfaces() - before, "the interface on this machine to go")

@@ -186,7 +186,9 @@ class Asking:
 
     def ended(self) -> list[str]:
         """Keys of the tasks that this scheduler saw end."""
-        log = self.client.run_on_scheduler(lambda dask_scheduler: [tuple(one)[:3] for one in dask_scheduler.transition_log])
+        log = self.client.run_on_scheduler(
+            lambda dask_scheduler: [tuple(one)[:3] for one in dask_scheduler.transition_log]
+        )
         return [str(key) for key, _, to in log if to == "memory"]
 
 
