@@ -1,17 +1,20 @@
 """Extraction and cross-validation over hosts of their own, over TLS: a host that is cut off changes no number and loses nothing."""
 
 import json
+import random
 import time
-from collections import Counter
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import pytest
 import s3fs
+from distributed import Client
+from distributed.security import Security
 from rich.console import Console
 
 from extractor.config import ExtractConfig
+from extractor.dispatch import SCHEDULER_LOST
 from extractor.phantom import write_cohort
 from extractor.run import RunOptions, run
 from store_schema import EntryKey, create_store, open_store
@@ -22,7 +25,7 @@ from store_schema.testing import content_digests, digest_of, example_entry, exam
 from .certificates import make_identity
 from .netns import until
 from .wire import tapped
-from .world import BUCKET, SCHEDULER_PORT, WORKERS, tls_settings
+from .world import BIN, BUCKET, HOSTS, WORKERS
 
 STUDIES, PATIENTS = 8, 24
 EXTRACT = ExtractConfig(
@@ -46,6 +49,11 @@ models:
 """
 TASKS = 3 * 4
 S3_AWAY_S = 4.0
+FEATURES = f"s3://{BUCKET}/features"
+TLS_HANDSHAKE = b"\x16\x03"
+"""How a connection over TLS begins."""
+TOLD = (b"engram-task-2", b"ridge_cox", b"trainer.fold", b"run-read-along")
+"""What a task says of itself."""
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -108,7 +116,7 @@ def cohort(world, tmp_path_factory) -> Path:
         lines.append(f"{key.patient},{rng.integers(40, 80)},{number + 1},{number % 3 > 0:d}")
     (folder / "clinical.csv").write_text("\n".join(lines) + "\n")
     (folder / "cv.yaml").write_text(CROSS_VALIDATE.replace("VIEW", view))
-    assert copy_store(store, f"s3://{BUCKET}/features").ok
+    assert copy_store(store, FEATURES).ok
     return folder
 
 
@@ -156,28 +164,45 @@ def cut_off_at_work(world, client, name: str, kind: str, begun) -> None:
     world.network.cut(name, kind)
 
 
-def s3_away(world) -> None:
-    """The S3 server is cut off for some seconds, and is back."""
-    world.network.cut("s3", "silent")
-    time.sleep(S3_AWAY_S)
-    world.network.bring_back("s3")
+def away(world, name: str, kind: str, seconds: float) -> None:
+    """A host is cut off for so long, and is back."""
+    world.network.cut(name, kind)
+    time.sleep(seconds)
+    world.network.bring_back(name)
+
+
+def restart_scheduler(world) -> None:
+    """Power cut of the scheduler's host: a new scheduler, and new workers in the place of those that lost theirs."""
+    world.network.hosts["scheduler"].kill()
+    world.start_scheduler()
+    for name in WORKERS:
+        world.rejoin(name)
 
 
 def test_an_extraction_over_hosts_of_which_one_is_cut_off_makes_the_store_of_one_process(world, extraction, extracted):
+    """Through the service, whose S3 server is away for a while too."""
     url = f"s3://{BUCKET}/served"
     client = extraction(f"{world.service_url}/v1/projects/shared")
     cut_off_at_work(world, client, "worker-2", "silent", lambda: commits(url))
-    print("cut", len(commits(url)))
-    s3_away(world)
-    print("s3 back", len(commits(url)))
+    away(world, "s3", "silent", S3_AWAY_S)
     world.until_workers("worker-1")
-    print("lost", len(commits(url)))
     world.network.bring_back("worker-2")
     world.rejoin("worker-2")
-    print("joined", len(commits(url)), client.lives())
-    told = client.ended()
-    print(told)
-    assert f"{ENTRIES} committed" in told
+    assert f"{ENTRIES} committed" in client.ended()
+    check_store(url, extracted)
+    again = extraction(f"{world.service_url}/v1/projects/shared").ended()
+    assert f"{ENTRIES} done" in again
+
+
+def test_an_extraction_goes_on_when_its_killed_scheduler_is_back(world, extraction, extracted):
+    url = f"s3://{BUCKET}/restarted"
+    world.until_workers(*WORKERS)
+    client = extraction(url)
+    with world.asking() as scheduler:
+        until(lambda: commits(url) and any(scheduler.held().values()), f"a commit: {client.told()[-500:]}")
+    assert client.lives()
+    restart_scheduler(world)
+    assert f"{ENTRIES} committed" in client.ended()
     check_store(url, extracted)
 
 
@@ -185,37 +210,128 @@ def test_a_cross_validation_over_hosts_of_which_one_is_cut_off_gives_the_numbers
     world, cohort, validated
 ):
     out = f"s3://{BUCKET}/run-cut"
-    client = cross_validate(world, cohort, f"s3://{BUCKET}/features", out, "--scheduler", world.scheduler)
+    world.until_workers(*WORKERS)
+    client = cross_validate(world, cohort, FEATURES, out, "--scheduler", world.scheduler)
     cut_off_at_work(world, client, "worker-2", "down", lambda: tasks_done(out))
-    print("cut", len(tasks_done(out)))
+    away(world, "s3", "silent", S3_AWAY_S)
     world.until_workers("worker-1")
     world.network.bring_back("worker-2")
     world.rejoin("worker-2")
-    print("joined", len(tasks_done(out)), client.lives())
-    told = client.ended()
-    print(told)
-    assert f"{TASKS} of {TASKS} done" in told
+    assert f"{TASKS} of {TASKS} done" in client.ended()
     check_run(out, validated)
 
 
 def test_a_scheduler_killed_in_mid_cross_validation_is_told_and_a_rerun_does_what_is_left(world, cohort, validated):
     out = f"s3://{BUCKET}/run-killed"
-    command = (world, cohort, f"s3://{BUCKET}/features", out, "--scheduler", world.scheduler)
-    client = cross_validate(*command)
-    until(lambda: tasks_done(out), "the first result")
-    world.network.hosts["scheduler"].kill()
-    told = client.ended(status=1)
-    print(told)
-    assert "the scheduler was lost: run the same command again" in told
-    world.start_scheduler()
-    for name in WORKERS:
-        world.rejoin(name)
+    world.until_workers(*WORKERS)
+    client = cross_validate(world, cohort, FEATURES, out, "--scheduler", world.scheduler)
+    until(lambda: tasks_done(out), f"a result: {client.told()[-500:]}")
+    restart_scheduler(world)
+    assert "the scheduler was lost: run the same command again, what is done is kept" in client.ended(status=1)
     kept = tasks_done(out)
     assert 0 < len(kept) < TASKS
-    told = cross_validate(*command).ended()
+    world.until_workers(*WORKERS)
+    told = cross_validate(world, cohort, FEATURES, out, "--scheduler", world.scheduler).ended()
     assert f"{TASKS} of {TASKS} done, {len(kept)} of them before" in told
-    assert kept.items() <= tasks_done(out).items(), "what was done is not done again"
+    assert kept.items() <= tasks_done(out).items(), "a result was written again"
     check_run(out, validated)
     with world.asking() as scheduler:
-        ended = [key for key in scheduler.ended() if key.count("-") == 1]
-    print(Counter(ended))
+        ended = [key for key in scheduler.ended() if any(Path(name).stem in key for name in tasks_done(out))]
+    assert len(ended) == len(set(ended)) == TASKS - len(kept), "the new scheduler saw what was left, each once"
+
+
+# On the wire
+
+
+def test_no_task_can_be_read_on_the_wire(world, cohort):
+    out = f"s3://{BUCKET}/run-read-along"
+    world.until_workers(*WORKERS)
+    with tapped(world.network.switch) as tap:
+        cross_validate(world, cohort, FEATURES, out, "--scheduler", world.scheduler).ended()
+    flows = tap.between({world.network.hosts[name].address for name in ("client", "scheduler", *WORKERS)})
+    sent = [data for flow, data in flows.items() if flow[0] == world.network.hosts["client"].address]
+    assert tap.dropped == 0
+    assert sum(map(len, sent)) > TASKS * 1000, "descriptions of tasks went over the wire"
+    assert {data[:2] for data in sent} == {TLS_HANDSHAKE}
+    assert not [word for word in TOLD for data in flows.values() if word in data]
+    s3 = b"".join(tap.between({world.network.hosts[name].address for name in ("s3", *WORKERS)}).values())
+    assert b"PUT /engram/run-read-along/tasks/" in s3, "what is not encrypted is read along"
+
+
+def test_a_task_could_be_read_on_the_wire_without_tls(world):
+    """That the test before this one looks for the right thing."""
+    host = world.network.hosts["scheduler"]
+    words = ["scheduler", "--host", host.address, "--port", "8790", "--no-dashboard"]
+    plain = host.start(
+        [BIN / "dask", *words], log=world.folder / "plain.log", environment=world.environment("scheduler")
+    )
+    with tapped(world.network.switch) as tap, Client(f"tcp://{host.address}:8790", timeout=120) as client:
+        future = client.submit(len, json.dumps({"layout": TOLD[0].decode()}), key="plain")
+        until(lambda: "plain" in client.run_on_scheduler(_keys), "the task to reach the scheduler")
+        future.cancel()
+    plain.terminate()
+    plain.wait(60)
+    assert any(TOLD[0] in data for data in tap.port(8790).values())
+
+
+_keys = lambda dask_scheduler: list(dask_scheduler.tasks)  # noqa: E731 - travels by value: the scheduler has no tests
+
+
+@pytest.mark.parametrize("who", ["without a certificate", "with another authority's", "without encryption"])
+def test_who_has_no_certificate_of_the_authority_is_refused(world, who, tmp_path):
+    stranger = make_identity(tmp_path / "tls", "stranger")["stranger"]
+    ours, address = str(world.identities["client"].ca), world.scheduler
+    if who == "without encryption":
+        security, address = None, address.replace("tls://", "tcp://")
+    elif who == "without a certificate":
+        security = Security(tls_ca_file=ours, require_encryption=True)
+    else:
+        files = {"tls_client_cert": str(stranger.cert), "tls_client_key": str(stranger.key)}
+        security = Security(tls_ca_file=ours, require_encryption=True, **files)
+    with pytest.raises(OSError, match="tls://|tcp://"):
+        Client(address, security=security, timeout=5, set_as_default=False)
+    world.until_workers(*WORKERS)
+
+
+# For long
+
+
+@pytest.mark.soak
+def test_a_scheduler_that_stays_away_is_told_and_another_extraction_does_what_is_left(world, extraction, extracted):
+    url = f"s3://{BUCKET}/stays-away"
+    world.until_workers(*WORKERS)
+    client = extraction(url)
+    until(lambda: commits(url), f"a commit: {client.told()[-500:]}")
+    world.network.hosts["scheduler"].kill()
+    assert SCHEDULER_LOST in client.ended(status=1)
+    kept = {one.path: one.modified for one in open_location(url).objects("commits")}
+    assert 0 < len(kept) < ENTRIES
+    restart_scheduler(world)
+    world.until_workers(*WORKERS)
+    assert f"{len(kept)} done" in extraction(url).ended()
+    assert kept.items() <= {one.path: one.modified for one in open_location(url).objects("commits")}.items()
+    check_store(url, extracted)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("program", ["extractor", "trainer"])
+def test_hosts_cut_off_for_moments_change_nothing(world, program, extraction, extracted, cohort, validated):
+    """Any host but the client's, in either way, for less than Dask's patience, again and again until the run has ended."""
+    draw, cuts = random.Random(11), 0
+    url = f"s3://{BUCKET}/moments-{program}"
+    world.until_workers(*WORKERS)
+    if program == "extractor":
+        client = extraction(url)
+    else:
+        client = cross_validate(world, cohort, FEATURES, url, "--scheduler", world.scheduler)
+    while client.lives():
+        away(world, draw.choice(HOSTS[:-1]), draw.choice(["down", "silent"]), draw.uniform(0.5, 5.0))
+        time.sleep(draw.uniform(0.5, 2.0))
+        cuts += 1
+    client.ended()
+    assert cuts > 1
+    if program == "extractor":
+        check_store(url, extracted)
+    else:
+        check_run(url, validated)
+    print(f"{program}: {cuts} cuts of hosts, the results of one process")
