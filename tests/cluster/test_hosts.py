@@ -288,7 +288,7 @@ def test_who_has_no_certificate_of_the_authority_is_refused(world, who, tmp_path
     else:
         files = {"tls_client_cert": str(stranger.cert), "tls_client_key": str(stranger.key)}
         security = Security(tls_ca_file=ours, require_encryption=True, **files)
-    with pytest.raises(OSError, match="tls://|tcp://"):
+    with pytest.raises(OSError, match=r"tls://|tcp://"):
         Client(address, security=security, timeout=5, set_as_default=False)
     world.until_workers(*WORKERS)
 
