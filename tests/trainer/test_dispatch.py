@@ -216,7 +216,7 @@ def test_a_worker_whose_host_is_cut_off_is_no_reason_to_refuse_the_others():
 
 def test_a_scheduler_that_cannot_be_asked_for_a_while_ends_no_run(cluster, monkeypatch):
     monkeypatch.setattr(dispatch, "LOOK_S", 0.1)
-    with Client(cluster.scheduler_address, set_as_default=False) as client:
+    with Client(cluster.scheduler_address) as client:
         future = client.submit(time.sleep, 1.0, pure=False)
         assert list(_answered(Answers(CommClosedError("cut off")), [future], alone_s=60.0)) == [future]
 
