@@ -8,7 +8,7 @@ import pytest
 import s3fs
 
 from .netns import lack, network
-from .world import BUCKET, HOSTS, World
+from .world import BUCKET, HOSTS, WORKERS, World
 
 REQUIRE = "ENGRAM_REQUIRE_NETNS"
 
@@ -27,9 +27,13 @@ def needs_namespaces() -> None:
 def world(needs_namespaces: None, radosgw: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """S3 server, scheduler, workers, service and client, each on a host of its own; this process finds the S3 server too."""
     with network(HOSTS) as net, pytest.MonkeyPatch.context() as patch:
-        made = World.started(net, tmp_path_factory.mktemp("hosts"))
-        for name, value in made.store.environment.items():
+        made = World(net, tmp_path_factory.mktemp("hosts"))
+        for name, value in made.start_s3().environment.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)
+        # Workers find the service's key when they start.
         made.start_service()
+        made.start_scheduler()
+        for name in WORKERS:
+            made.start_worker(name)
         yield made

@@ -26,6 +26,8 @@ from .netns import Network, until
 HOSTS = ("s3", "scheduler", "worker-1", "worker-2", "service", "client")
 WORKERS = ("worker-1", "worker-2")
 BUCKET = "engram"
+SERVED = f"s3://{BUCKET}/served"
+"""The store behind the service."""
 SCHEDULER_PORT, SERVICE_PORT = 8786, 8000
 PATIENCE = {
     # A peer that acknowledges nothing is given up after so long: the least that Dask takes, and 30 s by default.
@@ -43,26 +45,15 @@ class World:
 
     network: Network
     folder: Path
-    identities: Mapping[str, Identity]
-    store: radosgw.S3Server
+    identities: Mapping[str, Identity] = field(default_factory=dict)
+    store: radosgw.S3Server | None = None
     key: str = ""
     """Of the service: a writer's."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    """The scheduler and the workers, by host."""
+    """The service, the scheduler and the workers, by host."""
 
-    @classmethod
-    def started(cls, network: Network, folder: Path) -> World:
-        """S3 server, service, scheduler and workers, all of them ready."""
-        s3 = network.hosts["s3"]
-        command = [sys.executable, radosgw.__file__, "start", str(folder / "s3"), s3.address]
-        starting = s3.start(command, log=folder / "s3.log", environment=os.environ)
-        assert starting.wait() == 0, (folder / "s3.log").read_text()
-        identities = make_identity(folder / "tls", "scheduler", "worker", "client")
-        world = cls(network, folder, identities, radosgw.running(folder / "s3"))
-        world.start_scheduler()
-        for name in WORKERS:
-            world.start_worker(name)
-        return world
+    def __post_init__(self) -> None:
+        self.identities = make_identity(self.folder / "tls", "scheduler", "worker", "client")
 
     # Who is told what
 
@@ -70,6 +61,7 @@ class World:
     def _plain(self) -> dict[str, str]:
         """The environment of every program here: nothing of this user's clouds and clusters, one thread, and the S3 server."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "DASK_", "ENGRAM_"))}
+        assert self.store is not None
         return inherited | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | PATIENCE | self.store.environment
 
     def environment(self, role: str) -> dict[str, str]:
@@ -94,6 +86,15 @@ class World:
 
     # What runs
 
+    def start_s3(self) -> radosgw.S3Server:
+        """An S3 server that listens at its host's address."""
+        host, folder = self.network.hosts["s3"], self.folder / "s3"
+        command = [sys.executable, radosgw.__file__, "start", str(folder), host.address]
+        starting = host.start(command, log=self.folder / "s3.log", environment=os.environ)
+        assert starting.wait() == 0, self.log("s3")
+        self.store = radosgw.running(folder)
+        return self.store
+
     def start_scheduler(self) -> None:
         """A new scheduler at the same address."""
         host = self.network.hosts["scheduler"]
@@ -111,17 +112,16 @@ class World:
 
     def rejoin(self, name: str) -> None:
         """A worker that lost its scheduler ends, and another one is started in its place, as what supervises workers does."""
-        assert self.processes[name].wait(120) is not None
+        assert self.processes[name].wait(300) is not None
         self.start_worker(name)
 
-    def start_service(self) -> str:
-        """A service whose default project is a store of the S3 server; gives the address of that store."""
+    def start_service(self) -> None:
+        """A service with one project, whose store lies on the S3 server, and a writer's key, which workers find when they start."""
         host, environment = self.network.hosts["service"], self.environment("service")
         data = ["--data", str(self.folder / "service")]
-        url = f"s3://{BUCKET}/served"
         for words in (
             ["migrate"],
-            ["projects", "create", "shared", "--store", url],
+            ["projects", "create", "shared", "--store", SERVED],
             ["keys", "create", "shared", "--label", "hosts", "--scope", "write"],
         ):
             told = self._told_by(host.namespace, [str(BIN / "feature-store"), "admin", *words, *data], environment)
@@ -129,7 +129,6 @@ class World:
         options = ["--host", host.address, "--port", str(SERVICE_PORT), "--reconcile-s", "0"]
         self._start("service", [str(BIN / "feature-store"), "serve", *data, *options], environment)
         until(self._service_answers, "the service to answer")
-        return url
 
     def _service_answers(self) -> bool:
         try:

@@ -24,8 +24,8 @@ splits: {{folds: 5, repeats: {repeats}}}
 fit: {{epochs: 2, min_epochs: 1, min_validation_events: 1}}
 permuted_control: null
 models:
-  - {{name: cox, kind: ridge_cox}}
-  - {{name: image, kind: network, view: {view}, images: {{modalities: [CT], roi: spine}}, hidden: [4]}}
+  - {{name: narrow, kind: network, view: {view}, images: {{modalities: [CT], roi: spine}}, hidden: [4]}}
+  - {{name: wide, kind: network, view: {view}, images: {{modalities: [CT], roi: spine}}, hidden: [8]}}
 """
 LEAK_FEW_KIB, LEAK_MANY_KIB = 1024.0, 40.0
 """What a process may gain with a fit."""
