@@ -175,9 +175,12 @@ class _Run:
         """Makes places of new workers that run what this process runs."""
         if not new:
             return
-        answers = self.client.run(_about, workers=list(new), on_error="return")
+        answers = self._asked(list(new))
         for address, there in new.items():
             answer = answers.get(address)
+            if answer is None or isinstance(answer, OSError):
+                # It went, or its host is cut off: it is asked again at the next look, if the scheduler has it still.
+                continue
             if (unfit := self._unfit(there, answer)) is not None:
                 self._set_aside(address, unfit)
                 continue
@@ -185,6 +188,13 @@ class _Run:
             slots = min(OVERLAP, int(there["nthreads"]))
             resources = {"GPU": 1 / slots} if self._on_gpu else None
             self.places[address] = _Place(address, str(there["name"]), answer.worker_id, slots, resources)
+
+    def _asked(self, addresses: list[str]) -> Mapping[str, object]:
+        """What workers say of themselves, or why they could not be asked; nothing where the scheduler could not."""
+        try:
+            return dict(self.client.run(_about, workers=addresses, on_error="return"))
+        except OSError:
+            return {}
 
     @property
     def _on_gpu(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Literal
 from store_schema.errors import UsageError
 
 Device = Literal["cpu", "cuda"]
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 NURSE_BYTES = 256 * 2**20
 """Memory of the process that starts the workers and watches over them."""
 DRIVER_S = 20.0
@@ -79,21 +79,25 @@ def split(limits: Limits, device: Device, *, gpu_threads: int, least_bytes: int)
 
 
 def limits_here(root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> Limits:
-    """What this process may use: its affinity, its control groups, the machine's memory, and its GPUs.
+    """What this process may use: its affinity, its control groups, its job of Slurm, the machine's memory, and its GPUs.
+
+    Slurm binds a job by control groups only where its administrator says so; elsewhere the job's variables are all that tells.
 
     Parameters
     ----------
     root
         Where ``proc`` and ``sys`` lie.
     environment
-        Variables of NVIDIA's; None takes those of this process.
+        Variables of NVIDIA's and of Slurm's; None takes those of this process.
     """
-    quota, limit = cpu_quota(root), memory_limit_bytes(root)
-    machine = machine_memory_bytes(root)
+    variables = os.environ if environment is None else environment
+    quota, slurm_cores = cpu_quota(root), slurm_cpus(variables)
+    cores = whole_cores(len(os.sched_getaffinity(0)), quota)
+    limits = (memory_limit_bytes(root), slurm_memory_bytes(variables))
     return Limits(
-        cores=whole_cores(len(os.sched_getaffinity(0)), quota),
-        memory_bytes=machine if limit is None else min(machine, limit),
-        gpus=gpus(os.environ if environment is None else environment),
+        cores=cores if slurm_cores is None else max(1, min(cores, slurm_cores)),
+        memory_bytes=min(machine_memory_bytes(root), *(limit for limit in limits if limit is not None)),
+        gpus=gpus(variables),
     )
 
 
@@ -123,6 +127,25 @@ def memory_limit_bytes(root: Path = Path("/")) -> int | None:
     files += [folder / "memory.limit_in_bytes" for folder in _groups(root, "memory")]
     limits = [int(text) for path in files if (text := _text(path)).isdigit()]
     return min(limits, default=None)
+
+
+def slurm_cpus(environment: Mapping[str, str]) -> int | None:
+    """Cores that a job of Slurm gives one of its tasks; None outside of one."""
+    return _number(environment, "SLURM_CPUS_PER_TASK") or _number(environment, "SLURM_CPUS_ON_NODE")
+
+
+def slurm_memory_bytes(environment: Mapping[str, str]) -> int | None:
+    """Memory of a job of Slurm on this node; None outside of one, or where it asked for none or for all (0)."""
+    if megabytes := _number(environment, "SLURM_MEM_PER_NODE"):
+        return megabytes * MIB
+    each, cpus = _number(environment, "SLURM_MEM_PER_CPU"), _number(environment, "SLURM_CPUS_ON_NODE")
+    return each * cpus * MIB if each and cpus else None
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    """A variable of Slurm's; None where it is not set or is no number."""
+    value = environment.get(name, "")
+    return int(value) if value.isdigit() else None
 
 
 def _quota_v2(folder: Path) -> float | None:

@@ -239,10 +239,18 @@ def _answered(client: Client, futures: list[Any], alone_s: float) -> Iterator[An
         time.sleep(PAUSE_S)
         if now - looked > LOOK_S:
             looked = now
-            if client.nthreads():
+            if _has_worker(client):
                 seen = now
             elif now - seen > alone_s:
                 return
+
+
+def _has_worker(client: Client) -> bool:
+    """Whether the scheduler has a worker; not, too, where it cannot be asked: the client ends its futures itself if it is gone."""
+    try:
+        return bool(client.nthreads())
+    except OSError:
+        return False
 
 
 def _on_worker(description: str, expected: dict[str, str], do: Do = run_task, cache_mib: int = CACHE_MIB) -> str:
@@ -285,9 +293,17 @@ def _reason(error: BaseException, trace: Any = None) -> str:
 
 
 def _check_workers(client: Client) -> None:
-    """Refuse workers with other code or libraries: Dask sends functions by name, and they would compute other numbers."""
+    """Refuse workers with other code or libraries: Dask sends functions by name, and they would compute other numbers.
+
+    One whose host is cut off is left to the scheduler, which gives it up; should it come back, it looks itself before each task.
+    """
     answers = client.run(versions, on_error="return")
-    for address, answer in answers.items():
+    reached = {address: answer for address, answer in answers.items() if not isinstance(answer, OSError)}
+    if answers and not reached:
+        raise UsageError(
+            f"no worker answers: {next(iter(answers.values()))}. The scheduler must reach each by its address"
+        )
+    for address, answer in reached.items():
         if isinstance(answer, BaseException):
             raise UsageError(f"worker {address} cannot import `trainer` ({answer}): install engram[trainer] there")
         other = differing(answer, versions())

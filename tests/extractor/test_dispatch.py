@@ -15,13 +15,15 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 
 from extractor.config import ExtractConfig, views_of
-from extractor.dispatch import SCHEDULER_LOST, Cluster, run_on_cluster
+from extractor.dispatch import SCHEDULER_LOST, Cluster, _About, _Run, run_on_cluster
 from extractor.errands import Errand
 from extractor.loading import load_networks
 from extractor.phantom import write_cohort
 from extractor.run import RunOptions, RunReport, run
+from extractor.sealing import envelope
 from extractor.table import read_study_table
 from extractor.versions import versions
+from extractor.waiting import Waiting
 from extractor.work import StudyTask
 from extractor.worker import DIED, StudyResult, StudyStage, WorkerSpec
 from store_schema import Store, create_store, open_store
@@ -188,6 +190,28 @@ def test_workers_that_run_other_code_are_refused_before_anything_is_sent(sent, c
         with pytest.raises(UsageError, match=rf"worker tcp://\S+ runs {name} \S+ \(the client {shown[:12]}\)"):
             run_on_cluster(tasks, spec, Cluster(cluster.scheduler_address), tell=fail, look=look)
     assert not store.keys(tasks[0].views["paper"])
+
+
+def test_a_worker_that_cannot_be_reached_is_asked_again(sent):
+    """Its host may be cut off for a moment, or be given up by the scheduler: it is no reason to refuse the run."""
+    tasks, spec, _ = sent
+    answers = [OSError("Timed out trying to connect"), {}, {"tls://there:1": _About("Worker-1", versions(), None)}]
+
+    class Scheduler:
+        def run(self, *_args, **_options):
+            answer = answers.pop(0)
+            if isinstance(answer, OSError):
+                answer = {"tls://there:1": answer}
+            return answer
+
+    there = {"tls://there:1": {"name": "worker-1", "nthreads": 1, "resources": {}}}
+    one = _Run(Scheduler(), Waiting(list(tasks), fail), spec, envelope(None), 60.0, fail, versions())
+    for _ in range(2):
+        one._meet(there)
+        one._refuse_unfit()
+        assert not one.places
+    one._meet(there)
+    assert list(one.places) == ["tls://there:1"]
 
 
 def fail(event: object) -> None:

@@ -82,11 +82,11 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def listens(port: int) -> bool:
-    """Whether something answers at a port of this machine."""
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether something answers at a port."""
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 def free_ports(count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
     python tests/servers/radosgw.py install          # as root, from Debian's packages
     python tests/servers/radosgw.py start FOLDER     # prints the environment that S3 clients need
+    python tests/servers/radosgw.py start FOLDER ADDRESS    # the gateway listens there, for other hosts than this one
     python tests/servers/radosgw.py kill FOLDER      # kill -9 of every daemon
     python tests/servers/radosgw.py restart FOLDER   # the same data, ports and keys again
     python tests/servers/radosgw.py stop FOLDER
@@ -27,6 +28,7 @@ PROGRAMS = ("radosgw", "radosgw-admin", "ceph", "ceph-mon", "ceph-osd", "ceph-mg
 DAEMONS = ("gateway", "osd", "mgr", "mon")
 """In the order in which they are stopped."""
 ACCESS_KEY, SECRET_KEY = "ENGRAMTESTACCESSKEY0", "engram-test-secret-that-opens-nothing-else"
+LOOPBACK = "127.0.0.1"
 BLOCK_BYTES = 16 * 2**30
 """Of a sparse file: what the tests may store at most."""
 
@@ -69,7 +71,7 @@ rgw enable ops log = false
 rgw dns name =
 [client.rgw.a]
 rgw data = {folder}/rgw
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw frontends = beast endpoint={address}:{port} tcp_nodelay=1
 """
 
 
@@ -81,11 +83,12 @@ class S3Server:
     port: int
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
+    address: str = LOOPBACK
 
     @property
     def endpoint(self) -> str:
         """URL of the gateway."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -110,8 +113,8 @@ def install() -> None:
     install_packages(PACKAGES, "the S3 server for tests")
 
 
-def start(folder: Path) -> S3Server:
-    """Starts a new server with all its data in a folder that must not exist yet."""
+def start(folder: Path, address: str = LOOPBACK) -> S3Server:
+    """Starts a new server with all its data in a folder that must not exist yet; its gateway listens at an address of this host."""
     if not installed():
         raise ServerError(f"radosgw is not installed: `python {__file__} install` does it.")
     folder = folder.absolute()
@@ -119,10 +122,10 @@ def start(folder: Path) -> S3Server:
         (folder / name).mkdir(parents=True, exist_ok=name == "")
     mon_port, mon_port_v1, port = free_ports(3)
     fsid = str(uuid.uuid4())
-    values = {"fsid": fsid, "mon_port": mon_port, "mon_port_v1": mon_port_v1, "port": port}
+    values = {"fsid": fsid, "mon_port": mon_port, "mon_port_v1": mon_port_v1, "port": port, "address": address}
     config = CONFIG.format(folder=folder, block_bytes=BLOCK_BYTES, **values)
     (folder / "ceph.conf").write_text(config)
-    server = S3Server(str(folder), port)
+    server = S3Server(str(folder), port, address=address)
     (folder / "server.json").write_text(json.dumps(asdict(server)))
     _make_monitor(folder, fsid, mon_port, mon_port_v1)
     _spawn(folder, "mon", ["ceph-mon", "-f", "-i", "a"])
@@ -166,7 +169,7 @@ def _start_the_rest(folder: Path, server: S3Server) -> None:
     _spawn(folder, "mgr", ["ceph-mgr", "-f", "-i", "a"])
     wait(lambda: '"num_up_osds":1' in _ceph(folder, "osd", "stat", "-f", "json").replace(" ", ""), "the OSD to be up")
     _spawn(folder, "gateway", ["radosgw", "-f", "-n", "client.rgw.a"])
-    wait(lambda: listens(server.port), "the gateway to listen")
+    wait(lambda: listens(server.port, server.address), "the gateway to listen")
 
 
 def _make_monitor(folder: Path, fsid: str, port: int, port_v1: int) -> None:
@@ -219,15 +222,20 @@ def _run(*command: str) -> str:
     return run(command, timeout_s=PATIENCE_S)
 
 
+def _print(server: S3Server) -> None:
+    for name, value in server.environment.items():
+        sys.stdout.write(f"export {name}={value}\n")
+
+
 def main(arguments: list[str]) -> None:
     """The command line of this file."""
     match arguments:
         case ["install"]:
             install()
-        case ["start" | "restart" as action, folder]:
-            server = (start if action == "start" else restart)(Path(folder))
-            for name, value in server.environment.items():
-                sys.stdout.write(f"export {name}={value}\n")
+        case ["start", folder, *address] if len(address) <= 1:
+            _print(start(Path(folder), *address))
+        case ["restart", folder]:
+            _print(restart(Path(folder)))
         case ["stop" | "kill" as action, folder]:
             kill(Path(folder), how=signal.SIGTERM if action == "stop" else signal.SIGKILL)
         case _:

@@ -106,6 +106,25 @@ def test_limits_of_a_container_hold_before_the_machines(machine):
     assert limits_here(root, {"CUDA_VISIBLE_DEVICES": "1"}) == Limits(1, 4 * GIB, ("1",))
 
 
+@pytest.mark.parametrize(
+    ("variables", "memory_gib"),
+    [
+        ({"SLURM_MEM_PER_NODE": "4096"}, 4),
+        ({"SLURM_MEM_PER_CPU": "2048", "SLURM_CPUS_ON_NODE": "3"}, 6),
+        ({"SLURM_MEM_PER_NODE": "0"}, 16),
+        ({"SLURM_MEM_PER_NODE": "999999"}, 16),
+    ],
+)
+def test_a_job_of_slurm_that_no_control_group_binds_is_held_to_the_memory_it_asked_for(machine, variables, memory_gib):
+    assert limits_here(machine(), {"CUDA_VISIBLE_DEVICES": "", **variables}).memory_bytes == memory_gib * GIB
+
+
+@pytest.mark.parametrize("variable", ["SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"])
+def test_a_job_of_slurm_that_nothing_binds_is_held_to_its_cores(machine, variable, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    assert limits_here(machine(), {"CUDA_VISIBLE_DEVICES": "", variable: "5"}).cores == 5
+
+
 LIST = """GPU 0: NVIDIA H200 (UUID: GPU-0a)
 GPU 1: NVIDIA H200 (UUID: GPU-1b)
 """

@@ -9,11 +9,12 @@ import psutil
 import pytest
 import torch
 from distributed import Client, KilledWorker, LocalCluster
+from distributed.comm import CommClosedError
 
 from store_schema.errors import TaskError, UsageError
 from store_schema.testing.page_faults import faults_of_large_blocks
 from trainer import dispatch
-from trainer.dispatch import Outcome, Workers, _on_worker, _reason, cores, run_tasks
+from trainer.dispatch import Outcome, Workers, _answered, _check_workers, _on_worker, _reason, cores, run_tasks
 from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
 from trainer.run_folder import RunFolder, task_name
@@ -188,6 +189,36 @@ def test_a_worker_with_other_code_does_no_task(tasks_in):
         _on_worker(task.model_dump_json(), versions() | {"code": "0" * 64})
     with pytest.raises(TaskError, match=r"runs torch \S+ \(the client 9\.9\)"):
         _on_worker(task.model_dump_json(), versions() | {"torch": "9.9"})
+
+
+class Answers:
+    """A client whose scheduler gives these answers about its workers, one after the other."""
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+
+    def run(self, _function, *, on_error):
+        assert on_error == "return"
+        return self._answers.pop(0)
+
+    def nthreads(self):
+        raise self._answers.pop(0) if self._answers else OSError("the scheduler is cut off still")
+
+
+def test_a_worker_whose_host_is_cut_off_is_no_reason_to_refuse_the_others():
+    away = OSError("Timed out trying to connect")
+    _check_workers(Answers({"tls://here:1": versions(), "tls://there:1": away}))
+    with pytest.raises(UsageError, match="no worker answers: Timed out"):
+        _check_workers(Answers({"tls://there:1": away}))
+    with pytest.raises(UsageError, match="cannot import `trainer`"):
+        _check_workers(Answers({"tls://here:1": versions(), "tls://there:1": ModuleNotFoundError("trainer")}))
+
+
+def test_a_scheduler_that_cannot_be_asked_for_a_while_ends_no_run(cluster, monkeypatch):
+    monkeypatch.setattr(dispatch, "LOOK_S", 0.1)
+    with Client(cluster.scheduler_address) as client:
+        future = client.submit(time.sleep, 1.0, pure=False)
+        assert list(_answered(Answers(CommClosedError("cut off")), [future], alone_s=60.0)) == [future]
 
 
 def test_tasks_for_a_gpu_are_given_to_no_cluster_without_one(tasks_in, cluster):
