@@ -96,7 +96,7 @@ def limits_here(root: Path = Path("/"), environment: Mapping[str, str] | None = 
     limits = (memory_limit_bytes(root), slurm_memory_bytes(variables))
     return Limits(
         cores=cores if slurm_cores is None else max(1, min(cores, slurm_cores)),
-        memory_bytes=min(machine_memory_bytes(root), *(limit for limit in limits if limit is not None)),
+        memory_bytes=min((machine_memory_bytes(root), *(limit for limit in limits if limit is not None))),
         gpus=gpus(variables),
     )
 
