@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-EVERY_S = 0.2
+EVERY_S = 0.1
 
 
 def count(folder: Path) -> int:

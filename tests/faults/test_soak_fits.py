@@ -17,6 +17,8 @@ from .meter import Beside, check_flat, count, watched
 
 FEW, MANY = 60, int(os.environ.get("ENGRAM_SOAK_FITS", "2000"))
 FOLDS, PATIENTS = 5, 40
+SHAPE = (1, 4, 64, 64)
+"""Of a memory; its mean map takes 16 KiB."""
 BIN = Path(sys.executable).parent
 CROSS_VALIDATE = """\
 columns: {{time: months, time_unit: months, event: event, continuous: [age]}}
@@ -28,17 +30,23 @@ models:
   - {{name: wide, kind: network, view: {view}, images: {{modalities: [CT], roi: spine}}, hidden: [8]}}
 """
 LEAK_FEW_KIB, LEAK_MANY_KIB = 1024.0, 40.0
-"""What a process may gain with a fit."""
+"""What a process may gain with a fit: in the short run, while allocators and caches still settle, less than twice the mean maps of
+the cohort, which take 640 KiB as they are stored. In the long one a sixteenth of them; the scheduler, which lies in the first of
+the local processes, keeps what became of tasks by Dask's own rule."""
+
+
+LOCKS = {"dask-scratch-space/global.lock", "dask-scratch-space/purge.lock"}
+"""Empty files of Dask's own, which every run of this user has in common."""
 
 
 def cohort(folder: Path, fits: int) -> list[str]:
     """A store with an entry for each patient and what `trainer cv` is told, so that it does so many fits."""
     store, rng = create_store(folder / "store"), np.random.default_rng(0)
-    view = store.put_view(example_view())
+    view = store.put_view(example_view(shape=SHAPE))
     lines = ["patient,age,months,event"]
     for number in range(PATIENTS):
         key = EntryKey(f"P{number:03d}", "CT", "spine")
-        store.publish(view, key, example_entry(number), input_sha256=digest_of(str(key)))
+        store.publish(view, key, example_entry(number, shape=SHAPE), input_sha256=digest_of(str(key)))
         lines.append(f"{key.patient},{rng.integers(40, 80)},{number + 1},{number % 3 > 0:d}")
     (folder / "clinical.csv").write_text("\n".join(lines) + "\n")
     (folder / "cv.yaml").write_text(CROSS_VALIDATE.format(view=view, repeats=fits // (2 * FOLDS)))
@@ -64,7 +72,8 @@ def check_left(folder: Path, fits: int, watch, log: Path) -> None:
     said = log.read_text()
     assert f"{fits} of {fits} done" in said, said[-3000:]
     assert results(folder) == count(folder / "run" / "tasks") == fits
-    assert list((folder / "temporary").iterdir()) == []
+    left = {str(path.relative_to(folder / "temporary")) for path in (folder / "temporary").rglob("*") if path.is_file()}
+    assert left <= LOCKS
     assert watch.left() == []
 
 
