@@ -103,11 +103,13 @@ class World:
         self._start("scheduler", command, self.environment("scheduler"))
 
     def start_worker(self, name: str) -> None:
-        """A worker process with one thread, for either program."""
-        host = self.network.hosts[name]
-        options = ["--name", name, "--host", host.address, "--nworkers", "1", "--nthreads", "1", "--no-dashboard"]
-        options += ["--preload", "trainer.fold", "--local-directory", str(self.folder / name), "--memory-limit", "0"]
-        command = [str(BIN / "dask"), "worker", self.scheduler, *options, *tls_options(self.identities["worker"])]
+        """A worker process with one thread, for either program: one core is all that this host may use."""
+        host, mine = self.network.hosts[name], self.identities["worker"]
+        cores = sorted(os.sched_getaffinity(0))
+        core = cores[WORKERS.index(name) % len(cores)]
+        words = ["--name", name, "--host", host.address, "--local-directory", str(self.folder / name)]
+        words += ["--tls-ca", str(mine.ca), "--tls-cert", str(mine.cert), "--tls-key", str(mine.key)]
+        command = ["taskset", "--cpu-list", str(core), str(BIN / "trainer"), "worker", self.scheduler, *words]
         self._start(name, command, self.environment("worker"))
 
     def rejoin(self, name: str) -> None:
@@ -213,16 +215,10 @@ class Running:
 
 
 def tls_options(mine: Identity) -> list[str]:
-    """For the command line of Dask's own programs."""
+    """For the command line of Dask's own scheduler."""
     return ["--tls-ca-file", str(mine.ca), "--tls-cert", str(mine.cert), "--tls-key", str(mine.key)]
 
 
 def tls_settings(mine: Identity) -> dict[str, str]:
     """For a client, in its environment."""
-    prefix = "DASK_DISTRIBUTED__COMM__"
-    return {
-        f"{prefix}REQUIRE_ENCRYPTION": "True",
-        f"{prefix}TLS__CA_FILE": str(mine.ca),
-        f"{prefix}TLS__CLIENT__CERT": str(mine.cert),
-        f"{prefix}TLS__CLIENT__KEY": str(mine.key),
-    }
+    return {"ENGRAM_TLS_CA": str(mine.ca), "ENGRAM_TLS_CERT": str(mine.cert), "ENGRAM_TLS_KEY": str(mine.key)}
