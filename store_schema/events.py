@@ -80,6 +80,12 @@ def hide_with(clean: Clean) -> None:
         _active.hide_with(clean)
 
 
+def release_stderr() -> None:
+    """Gives stderr itself to a program that takes the place of this one: nobody would be left to read what it writes."""
+    if _active is not None and _active.capture is not None:
+        _active.capture.release()
+
+
 def places(error: BaseException) -> list[str]:
     """Where in the code an error came up, innermost last; without its text."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -98,7 +104,8 @@ def json_lines() -> Iterator[None]:
         _active, sys.stderr = telling, lines
         stack.callback(_restore, stderr)
         if _is_process_stderr(stderr):
-            stack.enter_context(_captured(telling))
+            telling.capture = _Capture(telling)
+            stack.callback(telling.capture.release)
         stack.enter_context(_logged(telling))
         stack.callback(lines.end)
         yield
@@ -126,6 +133,8 @@ class _Telling:
         self._write: Callable[[str], None] | None = write
         self._lock = threading.Lock()
         self._filters: list[Clean] = []
+        self.capture: _Capture | None = None
+        """What else the process writes to stderr; None where that is a stand-in."""
 
     def end(self) -> None:
         """Tells nothing more, whoever still asks."""
@@ -231,25 +240,31 @@ class _Lines(io.TextIOBase):
             self._telling.tell("message", "info", line.rstrip(), {})
 
 
-@contextlib.contextmanager
-def _captured(telling: _Telling) -> Iterator[None]:
-    """Lines that C libraries and child processes write to the process's stderr are events in the block."""
-    kept = os.dup(2)
-    reading, writing = _pipe()
-    os.dup2(writing, 2)
-    last = f"{uuid.uuid4().hex}\n"
-    reader = threading.Thread(target=_read_lines, args=(reading, last, telling), name="stderr", daemon=True)
-    reader.start()
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+class _Capture:
+    """Makes events of the lines that C libraries and child processes write to the process's stderr, until it is released."""
+
+    def __init__(self, telling: _Telling) -> None:
+        self._kept, self._last = os.dup(2), f"{uuid.uuid4().hex}\n"
+        reading, self._writing = _pipe()
+        os.dup2(self._writing, 2)
+        self._reader = threading.Thread(
+            target=_read_lines, args=(reading, self._last, telling), name="stderr", daemon=True
+        )
+        self._reader.start()
+        self._released = False
+
+    def release(self) -> None:
+        """Gives stderr back as it was, once all that was written is told; a second call does nothing."""
+        if self._released:
+            return
+        self._released = True
+        os.dup2(self._kept, 2)
+        os.close(self._kept)
         # Not until nobody can write any more: helpers of multiprocessing live as long as this process.
-        os.set_blocking(writing, True)
-        os.write(writing, f"\n{last}".encode())
-        os.close(writing)
-        reader.join()
+        os.set_blocking(self._writing, True)
+        os.write(self._writing, f"\n{self._last}".encode())
+        os.close(self._writing)
+        self._reader.join()
 
 
 def _pipe() -> tuple[int, int]:

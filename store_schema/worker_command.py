@@ -18,6 +18,7 @@ from typing import NoReturn
 from store_schema import worker_gpu
 from store_schema.allocator import KEPT_BYTES, MAPPED_BYTES
 from store_schema.errors import UsageError
+from store_schema.events import release_stderr
 from store_schema.tls import TlsFiles
 from store_schema.worker_limits import Split
 
@@ -104,6 +105,7 @@ def become(arguments: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     UsageError
         If the program cannot be started.
     """
+    release_stderr()
     try:
         os.execve(arguments[0], list(arguments), {**os.environ, **variables})  # noqa: S606 - a shell would keep signals to itself
     except OSError as error:

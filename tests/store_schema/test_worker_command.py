@@ -1,5 +1,6 @@
 """The command that starts workers says what the limits say, and each of several processes gets a GPU of its own."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -93,6 +94,29 @@ def test_this_process_becomes_the_command_and_ends_as_it_does():
         said, _ = process.communicate()
     assert said.split() == [str(process.pid), "y"]
     assert process.returncode == 7
+
+
+BECOMES = """
+import sys
+from store_schema.errors import UsageError
+from store_schema.events import json_lines, tell
+from store_schema.worker_command import become
+with json_lines():
+    print("before", file=sys.stderr)
+    try:
+        become(["/no/python"], {})
+    except UsageError as error:
+        tell("error", message=str(error))
+    become([sys.executable, "-c", "import sys; [print('heard', file=sys.stderr) for _ in range(2)]"], {})
+"""
+
+
+def test_the_command_is_heard_on_stderr_after_json_lines():
+    done = subprocess.run([sys.executable, "-c", BECOMES], capture_output=True, text=True, check=False, timeout=50)
+    before, error, *after = done.stderr.splitlines()
+    assert json.loads(before)["message"] == "before"
+    assert "/no/python cannot be started" in json.loads(error)["message"]
+    assert (after, done.returncode) == (["heard", "heard"], 0)
 
 
 def test_a_program_that_is_not_there_is_named():
