@@ -118,6 +118,10 @@ class PlainIds:
             self._hidden_places |= {without_secret(place): f"{HIDDEN}{_format_of(place)}", folder_of(place): HIDDEN}
             self._know_file(place)
 
+    def know_keys(self, keys: Iterable[str]) -> None:
+        """Takes note of what the store calls its patients, whom no table of this program has to name."""
+        self.know(patients=keys)
+
     def _know_file(self, place: str) -> None:
         name = name_of(place).lower()
         if name not in NAMES_OF_NOBODY:
@@ -226,6 +230,9 @@ class Pseudonyms(PlainIds):
             self._places[without_secret(place)] = self.source(place)
             self._places[folder_of(place)] = f"f{self._code('folder', folder_of(place))}"
             self._know_file(place)
+
+    def know_keys(self, keys: Iterable[str]) -> None:
+        """See `PlainIds.know_keys`; a pseudonym may stand in any text."""
 
     def logged(self, text: str) -> str:
         """See `clean`."""

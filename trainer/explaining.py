@@ -136,6 +136,7 @@ def _prepared(options: ExplainOptions) -> "_Work":
     occlusions = occlusions_of(store, snapshot.view, options.occlusion, pairs(card.model))
     wanted = set(pairs(card.model))
     having = {key.patient for key in occlusions.keys if (key.modality, key.roi) in wanted}
+    newcomers.ids.know_keys((*having, *options.patients))
     chosen = _chosen(options.patients, having, newcomers.ids, occlusions.view_id)
     named, frame, left_out = who(card, newcomers, available(card, snapshot))
     return _Work(

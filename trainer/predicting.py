@@ -132,6 +132,7 @@ def pinned(card: Card, newcomers: Newcomers) -> tuple[Store, Snapshot] | None:
                 f"snapshot {newcomers.snapshot[:16]} is of view {snapshot.view_id}, and the model was fitted on {card.view}: "
                 "its numbers mean nothing on another view"
             )
+        newcomers.ids.know_keys(key.patient for key in snapshot.keys)
         return store, snapshot
     view = store.resolve_view(card.view)
     wanted = set(pairs(card.model))
@@ -141,6 +142,7 @@ def pinned(card: Card, newcomers: Newcomers) -> tuple[Store, Snapshot] | None:
         raise NotCommittedError(
             f"the store has no entry {told} of view {view}, which the model reads: extract them first"
         )
+    newcomers.ids.know_keys(key.patient for key in numbers)
     return store, store.snapshot(store.make_snapshot(view, numbers))
 
 

@@ -387,6 +387,23 @@ def test_patients_without_covariates_are_named_and_leave_the_others_alone(made, 
     assert report.found.failures == {"P002": "not in the clinical table"}
 
 
+@pytest.mark.parametrize("more", [[], ["--patient", "P0O2"]])
+def test_json_lines_do_not_name_patients_whom_no_table_names(made, tmp_path, more):
+    table = pd.read_csv(made.clinical)
+    table[table["patient"] != "P002"].to_csv(tmp_path / "some.csv", index=False)
+    asked = ["explain", "--model", str(made.folder / "models/both"), "--store", str(made.folder / "store")]
+    asked += ["--clinical", str(tmp_path / "some.csv"), "--out", str(tmp_path / "out"), "--log-format", "json", *more]
+    said = CliRunner().invoke(main, asked)
+    events = [json.loads(line) for line in said.stderr.splitlines()]
+    (told,) = [event["message"] for event in events if event["event"] in {"not_explained", "error"}]
+    assert told.startswith(
+        f"occlusion view {made.occluded} has no entry of ***"
+        if more
+        else "not explained: ***: not in the clinical table"
+    )
+    assert not [word for word in ("P002", "P0O2") if word in said.stderr]
+
+
 def test_the_command_writes_a_page_that_needs_nothing_and_says_what_it_shows(made, tmp_path):
     out = tmp_path / "out"
     asked = ["explain", "--model", str(made.folder / "models/both"), "--store", str(made.folder / "store")]

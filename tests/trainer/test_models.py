@@ -166,6 +166,19 @@ def test_patients_without_an_entry_or_a_row_are_left_out_with_the_reason(run_url
     assert len(scores.patients) == 39
 
 
+def test_json_lines_do_not_name_patients_whom_the_store_alone_knows(run_url, newcomers, tmp_path):
+    fit_final(run_url, "both", out=str(tmp_path / "model"))
+    pd.read_csv(newcomers.clinical)[2:].to_csv(tmp_path / "some.csv", index=False)
+    asked = ["predict", "--model", str(tmp_path / "model"), "--store", newcomers.store_url]
+    asked += ["--clinical", str(tmp_path / "some.csv"), "--log-format", "json"]
+    said = CliRunner().invoke(main, asked)
+    events = [json.loads(line) for line in said.stderr.splitlines()]
+    told = [event["message"] for event in events if event["event"] == "not_scored"]
+    assert told == ["not scored: ***: not in the clinical table"] * 2
+    assert not [word for word in ("P000", "P001") if word in said.stderr]
+    assert said.exit_code == 1
+
+
 def entry_of(store, view):
     stored = store.read(view, EntryKey("P000", "PET", "spine"))
     return Entry({name: np.asarray(stored.arrays[name]) for name in ("memory", "mean_map")}, {"valid": [True]})
