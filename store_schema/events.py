@@ -131,7 +131,8 @@ class _Telling:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write: Callable[[str], None] | None = write
-        self._lock = threading.Lock()
+        # A finaliser that runs while this thread holds it may log or write to stderr.
+        self._lock = threading.RLock()
         self._filters: list[Clean] = []
         self.capture: _Capture | None = None
         """What else the process writes to stderr; None where that is a stand-in."""
@@ -215,7 +216,7 @@ class _Lines(io.TextIOBase):
 
     def __init__(self, telling: _Telling, before: TextIO) -> None:
         self._telling, self._before = telling, before
-        self._lock, self._begun, self._ended = threading.Lock(), "", False
+        self._lock, self._begun, self._ended = threading.RLock(), "", False
 
     def writable(self) -> bool:
         return True
@@ -312,6 +313,10 @@ class _Records(logging.Handler):
     def __init__(self, telling: _Telling) -> None:
         super().__init__()
         self._telling = telling
+
+    def createLock(self) -> None:  # noqa: N802 - its name in logging
+        """Makes none: two locks could be taken in either order, and telling has its own."""
+        self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""

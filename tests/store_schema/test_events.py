@@ -1,6 +1,7 @@
 """What is told as JSON lines: events, and whatever else reaches stderr, whoever writes it; no patient and no file in any of it."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -167,6 +168,43 @@ def test_a_library_that_writes_more_than_the_pipe_holds_while_it_has_pythons_loc
     done = run(code)
     assert done.stdout == "True\n"
     assert {line["event"] for line in lines(done.stderr)} == {"stderr"}
+
+
+FINALISED = """
+import logging, sys
+from store_schema import events
+class Finalised:
+    def __del__(self):
+        print("finalised", file=sys.stderr)
+        logging.getLogger("library").warning("logged")
+class Text(str):
+    def __radd__(self, begun):
+        Finalised()
+        return begun + str(self)
+def finalised(write):
+    def written(text):
+        if "outer" in text:
+            Finalised()
+        write(text)
+    return written
+with events.json_lines():
+    events._active._write = finalised(events._active._write)
+    events.tell("outer")
+    sys.stderr.write(Text("line\\n"))
+"""
+
+
+def test_a_finaliser_that_writes_or_logs_while_something_is_told_does_not_hang():
+    said = [line.get("message", line["event"]) for line in lines(run(FINALISED).stderr)]
+    assert said == ["finalised", "logged", "outer", "finalised", "logged", "line"]
+
+
+def test_records_take_no_lock_of_their_own(capsys):
+    with json_lines():
+        (handler,) = logging.getLogger().handlers
+        assert handler.lock is None
+        logging.getLogger("library").warning("told")
+    assert [line["message"] for line in told(capsys)] == ["told"]
 
 
 def test_a_reader_who_is_gone_ends_no_work(tmp_path):
