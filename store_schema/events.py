@@ -33,6 +33,8 @@ EVERY_S = 10.0
 """Seconds from one `progress` to the next."""
 PIPE_BYTES = 1 << 20
 """Of what other code writes and is not told yet; 1 MiB is the most that Linux grants to everybody."""
+FULL_PIPE_S = 0.01
+"""How long room in it is waited for each time."""
 _LINE_END = re.compile(r"[\r\n]+")
 _OF_ENTRY = re.compile(r"(?<![A-Za-z0-9._-])[A-Za-z0-9][A-Za-z0-9._-]*(?=/(?:CT|PET)/)")
 """The patient in the name of an entry, and in paths of a store."""
@@ -70,14 +72,17 @@ def tell(event: str, *, level: Level = "info", message: str | None = None, **mem
     members
         Numbers, and words of the program; None is left out, and what is no finite number is null.
     """
-    if _active is not None:
-        _active.tell(event, level, message, members)
+    # Taken once: the program may end in another thread meanwhile.
+    active = _active
+    if active is not None:
+        active.tell(event, level, message, members)
 
 
 def hide_with(clean: Clean) -> None:
     """Passes every message through this filter too, until the program ends."""
-    if _active is not None:
-        _active.hide_with(clean)
+    active = _active
+    if active is not None:
+        active.hide_with(clean)
 
 
 def release_stderr() -> None:
@@ -150,17 +155,24 @@ class _Telling:
     def tell(self, event: str, level: Level, message: str | None, members: Mapping[str, Any]) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event}
         line |= {name: _finite(value) for name, value in members.items() if value is not None}
-        with self._lock:
-            filters = tuple(self._filters)
         if message is not None:
-            for clean in filters:
-                message = clean(message)
-            line["message"] = _OF_ENTRY.sub(HIDDEN, redact(message))
+            line |= self._filtered(message)
         text = json.dumps(line, default=str) + "\n"
         # Who reads the log may be gone: what is told ends no work.
         with self._lock, contextlib.suppress(OSError, ValueError):
             if self._write is not None:
                 self._write(text)
+
+    def _filtered(self, message: str) -> dict[str, Any]:
+        """The message that is told; where a filter fails, none is, and why."""
+        with self._lock:
+            filters = tuple(self._filters)
+        try:
+            for clean in filters:
+                message = clean(message)
+            return {"message": _OF_ENTRY.sub(HIDDEN, redact(message))}
+        except Exception as error:  # noqa: BLE001 - whatever it is, it stops neither work nor whoever tells the rest
+            return {"message": HIDDEN, "filter_failed": type(error).__name__, "filter_where": places(error)}
 
 
 def _finite(value: Any) -> Any:
@@ -246,11 +258,10 @@ class _Capture:
 
     def __init__(self, telling: _Telling) -> None:
         self._kept, self._last = os.dup(2), f"{uuid.uuid4().hex}\n"
-        reading, self._writing = _pipe()
+        self._reading, self._writing = _pipe()
         os.dup2(self._writing, 2)
-        self._reader = threading.Thread(
-            target=_read_lines, args=(reading, self._last, telling), name="stderr", daemon=True
-        )
+        told = (self._reading, self._last, telling)
+        self._reader = threading.Thread(target=_read_lines, args=told, name="stderr", daemon=True)
         self._reader.start()
         self._released = False
 
@@ -261,10 +272,18 @@ class _Capture:
         self._released = True
         os.dup2(self._kept, 2)
         os.close(self._kept)
-        # Not until nobody can write any more: helpers of multiprocessing live as long as this process.
-        os.set_blocking(self._writing, True)
-        os.write(self._writing, f"\n{self._last}".encode())
+        self._end_reader()
         os.close(self._writing)
+        os.close(self._reading)
+
+    def _end_reader(self) -> None:
+        """Not until nobody can write any more: helpers of multiprocessing live as long as this process."""
+        while self._reader.is_alive():
+            # So short a text is written whole, or not at all while the pipe is full.
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._writing, f"\n{self._last}".encode())
+                break
+            self._reader.join(FULL_PIPE_S)
         self._reader.join()
 
 
@@ -283,7 +302,8 @@ def _pipe() -> tuple[int, int]:
 
 def _read_lines(reading: int, last: str, telling: _Telling) -> None:
     """Tells each line until the last one."""
-    with open(reading, encoding="utf-8", errors="backslashreplace") as lines:
+    # It stays open until stderr is given back, so that nobody ever writes to a pipe that has no reader, and dies of it.
+    with open(reading, encoding="utf-8", errors="backslashreplace", closefd=False) as lines:
         for line in lines:
             if line == last:
                 return

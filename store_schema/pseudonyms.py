@@ -327,7 +327,8 @@ def _format_of(place: str) -> str:
 
 def _replaced(text: str, places: Mapping[str, str], *, whole: bool = False) -> str:
     """The text with other names for places, the longest first; with `whole`, what follows a folder goes with it."""
-    found = sorted((place for place in places if len(place) > 1 and place in text), key=len, reverse=True)
+    # A copy: another thread may come to know of more meanwhile.
+    found = sorted((place for place in tuple(places) if len(place) > 1 and place in text), key=len, reverse=True)
     for place in found:
         if not whole:
             text = text.replace(place, places[place])
@@ -344,7 +345,8 @@ def _is_file(place: str) -> bool:
 def _hidden(text: str, known: Mapping[str, str]) -> str:
     """The text without what is known, whatever its capitals, the longest first and each place once."""
     folded = text.lower()
-    found = sorted((one for one in known if one in folded), key=len, reverse=True)
+    # A copy: another thread may come to know of more meanwhile.
+    found = sorted((one for one in tuple(known) if one in folded), key=len, reverse=True)
     if not found:
         return text
     pattern = "|".join(map(_pattern, found))

@@ -207,6 +207,50 @@ def test_records_take_no_lock_of_their_own(capsys):
     assert [line["message"] for line in told(capsys)] == ["told"]
 
 
+def test_a_message_whose_filter_fails_is_not_told_and_stops_nobody(capsys):
+    def fails(text):
+        raise RuntimeError("Kowalska")
+
+    with json_lines():
+        hide_with(fails)
+        tell("failure", message="Kowalska")
+        tell("study", line=3)
+    first, second = told(capsys)
+    assert (first["message"], first["filter_failed"]) == ("***", "RuntimeError")
+    assert first["filter_where"][-1].endswith(" fails")
+    assert second["line"] == 3
+
+
+DEAD_READER = """
+import os, threading
+from store_schema import events
+tell = events._Telling.tell
+def told(self, event, *more):
+    if event == "stderr":
+        raise RuntimeError("Kowalska")
+    tell(self, event, *more)
+events._Telling.tell = told
+with events.json_lines():
+    events.hide_with(lambda text: text.replace("Kowalska", "***"))
+    os.write(2, b"Kowalska\\n")
+    next(thread for thread in threading.enumerate() if thread.name == "stderr").join()
+    try:
+        while True:
+            os.write(2, b"Kowalska" * 1000)
+    except BlockingIOError:
+        events.tell("full")
+print("status 0")
+"""
+
+
+def test_without_its_reader_the_work_goes_on_and_nothing_unfiltered_is_told():
+    done = run(DEAD_READER)
+    said = lines(done.stderr)
+    assert said[-1]["event"] == "full"
+    assert "RuntimeError: ***" in [line.get("message") for line in said]
+    assert done.stdout == "status 0\n"
+
+
 def test_a_reader_who_is_gone_ends_no_work(tmp_path):
     code = (
         "import pathlib, time; from store_schema.events import json_lines, tell\n"

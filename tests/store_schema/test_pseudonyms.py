@@ -6,6 +6,8 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -45,6 +47,29 @@ def test_pseudonyms_are_the_same_in_another_process() -> None:
 
 def test_another_key_gives_other_pseudonyms() -> None:
     assert Pseudonyms(KEY).key("P001") != Pseudonyms(OTHER).key("P001")
+
+
+@pytest.fixture
+def often() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("ids", [PlainIds(), Pseudonyms(KEY)], ids=["plain", "pseudonyms"])
+def test_a_text_is_filtered_while_another_thread_comes_to_know_of_more(ids: PlainIds) -> None:
+    def know() -> None:
+        for number in range(500):
+            ids.know(patients=[f"patient-{number}"], places=[f"/data/{number}/image-{number}.nii"])
+
+    thread = threading.Thread(target=know)
+    thread.start()
+    while thread.is_alive():
+        assert ids.logged("a text of nobody") == "a text of nobody"
+    assert "patient-499" not in ids.logged("patient-499 in /data/499/image-499.nii")
 
 
 @given(patient=st.text(min_size=1), study=st.none() | st.text(min_size=1))
