@@ -102,6 +102,8 @@ class RunReport:
     """Seconds that packing took, by layout."""
     missing: int = 0
     """Entries of other parts of the table that are not held yet: none is snapshot before all are."""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Of the study table by patient."""
     error: str | None = None
     """Why the run's records or snapshots could not be written after the work; what was committed stands."""
 
@@ -160,7 +162,7 @@ def _planned_and_run(
     states = Counter(item.state for item in plan)
     events.tell("plan", studies=len(rows), to_do=len({item.patient for item in plan if item.to_do}), items=states)
     if options.dry_run:
-        return RunReport(run_id=None, views=views, plan=tuple(_cleaned(plan, options.ids.clean)))
+        return RunReport(None, views, tuple(_cleaned(plan, options.ids.clean)), lines=_lines(rows))
     key = options.ids.rule.key_fingerprint
     spec = replace(spec, store_url=store.url, store_id=store.store_id, sealed_with=key)
     return _Run(table, rows, plan, views, spec, store, config, options, console, metrics).execute()
@@ -169,6 +171,10 @@ def _planned_and_run(
 def _cleaned[T: (PlanItem, ItemOutcome)](items: Sequence[T], clean: Callable[[str], str]) -> list[T]:
     """The items with reasons that may leave the program; ids in them are those of the store already."""
     return [replace(item, reason=one_line(clean(item.reason))) for item in items]
+
+
+def _lines(rows: Sequence[StudyRow]) -> dict[str, int]:
+    return {row.patient: row.line for row in rows}
 
 
 def _tell_encoder(facts: EncoderFacts, console: Console) -> None:
@@ -251,6 +257,7 @@ class _Run:
             written.snapshots,
             written.pack_s,
             written.missing,
+            _lines(self.rows),
             None if written.error is None else ids.clean(written.error),
         )
 

@@ -44,7 +44,7 @@ def run(**given: Any) -> None:
     without --shard does what is left, and writes it.
 
     --metrics-port and --metrics-file tell how many studies and entries are through, what they took and what is left, wherever they
-    are worked on, and no patient. What --log-format json tells of a study names its line of the table.
+    are worked on, and no patient. With --log-format json a study is named by its line of the table, on stdout too.
 
     \b
       extractor run studies.csv --store ./store --config extract.yaml --weights MedSAM2_latest.pt

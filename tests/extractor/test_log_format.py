@@ -74,6 +74,24 @@ def test_a_failing_study_behind_pseudonyms_is_its_line_of_the_table(folder, monk
     assert str(folder) not in text
 
 
+def test_a_plan_on_stdout_names_a_refused_study_by_its_line(folder):
+    next(folder.glob("**/*P001_ct*.nii.gz")).unlink()
+    asked = [
+        "run",
+        str(folder / "studies.csv"),
+        "--config",
+        str(folder / "small.yaml"),
+        "--store",
+        str(folder / "store"),
+    ]
+    plain, told = (
+        CliRunner().invoke(main, [*asked, "--dry-run", "--log-format", form]).stdout for form in ("plain", "json")
+    )
+    assert "P001: file not found" in " ".join(plain.split())
+    assert "line 2: file not found" in " ".join(told.split())
+    assert not [word for word in ("P00", str(folder)) if word in told]
+
+
 def test_a_folder_of_regions_is_told_by_line_and_a_failure_with_its_reason(folder):
     damage(folder)
     (folder / "small.yaml").write_text("pet_units: suv\nderive: [spine_dilated]\n")

@@ -253,7 +253,7 @@ def test_a_run_tells_nothing_but_json_lines_and_names_no_patient_by_them(running
     assert (failure["line"], failure["items"], failure["level"]) == (3, 2, "error")
     assert failure["message"].startswith("ImageError")
     assert events[-1]["exit_status"] == 1
-    for said in ("".join(running["lines"]), running["file"]):
+    for said in ("".join(running["lines"]), running["file"], running["stdout"]):
         assert "P00" not in said
         assert str(running["folder"]) not in said
-    assert "P002" in running["stdout"], "results are told as ever"
+    assert "line 3" in running["stdout"], "results name the line of the table beside JSON lines"
