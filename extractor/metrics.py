@@ -41,7 +41,9 @@ class RunMetrics:
     def _make_counts(self) -> None:
         registry = self.registry
         self._studies = Counter(
-            "engram_extractor_studies", "Studies of the table that are through, by what became of them.", ("outcome",),
+            "engram_extractor_studies",
+            "Studies of the table that are through, by what became of them; once for each size of a perturbation.",
+            ("outcome",),
             registry=registry,
         )  # fmt: skip
         self._entries = Counter(

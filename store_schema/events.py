@@ -340,6 +340,21 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
+        try:
+            self._tell(record)
+        except Exception:  # noqa: BLE001 - who logs goes on, as with any other handler
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        """Tells where a call is that cannot be told, such as one whose arguments do not fit its text."""
+        members: dict[str, Any] = {
+            "logger": record.name,
+            "kind": type(sys.exception()).__name__,
+            "where": [f"{record.filename}:{record.lineno} {record.funcName}"],
+        }
+        self._telling.tell("log", "error", f"a log call that cannot be told: {record.msg!r}", members)
+
+    def _tell(self, record: logging.LogRecord) -> None:
         members: dict[str, Any] = {"logger": record.name}
         if record.exc_info and record.exc_info[1] is not None:
             members |= {"kind": type(record.exc_info[1]).__name__, "where": places(record.exc_info[1])}

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from store_schema import EntryKey
+from store_schema import EntryKey, events
 from store_schema.console import LoggedGroup, progress, say
 from store_schema.errors import StoreError, UsageError
 from store_schema.events import asked_format, hide_with, json_lines, on, steps, tell
@@ -249,6 +249,37 @@ def test_without_its_reader_the_work_goes_on_and_nothing_unfiltered_is_told():
     assert said[-1]["event"] == "full"
     assert "RuntimeError: ***" in [line.get("message") for line in said]
     assert done.stdout == "status 0\n"
+
+
+def test_who_tells_while_the_program_ends_in_another_thread_is_not_disturbed(capsys, monkeypatch):
+    begun = []
+
+    def end(frame, kind, _):
+        if frame.f_code is tell.__code__ and kind == "line":
+            if begun:
+                monkeypatch.setattr(events, "_active", None)
+            begun.append(frame.f_lineno)
+        return end
+
+    before = sys.gettrace()
+    with json_lines():
+        sys.settrace(end)
+        try:
+            tell("study", line=3)
+        finally:
+            sys.settrace(before)
+    assert len(begun) > 1
+    assert [line["event"] for line in told(capsys)] == ["study"]
+
+
+def test_a_malformed_log_call_of_a_library_is_told_and_disturbs_nobody(capsys):
+    text = "%d of %s"
+    with json_lines():
+        logging.getLogger("library").warning(text, "many")
+    (line,) = told(capsys)
+    assert (line["event"], line["level"], line["logger"], line["kind"]) == ("log", "error", "library", "TypeError")
+    assert line["message"] == "a log call that cannot be told: '%d of %s'"
+    assert line["where"][0].startswith("test_events.py:")
 
 
 def test_a_reader_who_is_gone_ends_no_work(tmp_path):

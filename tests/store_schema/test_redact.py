@@ -24,9 +24,10 @@ def test_secret_in_an_address_or_header_is_taken_out(text: str) -> None:
     assert SECRET[-12:] not in redact(text, {})
 
 
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "PGPASSWORD"])
 @pytest.mark.parametrize("form", [SECRET, "wJalrXUtnFEMI%2FK7MDENG%2BbPxRfiCYEXAMPLEKEY"])
-def test_secret_of_the_environment_is_taken_out_anywhere(form: str) -> None:
-    text = redact(f"the server said {form}!", {"AWS_SECRET_ACCESS_KEY": SECRET})
+def test_secret_of_the_environment_is_taken_out_anywhere(form: str, name: str) -> None:
+    text = redact(f"the server said {form}!", {name: SECRET})
     assert text == "the server said ***!"
 
 
