@@ -111,7 +111,7 @@ def json_lines() -> Iterator[None]:
         if _is_process_stderr(stderr):
             telling.capture = _Capture(telling)
             stack.callback(telling.capture.release)
-        stack.enter_context(_logged(telling))
+        stack.enter_context(_logged(telling, stderr))
         stack.callback(lines.end)
         yield
 
@@ -312,19 +312,32 @@ def _read_lines(reading: int, last: str, telling: _Telling) -> None:
 
 
 @contextlib.contextmanager
-def _logged(telling: _Telling) -> Iterator[None]:
+def _logged(telling: _Telling, stderr: TextIO) -> Iterator[None]:
     """Log records and warnings of libraries are events in the block."""
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    root.handlers[:] = [_Records(telling)]
+    before = [(logger, logger.handlers[:]) for logger in (root, *_told_by_themselves(stderr))]
+    level = root.level
+    for logger, _ in before:
+        logger.handlers[:] = [_Records(telling)]
     root.setLevel(logging.WARNING)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        root.handlers[:] = before
+        for logger, handlers in before:
+            logger.handlers[:] = handlers
         root.setLevel(level)
+
+
+def _told_by_themselves(stderr: TextIO) -> list[logging.Logger]:
+    """Loggers whose records go to stderr by handlers of their own and to no other logger, such as Dask's."""
+    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    return [
+        logger
+        for logger in loggers
+        if not logger.propagate and any(getattr(handler, "stream", None) is stderr for handler in logger.handlers)
+    ]
 
 
 class _Records(logging.Handler):

@@ -272,6 +272,19 @@ def test_who_tells_while_the_program_ends_in_another_thread_is_not_disturbed(cap
     assert [line["event"] for line in told(capsys)] == ["study"]
 
 
+def test_a_library_that_logs_to_stderr_by_itself_is_told_with_its_level(capsys):
+    library = logging.getLogger("distributed-like")
+    handler = logging.StreamHandler(sys.stderr)
+    library.addHandler(handler)
+    library.propagate = False
+    with json_lines():
+        logging.getLogger("distributed-like.scheduler").error("lost")
+    assert library.handlers == [handler]
+    library.handlers.clear()
+    (line,) = told(capsys)
+    assert (line["event"], line["level"], line["message"]) == ("log", "error", "lost")
+
+
 def test_a_malformed_log_call_of_a_library_is_told_and_disturbs_nobody(capsys):
     text = "%d of %s"
     with json_lines():
