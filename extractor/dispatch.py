@@ -198,7 +198,8 @@ class _Run:
         self._meet({address: one for address, one in present.items() if address not in {*self.places, *self.unfit}})
         if self.places:
             self.worked_s = time.monotonic()
-        elif time.monotonic() - self.worked_s > self.wait_s:
+        elif self.looked_s - self.worked_s > self.wait_s:
+            # Not the time that asking took: workers may load what they need meanwhile.
             self.waiting.give_up(f"{NO_WORKER}: {self._why_none()}")
 
     def _meet(self, new: Mapping[str, Mapping[str, Any]]) -> None:
