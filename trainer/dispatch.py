@@ -63,7 +63,7 @@ class Workers:
     alone_s: float = 600.0
     """How long a scheduler may be without a worker, or not be asked for them, before the run ends."""
     cache_mib: int = CACHE_MIB
-    """Bound of what each process keeps of the features that it has read; 0 keeps none."""
+    """Bound of what each process keeps of the features that it has read, besides a third of its memory; 0 keeps none."""
     report: PerformanceReport | None = None
     """Where Dask's report of the run goes."""
     tls: TlsFiles | None = None
@@ -294,13 +294,18 @@ def _on_worker(description: str, expected: dict[str, str], do: Do = run_task, ca
         # a worker that joined after the check of all workers
         raise TaskError(f"this worker runs {other}: install the same on workers and client")
     keep_freed_memory()
-    keep_at_most(cache_mib)
+    keep_at_most(_bounded_mib(cache_mib, get_worker().memory_manager.memory_limit))
     task = Task.model_validate_json(description)
     if task.device == "cuda" and isinstance(name := get_worker().name, int):
         # local processes are numbered
         take_gpu(name)
     do(task)
     return task.id
+
+
+def _bounded_mib(cache_mib: int, limit_bytes: int | None) -> int:
+    """A cache that leaves a fit two thirds of what Dask lets this process take before it is ended; 0 or None sets no limit."""
+    return min(cache_mib, limit_bytes // 3 // 2**20) if limit_bytes else cache_mib
 
 
 def _on_gpu(tasks: Sequence[Task]) -> bool:
@@ -407,8 +412,8 @@ def _local_cluster(number: int, folder: str, resources: Mapping[str, int] | None
             resources=dict(resources or {}),
             # a limit would pause or kill fits that the machine can hold
             memory_limit=0,
-            # loaded before a worker counts as there: imports hold the lock that its heartbeats need
-            preload=["trainer.fold"],
+            # as `trainer worker` does
+            preload=["trainer.loaded"],
             # a worker that dies is told by its nanny as a warning, and its tasks are done again
             silence_logs=logging.ERROR,
         )
