@@ -1,4 +1,7 @@
-"""Connects to a running Dask cluster, by TLS where its address says so; sends nothing to it."""
+"""Connects to a running Dask cluster, by TLS where its address says so; sends nothing to it.
+
+`trainer.cluster` is its twin: neither program knows the other, and what they share, `store_schema`, knows no Dask.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Cluster:
 
 def checked_tls(address: str, tls: TlsFiles | None, role: Role = "worker") -> TlsFiles | None:
     """Files with which a process reaches the scheduler: those given, or those of Dask's settings; see `files_for`."""
-    return files_for(address, tls, dask.config.get("distributed.comm.tls"), role=role)
+    return files_for(address, tls, dask.config.get, role=role)
 
 
 @contextmanager

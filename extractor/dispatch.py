@@ -38,7 +38,15 @@ POLL_S = 1.0
 """How often the scheduler is asked which workers there are."""
 ANSWER_S = 30.0
 """How long the result of a finished study, which lies on its worker, may take to come."""
-SCHEDULER_LOST = "the Dask scheduler was lost: run the same command again, what is committed is kept"
+ASK_S = 30.0
+"""How long the scheduler may take to say which workers there are."""
+ASK_WORKERS_S, ASK_AGAIN_S = 300.0, 10.0
+"""How long workers may take to say what they run, which some load for it; and one that did not the last time."""
+AGAIN_S, AGAIN_MOST_S = 5.0, 60.0
+"""After how long a worker that could not be asked is asked again, at first, and twice as long each time until this."""
+RUN_AGAIN = "run the same command again, what is committed is kept"
+SCHEDULER_LOST = f"the Dask scheduler was lost: {RUN_AGAIN}"
+SCHEDULER_STILL = "the Dask scheduler could not be asked which workers there are for"
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +112,16 @@ class _Unfit(NamedTuple):
 
 
 @dataclass
+class _Away:
+    """A worker that the scheduler has and that could not be asked what it runs."""
+
+    why: str
+    pause_s: float
+    again_s: float
+    """When it is asked again."""
+
+
+@dataclass
 class _Run:
     """Studies that wait, and workers that work."""
 
@@ -119,10 +137,14 @@ class _Run:
     futures: dict[str, Future] = field(default_factory=dict)
     unfit: dict[str, _Unfit] = field(default_factory=dict)
     """Workers that are given nothing, by address."""
+    away: dict[str, _Away] = field(default_factory=dict)
+    """Workers that could not be asked what they run, by address."""
     news: queue.SimpleQueue[_News] = field(default_factory=queue.SimpleQueue)
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
     number: int = 0
     looked_s: float = float("-inf")
+    asked_s: float = field(default_factory=time.monotonic)
+    """When the scheduler last said which workers there are."""
     worked_s: float = field(default_factory=time.monotonic)
     """When there last was a worker."""
 
@@ -137,7 +159,7 @@ class _Run:
                     self._serve()
                 elif self.client.status == "closed":
                     # It tried in vain to reach its scheduler again.
-                    self._lose_scheduler()
+                    self._give_all_up(SCHEDULER_LOST)
                 self._listen()
         finally:
             if self.client.status == "running":
@@ -156,31 +178,44 @@ class _Run:
         self.looked_s = time.monotonic()
         try:
             # Not `scheduler_info()`: what that gives is overwritten by the client's own looks, which ask for no worker.
-            present = dict(self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"])
-        except (OSError, TimeoutError):
-            # The client finds out by itself whether its scheduler is gone.
+            identity = self.client.sync(self.client.scheduler.identity, n_workers=-1, callback_timeout=ASK_S)
+        except OSError:
+            # The client finds out by itself whether its scheduler is gone, but not whether it stands still.
+            if self.looked_s - self.asked_s > self.wait_s:
+                self._give_all_up(f"{SCHEDULER_STILL} {self.wait_s:g} s: {RUN_AGAIN}")
             return
+        self.asked_s = self.looked_s
+        self._see(identity["workers"])
+
+    def _see(self, present: Mapping[str, Mapping[str, Any]]) -> None:
+        """Compares the workers that there are with those known."""
         for place in [place for place in self.places.values() if place.address not in present]:
             self._lost(place)
         self.unfit = {address: one for address, one in self.unfit.items() if address in present}
+        self.away = {address: one for address, one in self.away.items() if address in present}
         for address, place in self.places.items():
             place.serving = present[address]["status"] == "running"
         self._meet({address: one for address, one in present.items() if address not in {*self.places, *self.unfit}})
         if self.places:
             self.worked_s = time.monotonic()
-        elif time.monotonic() - self.worked_s > self.wait_s:
+        elif self.looked_s - self.worked_s > self.wait_s:
+            # Not the time that asking took: workers may load what they need meanwhile.
             self.waiting.give_up(f"{NO_WORKER}: {self._why_none()}")
 
     def _meet(self, new: Mapping[str, Mapping[str, Any]]) -> None:
         """Makes places of new workers that run what this process runs."""
-        if not new:
-            return
-        answers = self._asked(list(new))
-        for address, there in new.items():
-            answer = answers.get(address)
-            if answer is None or isinstance(answer, OSError):
-                # It went, or its host is cut off: it is asked again at the next look, if the scheduler has it still.
+        now = time.monotonic()
+        due = [address for address, one in self.away.items() if address in new and one.again_s <= now]
+        fresh = [address for address in new if address not in self.away]
+        # One that could not be asked before is asked by itself, and not for long: studies wait meanwhile.
+        answers = self._asked(fresh, ASK_WORKERS_S) | self._asked(due[:1], ASK_AGAIN_S)
+        for address, answer in answers.items():
+            if isinstance(answer, OSError):
+                # It went, or its host is cut off.
+                self._ask_later(address, answer)
                 continue
+            self.away.pop(address, None)
+            there = new[address]
             if (unfit := self._unfit(there, answer)) is not None:
                 self._set_aside(address, unfit)
                 continue
@@ -189,12 +224,27 @@ class _Run:
             resources = {"GPU": 1 / slots} if self._on_gpu else None
             self.places[address] = _Place(address, str(there["name"]), answer.worker_id, slots, resources)
 
-    def _asked(self, addresses: list[str]) -> Mapping[str, object]:
-        """What workers say of themselves, or why they could not be asked; nothing where the scheduler could not."""
-        try:
-            return dict(self.client.run(_about, workers=addresses, on_error="return"))
-        except OSError:
+    def _asked(self, addresses: list[str], patience_s: float) -> dict[str, object]:
+        """What workers say of themselves, or the error for which they could not be asked."""
+        if not addresses:
             return {}
+        try:
+            return dict(self.client.run(_about, workers=addresses, on_error="return", callback_timeout=patience_s))
+        except TimeoutError:
+            # One that stands still keeps all of them from answering.
+            return dict.fromkeys(addresses, TimeoutError(f"no answer for {patience_s:g} s"))
+        except OSError as error:
+            return dict.fromkeys(addresses, error)
+
+    def _ask_later(self, address: str, error: OSError) -> None:
+        """Asks a worker again after a pause, longer each time: asking one that is cut off takes its time."""
+        before = self.away.get(address)
+        if before is None:
+            log.warning("worker %s is given no study until it can be asked what it runs: %s", address, reason_of(error))
+        pause_s = AGAIN_S if before is None else min(2 * before.pause_s, AGAIN_MOST_S)
+        # At the end, so that all have their turn.
+        self.away.pop(address, None)
+        self.away[address] = _Away(reason_of(error), pause_s, time.monotonic() + pause_s)
 
     @property
     def _on_gpu(self) -> bool:
@@ -207,6 +257,8 @@ class _Run:
                 "declares no GPU: start it with `extractor worker ADDRESS --device cuda`, one process a GPU",
                 wrong=False,
             )
+        if isinstance(answer, str):
+            return _Unfit(f"cannot say what it runs: {answer}", wrong=True)
         if not isinstance(answer, _About):
             return _Unfit(f"cannot import `extractor` ({answer}): install engram[extractor] there", wrong=True)
         if other := differing(answer.versions, self.expected):
@@ -254,16 +306,21 @@ class _Run:
     def _listen(self) -> None:
         """Waits until something happens to a study, but not for long."""
         try:
-            key, stage = self.news.get(timeout=POLL_S)
+            news = self.news.get(timeout=POLL_S)
+            while True:
+                self._take_in(news)
+                news = self.news.get_nowait()
         except queue.Empty:
             return
-        place = next((place for place in self.places.values() if key in place.held), None)
+
+    def _take_in(self, news: _News) -> None:
+        place = next((place for place in self.places.values() if news.key in place.held), None)
         if place is None:
             return
-        if stage is None:
-            self._ended(place, key)
+        if news.stage is None:
+            self._ended(place, news.key)
         else:
-            self.tell(StudyStage(place.held[key], stage, place.name))
+            self.tell(StudyStage(place.held[news.key], news.stage, place.name))
 
     def _ended(self, place: _Place, key: str) -> None:
         answer = self._answer(key)
@@ -321,17 +378,18 @@ class _Run:
         """Lets the scheduler forget an errand."""
         self.futures.pop(key).cancel()
 
-    def _lose_scheduler(self) -> None:
+    def _give_all_up(self, why: str) -> None:
         """Nothing more can be done: what was not is for another run."""
         for place in self.places.values():
             for task in place.held.values():
                 self.waiting.put_back(task)
         self.places.clear()
         self.futures.clear()
-        self.waiting.give_up(SCHEDULER_LOST)
+        self.waiting.give_up(why)
 
     def _why_none(self) -> str:
         found = [f"worker {address} {unfit.why}" for address, unfit in self.unfit.items()]
+        found += [f"worker {address} could not be asked what it runs: {one.why}" for address, one in self.away.items()]
         return found[0] if found else f"the cluster had none for {self.wait_s:g} s"
 
 
@@ -350,8 +408,12 @@ class _About(NamedTuple):
     """Of the pseudonym key that it holds."""
 
 
-def _about(dask_worker: Any) -> _About:
-    return _About(str(dask_worker.id), versions(), key_here())
+def _about(dask_worker: Any) -> _About | str:
+    """What this worker is, or why it cannot say: an error raised here would look like one of the way here."""
+    try:
+        return _About(str(dask_worker.id), versions(), key_here())
+    except (EngramError, OSError) as error:
+        return reason_of(error)
 
 
 def _on_worker(errand: Errand) -> Answer:

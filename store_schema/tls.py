@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
@@ -19,6 +19,10 @@ from store_schema.errors import UsageError
 OPTIONS = ("--tls-ca", "--tls-cert", "--tls-key")
 VARIABLES = ("ENGRAM_TLS_CA", "ENGRAM_TLS_CERT", "ENGRAM_TLS_KEY")
 Role = Literal["client", "worker"]
+DASK_TLS = "distributed.comm.tls"
+"""Where Dask's own settings of TLS lie."""
+Setting = Callable[[str, None], Any]
+"""Gives a setting by its whole name, or None, as `dask.config.get` does: names set by variables are written with underscores."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class TlsFiles:
         )
 
 
-def files_for(address: str, given: TlsFiles | None, configured: Mapping[str, Any], *, role: Role) -> TlsFiles | None:
+def files_for(address: str, given: TlsFiles | None, configured: Setting, *, role: Role) -> TlsFiles | None:
     """Files with which a process reaches a scheduler, looked at; None where it does so without TLS.
 
     Parameters
@@ -97,7 +101,7 @@ def files_for(address: str, given: TlsFiles | None, configured: Mapping[str, Any
     given
         What the command line or the environment names.
     configured
-        Dask's own settings of TLS (``distributed.comm.tls``), taken where nothing is given.
+        Gives a setting of Dask's by its name, taken where nothing is given.
     role
         Whose certificate is taken from Dask's settings.
 
@@ -124,11 +128,10 @@ def files_for(address: str, given: TlsFiles | None, configured: Mapping[str, Any
     return files
 
 
-def _configured(settings: Mapping[str, Any], role: Role) -> TlsFiles | None:
-    own = settings.get(role) or {}
-    ca, cert = settings.get("ca-file"), own.get("cert")
+def _configured(setting: Setting, role: Role) -> TlsFiles | None:
+    ca, cert, key = (setting(f"{DASK_TLS}.{name}", None) for name in ("ca-file", f"{role}.cert", f"{role}.key"))
     # Dask lets a certificate's file hold the key too
-    return TlsFiles(ca, cert, own.get("key") or cert) if ca and cert else None
+    return TlsFiles(ca, cert, key or cert) if ca and cert else None
 
 
 def scheme_of(address: str) -> str:
@@ -149,7 +152,7 @@ def place_of(address: str) -> tuple[str, int] | None:
 def unguarded(address: str) -> str | None:
     """What is dangerous about an address; None where it is encrypted or of this machine alone."""
     place = place_of(address)
-    if scheme_of(address) != "tcp" or place is None or _loopback(place[0]):
+    if scheme_of(address) in ("tls", "wss", "inproc") or place is None or _loopback(place[0]):
         return None
     return (
         f"{address} is neither encrypted nor guarded: whoever reaches this scheduler or its workers runs code there as you. Use "

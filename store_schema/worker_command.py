@@ -32,6 +32,8 @@ END_BUT_NEVER_PAUSE: Mapping[str, str] = {
     f"DASK_DISTRIBUTED__WORKER__MEMORY__{step}": "False" for step in ("TARGET", "SPILL", "PAUSE")
 }
 
+DEALING = frozenset(("--nworkers", "--resources", "--name"))
+"""Options of `dask worker` by which each worker has a GPU and declares it."""
 PRELOAD = "DASK_DISTRIBUTED__WORKER__PRELOAD"
 
 
@@ -54,13 +56,28 @@ class WorkerOptions:
     """Options of `dask worker`, as they are."""
 
     def __post_init__(self) -> None:
-        if any(option.partition("=")[0] == "--preload" for option in self.more):
+        if "--preload" in self.more_names():
             raise UsageError("--preload would take the place of what these workers load themselves: leave it out")
+
+    def more_names(self) -> set[str]:
+        """Options of `dask worker` that are given as they are, without their values."""
+        return {option.partition("=")[0] for option in self.more}
 
 
 def command(split: Split, options: WorkerOptions) -> list[str]:
-    """Program and arguments that start the workers."""
+    """Program and arguments that start the workers.
+
+    Raises
+    ------
+    UsageError
+        If an option of `dask worker` contradicts how GPUs are dealt to workers.
+    """
     tls = options.tls
+    if split.gpus and (wrong := sorted(DEALING & options.more_names())):
+        raise UsageError(
+            f"{', '.join(wrong)} after -- would change which worker has which GPU: leave it out, name workers by --name before --, "
+            "and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
     name = options.name or (_unique_name() if split.processes > 1 and split.gpus else None)
     # -P: a folder that happens to be the current one holds no module of ours
     found = [sys.executable, "-P", "-m", "dask", "worker", options.address]

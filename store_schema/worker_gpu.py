@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 from typing import Any
 
 from store_schema.errors import UsageError
@@ -13,8 +14,16 @@ VARIABLE = "ENGRAM_WORKER_GPUS"
 
 
 def dask_setup(worker: Any) -> None:
-    """Show this process one GPU alone, before anything in it has asked for one; Dask calls it when a worker starts."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(str(worker.name), os.environ.get(VARIABLE, ""))
+    """Show this process one GPU alone, before anything in it has asked for one; Dask calls it when a worker starts.
+
+    One without a GPU of its own ends: Dask would log an error, and go on with a worker that takes the GPU of another.
+    """
+    try:
+        gpu = gpu_of(str(worker.name), os.environ.get(VARIABLE, ""))
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from error
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def gpu_of(name: str, listed: str) -> str:

@@ -64,7 +64,7 @@ def split(limits: Limits, device: Device, *, gpu_threads: int, least_bytes: int)
     Raises
     ------
     UsageError
-        If a GPU is asked for, and there is none.
+        If a GPU is asked for, and there is none, or memory is too small for one process a GPU.
     """
     if device == "cuda" and not limits.gpus:
         raise UsageError(
@@ -73,12 +73,20 @@ def split(limits: Limits, device: Device, *, gpu_threads: int, least_bytes: int)
         )
     memory_bytes = max(limits.memory_bytes - NURSE_BYTES, limits.memory_bytes // 2)
     if device == "cuda":
+        if memory_bytes < len(limits.gpus) * least_bytes:
+            raise UsageError(
+                f"{len(limits.gpus)} processes, one a GPU, need {least_bytes / GIB:g} GiB of memory each, "
+                f"{(len(limits.gpus) * least_bytes + NURSE_BYTES) / GIB:g} GiB in all, and there are "
+                f"{limits.memory_bytes / GIB:.1f}: give the container or job more, or show it fewer GPUs by CUDA_VISIBLE_DEVICES"
+            )
         return Split(len(limits.gpus), gpu_threads, memory_bytes // len(limits.gpus), limits.gpus)
     processes = max(1, min(limits.cores, memory_bytes // least_bytes))
     return Split(processes, 1, memory_bytes // processes)
 
 
-def limits_here(root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> Limits:
+def limits_here(
+    root: Path = Path("/"), environment: Mapping[str, str] | None = None, *, device: Device = "cpu"
+) -> Limits:
     """What this process may use: its affinity, its control groups, its job of Slurm, the machine's memory, and its GPUs.
 
     Slurm binds a job by control groups only where its administrator says so; elsewhere the job's variables are all that tells.
@@ -89,6 +97,8 @@ def limits_here(root: Path = Path("/"), environment: Mapping[str, str] | None = 
         Where ``proc`` and ``sys`` lie.
     environment
         Variables of NVIDIA's and of Slurm's; None takes those of this process.
+    device
+        Where workers will compute: GPUs are looked for on ``cuda`` alone.
     """
     variables = os.environ if environment is None else environment
     quota, slurm_cores = cpu_quota(root), slurm_cpus(variables)
@@ -97,7 +107,7 @@ def limits_here(root: Path = Path("/"), environment: Mapping[str, str] | None = 
     return Limits(
         cores=cores if slurm_cores is None else max(1, min(cores, slurm_cores)),
         memory_bytes=min((machine_memory_bytes(root), *(limit for limit in limits if limit is not None))),
-        gpus=gpus(variables),
+        gpus=gpus(variables) if device == "cuda" else (),
     )
 
 
@@ -135,11 +145,22 @@ def slurm_cpus(environment: Mapping[str, str]) -> int | None:
 
 
 def slurm_memory_bytes(environment: Mapping[str, str]) -> int | None:
-    """Memory of a job of Slurm on this node; None outside of one, or where it asked for none or for all (0)."""
+    """Memory of a job of Slurm on this node, or a task's share of it where it has several there, as its cores are.
+
+    None outside of a job, or where it asked for none or for all (0).
+    """
+    on_node, a_task = _number(environment, "SLURM_CPUS_ON_NODE"), _number(environment, "SLURM_CPUS_PER_TASK")
+    several = a_task if a_task and _tasks_here(environment) > 1 else None
     if megabytes := _number(environment, "SLURM_MEM_PER_NODE"):
-        return megabytes * MIB
-    each, cpus = _number(environment, "SLURM_MEM_PER_CPU"), _number(environment, "SLURM_CPUS_ON_NODE")
+        return megabytes * MIB * several // max(on_node, several) if several and on_node else megabytes * MIB
+    each, cpus = _number(environment, "SLURM_MEM_PER_CPU"), several or on_node
     return each * cpus * MIB if each and cpus else None
+
+
+def _tasks_here(environment: Mapping[str, str]) -> int:
+    """Most tasks that a job of Slurm, or its step, has on a node, which it tells such as 2(x3),1."""
+    told = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE", "")
+    return max((int(number) for number in re.findall(r"(?:^|,)(\d+)", told)), default=1)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

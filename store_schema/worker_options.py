@@ -82,13 +82,13 @@ def start_workers(
     Raises
     ------
     UsageError
-        If files and address do not fit, or a GPU is asked for and there is none.
+        If files and address do not fit, a GPU is asked for and there is none, or memory or options do not fit the GPUs.
     """
     given = dict(options)
     device, only_print = given.pop("device"), given.pop("only_print")
     tls = taken_tls(given)
     checked(given["address"], tls)
-    shares = split(limits_here(), device, gpu_threads=program.gpu_threads, least_bytes=program.least_bytes)
+    shares = split(limits_here(device=device), device, gpu_threads=program.gpu_threads, least_bytes=program.least_bytes)
     arguments, variables = command(shares, WorkerOptions(tls=tls, **given)), environment(shares, program.preload)
     if only_print:
         click.echo(shown(arguments, variables))

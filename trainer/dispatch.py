@@ -34,6 +34,8 @@ from trainer.versions import versions
 
 PAUSE_S, LOOK_S = 0.02, 2.0
 """Between two looks at results, and at whether there are workers."""
+ASK_S, ASK_WORKERS_S = 30.0, 300.0
+"""How long a scheduler may take to say which workers there are; and workers to say what they run, which some load for it."""
 LONE_S = 20.0
 """How long local processes may all be gone: one that died has an heir after a few seconds."""
 GIVEN_UP = ("cancelled", "lost")
@@ -59,9 +61,9 @@ class Workers:
     wait_s: float = 60.0
     """How long the scheduler, and then its first worker, is waited for."""
     alone_s: float = 600.0
-    """How long a scheduler may be without a worker before the run ends."""
+    """How long a scheduler may be without a worker, or not be asked for them, before the run ends."""
     cache_mib: int = CACHE_MIB
-    """Bound of what each process keeps of the features that it has read; 0 keeps none."""
+    """Bound of what each process keeps of the features that it has read, besides a third of its memory; 0 keeps none."""
     report: PerformanceReport | None = None
     """Where Dask's report of the run goes."""
     tls: TlsFiles | None = None
@@ -181,8 +183,9 @@ def _on_cluster(tasks: Sequence[Task], workers: Workers, do: Do) -> Generator[Ou
                 if workers.scheduler
                 else "local processes ended again: there is"
             )
+            what = "worker that declares a GPU" if _on_gpu(tasks) else "worker"
             raise UsageError(
-                f"{who} no worker left, and {len(left)} tasks are waiting. Find what ends workers (memory, a signal), start "
+                f"{who} no {what} left, and {len(left)} tasks are waiting. Find what ends workers (memory, a signal), start "
                 "some and run the same command again: what is done is kept"
             )
 
@@ -215,7 +218,8 @@ def _sent(
         ): task
         for task in tasks
     }
-    for future in _answered(client, list(futures), LONE_S if workers.scheduler is None else workers.alone_s):
+    alone_s = LONE_S if workers.scheduler is None else workers.alone_s
+    for future in _answered(client, list(futures), alone_s, resources):
         task = futures.pop(future)
         if workers.scheduler is not None or future.status not in GIVEN_UP:
             # A local process that is told to end gives up the task in its hands: the next set of processes does it.
@@ -223,10 +227,17 @@ def _sent(
         future.release()
 
 
-def _answered(client: Client, futures: list[Any], alone_s: float) -> Iterator[Any]:
+def _answered(
+    client: Client, futures: list[Any], alone_s: float, resources: Mapping[str, int] | None = None
+) -> Iterator[Any]:
     """Futures as they end, until all have or nobody has been there to do them for so long.
 
     A worker that is told to end does so without an heir, unlike one that dies; the tasks would wait for good.
+
+    Raises
+    ------
+    UsageError
+        If the scheduler could not be asked for its workers for so long.
     """
     waiting, looked, seen = as_completed(futures), time.monotonic(), time.monotonic()
     while not waiting.is_empty():
@@ -239,18 +250,41 @@ def _answered(client: Client, futures: list[Any], alone_s: float) -> Iterator[An
         time.sleep(PAUSE_S)
         if now - looked > LOOK_S:
             looked = now
-            if _has_worker(client):
+            there = _has_worker(client, resources)
+            if there:
                 seen = now
+            elif now - seen > alone_s and there is None:
+                raise UsageError(_STILL.format(alone_s, waiting.count()))
             elif now - seen > alone_s:
                 return
 
 
-def _has_worker(client: Client) -> bool:
-    """Whether the scheduler has a worker; not, too, where it cannot be asked: the client ends its futures itself if it is gone."""
+_STILL = (
+    "the scheduler could not be asked for its workers for {:g} s, and {} tasks are waiting: see whether it and its host still run, "
+    "and run the same command again: what is done is kept"
+)
+
+
+def _has_worker(client: Client, resources: Mapping[str, int] | None) -> bool | None:
+    """Whether the scheduler has a worker that declares what tasks ask for; None where it cannot be asked.
+
+    The client ends its futures itself if the scheduler is gone, but not if it stands still.
+    """
     try:
-        return bool(client.nthreads())
+        return any(_declares(about, resources) for about in _present(client).values())
     except OSError:
-        return False
+        return None
+
+
+def _present(client: Client) -> Mapping[str, Mapping[str, Any]]:
+    """What the scheduler knows of its workers, by address; a TimeoutError, which is an OSError, where it does not answer."""
+    # asked for anew: what the client keeps is overwritten by looks of Dask's own that ask for no workers
+    identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ASK_S)
+    return dict(identity["workers"])
+
+
+def _declares(about: Mapping[str, Any], resources: Mapping[str, int] | None) -> bool:
+    return all(about["resources"].get(name, 0) >= number for name, number in (resources or {}).items())
 
 
 def _on_worker(description: str, expected: dict[str, str], do: Do = run_task, cache_mib: int = CACHE_MIB) -> str:
@@ -260,13 +294,18 @@ def _on_worker(description: str, expected: dict[str, str], do: Do = run_task, ca
         # a worker that joined after the check of all workers
         raise TaskError(f"this worker runs {other}: install the same on workers and client")
     keep_freed_memory()
-    keep_at_most(cache_mib)
+    keep_at_most(_bounded_mib(cache_mib, get_worker().memory_manager.memory_limit))
     task = Task.model_validate_json(description)
     if task.device == "cuda" and isinstance(name := get_worker().name, int):
         # local processes are numbered
         take_gpu(name)
     do(task)
     return task.id
+
+
+def _bounded_mib(cache_mib: int, limit_bytes: int | None) -> int:
+    """A cache that leaves a fit two thirds of what Dask lets this process take before it is ended; 0 or None sets no limit."""
+    return min(cache_mib, limit_bytes // 3 // 2**20) if limit_bytes else cache_mib
 
 
 def _on_gpu(tasks: Sequence[Task]) -> bool:
@@ -292,12 +331,26 @@ def _reason(error: BaseException, trace: Any = None) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
+def _versions_here() -> dict[str, str] | str:
+    """What this worker runs, or why it cannot say: an error raised here would look like one of the way here."""
+    try:
+        return versions()
+    except (EngramError, OSError) as error:
+        return _reason(error)
+
+
 def _check_workers(client: Client) -> None:
     """Refuse workers with other code or libraries: Dask sends functions by name, and they would compute other numbers.
 
     One whose host is cut off is left to the scheduler, which gives it up; should it come back, it looks itself before each task.
     """
-    answers = client.run(versions, on_error="return")
+    try:
+        answers = client.run(_versions_here, on_error="return", callback_timeout=ASK_WORKERS_S)
+    except TimeoutError as error:
+        raise UsageError(
+            f"the scheduler, or one of its workers, did not answer for {ASK_WORKERS_S:g} s: see whether their processes and hosts "
+            "still run"
+        ) from error
     reached = {address: answer for address, answer in answers.items() if not isinstance(answer, OSError)}
     if answers and not reached:
         raise UsageError(
@@ -306,6 +359,8 @@ def _check_workers(client: Client) -> None:
     for address, answer in reached.items():
         if isinstance(answer, BaseException):
             raise UsageError(f"worker {address} cannot import `trainer` ({answer}): install engram[trainer] there")
+        if isinstance(answer, str):
+            raise UsageError(f"worker {address} cannot say what it runs: {answer}")
         other = differing(answer, versions())
         if other:
             raise UsageError(f"worker {address} runs {other}: install the same on workers and client")
@@ -313,12 +368,7 @@ def _check_workers(client: Client) -> None:
 
 def _check_gpus(client: Client, resources: Mapping[str, int] | None) -> None:
     """Refuse a cluster none of whose workers declares what tasks ask for: they would wait for good."""
-    if resources is None:
-        return
-    # asked for anew: what the client keeps is overwritten by looks of Dask's own that ask for no workers
-    present = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
-    declared = [about["resources"].get("GPU", 0) for about in present.values()]
-    if not any(number >= 1 for number in declared):
+    if resources is not None and _has_worker(client, resources) is False:
         raise UsageError(
             "no worker declares a GPU, and the run says `device: cuda`: start workers by `trainer worker ADDRESS --device cuda`, "
             "one process a GPU"
@@ -362,8 +412,8 @@ def _local_cluster(number: int, folder: str, resources: Mapping[str, int] | None
             resources=dict(resources or {}),
             # a limit would pause or kill fits that the machine can hold
             memory_limit=0,
-            # loaded before a worker counts as there: imports hold the lock that its heartbeats need
-            preload=["trainer.fold"],
+            # as `trainer worker` does
+            preload=["trainer.loaded"],
             # a worker that dies is told by its nanny as a warning, and its tasks are done again
             silence_logs=logging.ERROR,
         )

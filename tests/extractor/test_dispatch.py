@@ -8,14 +8,25 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import pytest
 from distributed import Client, LocalCluster
 from rich.console import Console
 
+from extractor import dispatch
 from extractor.config import ExtractConfig, views_of
-from extractor.dispatch import SCHEDULER_LOST, Cluster, _About, _Run, run_on_cluster
+from extractor.dispatch import (
+    RUN_AGAIN,
+    SCHEDULER_LOST,
+    SCHEDULER_STILL,
+    Cluster,
+    _About,
+    _about,
+    _Run,
+    run_on_cluster,
+)
 from extractor.errands import Errand
 from extractor.loading import load_networks
 from extractor.phantom import write_cohort
@@ -25,7 +36,7 @@ from extractor.table import read_study_table
 from extractor.versions import versions
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
-from extractor.worker import DIED, StudyResult, StudyStage, WorkerSpec
+from extractor.worker import DIED, NO_WORKER, StudyResult, StudyStage, WorkerSpec
 from store_schema import Store, create_store, open_store
 from store_schema.errors import UsageError
 from store_schema.testing import content_digests
@@ -192,26 +203,133 @@ def test_workers_that_run_other_code_are_refused_before_anything_is_sent(sent, c
     assert not store.keys(tasks[0].views["paper"])
 
 
-def test_a_worker_that_cannot_be_reached_is_asked_again(sent):
-    """Its host may be cut off for a moment, or be given up by the scheduler: it is no reason to refuse the run."""
+THERE = {"tls://there:1": {"name": "worker-1", "nthreads": 1, "resources": {}, "status": "running"}}
+
+
+class Asked:
+    """A client whose scheduler has these workers, or cannot be asked for them, and gives these answers of theirs."""
+
+    status = "running"
+    scheduler = SimpleNamespace(identity=None)
+
+    def __init__(self, answers, present=THERE):
+        self.answers, self.present, self.asked = list(answers), present, 0
+
+    def sync(self, _function, *, n_workers, callback_timeout):
+        assert callback_timeout == dispatch.ASK_S
+        if isinstance(self.present, OSError):
+            raise self.present
+        return {"workers": self.present}
+
+    def run(self, _function, *, workers, on_error, callback_timeout):
+        assert on_error == "return"
+        assert callback_timeout == (dispatch.ASK_AGAIN_S if self.asked else dispatch.ASK_WORKERS_S)
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, TimeoutError):
+            raise answer
+        return dict.fromkeys(workers, answer)
+
+    def subscribe_topic(self, _topic, _hear):
+        pass
+
+    def unsubscribe_topic(self, _topic):
+        pass
+
+    def cancel(self, _futures):
+        pass
+
+    def submit(self, *_args, **_options):
+        return SimpleNamespace(add_done_callback=lambda _: None, cancel=lambda: None)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time as the plan sees it; waiting for news takes a second of it."""
+    now = SimpleNamespace(s=time.monotonic())
+    monkeypatch.setattr(dispatch, "time", SimpleNamespace(monotonic=lambda: now.s))
+
+    def listen(_self):
+        now.s += 1
+
+    monkeypatch.setattr(_Run, "_listen", listen)
+    return now
+
+
+def plan_of(client, sent, tell) -> _Run:
     tasks, spec, _ = sent
-    answers = [OSError("Timed out trying to connect"), {}, {"tls://there:1": _About("Worker-1", versions(), None)}]
+    return _Run(client, Waiting(list(tasks), tell), spec, envelope(None), 60.0, tell, versions())
 
-    class Scheduler:
-        def run(self, *_args, **_options):
-            answer = answers.pop(0)
-            if isinstance(answer, OSError):
-                answer = {"tls://there:1": answer}
-            return answer
 
-    there = {"tls://there:1": {"name": "worker-1", "nthreads": 1, "resources": {}}}
-    one = _Run(Scheduler(), Waiting(list(tasks), fail), spec, envelope(None), 60.0, fail, versions())
-    for _ in range(2):
-        one._meet(there)
+def test_a_worker_that_cannot_be_reached_is_asked_again_more_and_more_rarely_and_told_of_once(sent, clock, caplog):
+    """Its host may be cut off for a moment, or be given up by the scheduler: it is no reason to refuse the run."""
+    client = Asked([OSError("Timed out trying to connect")] * 2 + [TimeoutError("timed out after 10 s.")])
+    one, begun, times = plan_of(client, sent, fail), clock.s, []
+    for _ in range(200):
+        asked = client.asked
+        one._see(THERE)
         one._refuse_unfit()
-        assert not one.places
-    one._meet(there)
+        if client.asked > asked:
+            times.append(round(clock.s - begun))
+        clock.s += 1
+    assert times == [0, 5, 15, 35, 75, 135, 195]
+    assert not one.places
+    assert caplog.text.count("is given no study until it can be asked what it runs: OSError: Timed out") == 1
+    client.answers = [_About("Worker-1", versions(), None)]
+    clock.s += 60
+    one._see(THERE)
     assert list(one.places) == ["tls://there:1"]
+    assert not one.away
+
+
+def test_a_run_whose_only_worker_cannot_be_reached_says_so(sent, clock):
+    begun, results = clock.s, []
+    plan_of(Asked([OSError("Timed out trying to connect")]), sent, results.append).run()
+    assert {result.error for result in results} == {
+        f"{NO_WORKER}: worker tls://there:1 could not be asked what it runs: OSError: Timed out trying to connect"
+    }
+    assert clock.s - begun == pytest.approx(61, abs=2)
+
+
+def test_a_scheduler_that_cannot_be_asked_for_good_ends_the_run_with_every_study_told(sent, clock):
+    client, events = Asked([_About("Worker-1", versions(), None)]), []
+
+    def tell(event):
+        events.append(event)
+
+    one = plan_of(client, sent, tell)
+    one._see(THERE)
+    one._serve()
+    client.present = TimeoutError("timed out after 30 s.")
+    one.run()
+    results = [event for event in events if isinstance(event, StudyResult)]
+    assert {result.error for result in results} == {f"{SCHEDULER_STILL} 60 s: {RUN_AGAIN}"}
+    assert len(results) == len(sent[0])
+
+
+def test_all_news_are_taken_in_between_two_looks(sent):
+    events = []
+    one = plan_of(Asked([_About("Worker-1", versions(), None)]), sent, events.append)
+    one._see(THERE)
+    one._serve()
+    (key,) = one.futures
+    for stage in ("loading", "embedding", "writing"):
+        one._hear((0.0, (key, stage)))
+    one._listen()
+    assert [event.stage for event in events] == ["loading", "embedding", "writing"]
+
+
+def test_an_error_of_a_worker_that_says_what_it_runs_is_not_one_of_the_way_there(sent, monkeypatch):
+    def broken():
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(dispatch, "versions", broken)
+    answer = _about(SimpleNamespace(id="Worker-1"))
+    monkeypatch.undo()
+    one = plan_of(Asked([answer]), sent, fail)
+    one._see(THERE)
+    with pytest.raises(UsageError, match="tls://there:1 cannot say what it runs: OSError: stale file handle"):
+        one._refuse_unfit()
 
 
 def fail(event: object) -> None:

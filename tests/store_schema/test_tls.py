@@ -1,7 +1,10 @@
 """Certificates that do not fit each other, an address or a server are refused in words that say which and why."""
 
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,10 @@ from store_schema.errors import UsageError
 from store_schema.tls import TlsFiles, files_for, place_of, unguarded
 from store_schema.tls_probe import check_server
 
-NOTHING = {"ca-file": None, "client": {"cert": None, "key": None}, "worker": {}}
+
+def nothing_set(name, default):
+    """No setting of Dask's."""
+    return default
 
 
 @pytest.fixture(scope="module")
@@ -74,33 +80,57 @@ def test_an_encrypted_key_is_refused_and_no_passphrase_asked_for(ca, files, tmp_
 @pytest.mark.parametrize("address", ["tcp://head:8786", "head:8786", "ucx://head:8786"])
 def test_files_and_an_address_without_tls_do_not_go_together(files, address):
     with pytest.raises(UsageError, match=f"ask for TLS, and {address} is an address without it: write tls://"):
-        files_for(address, files, NOTHING, role="client")
+        files_for(address, files, nothing_set, role="client")
 
 
 def test_an_address_of_tls_asks_for_files(files):
     with pytest.raises(UsageError, match=r"reached by TLS alone, .* add --tls-ca, --tls-cert, --tls-key"):
-        files_for("tls://head:8786", None, NOTHING, role="client")
-    assert files_for("tls://head:8786", files, NOTHING, role="client") == files
-    assert files_for("tcp://head:8786", None, NOTHING, role="client") is None
+        files_for("tls://head:8786", None, nothing_set, role="client")
+    assert files_for("tls://head:8786", files, nothing_set, role="client") == files
+    assert files_for("tcp://head:8786", None, nothing_set, role="client") is None
 
 
 def test_dasks_own_settings_serve_where_no_file_is_given(files, tmp_path):
     both = tmp_path / "both.pem"
     both.write_text(Path(files.cert).read_text() + Path(files.key).read_text())
-    settings = {"ca-file": files.ca, "client": {"cert": files.cert, "key": files.key}, "worker": {"cert": str(both)}}
-    assert files_for("tls://h:1", None, settings, role="client") == files
-    assert files_for("tls://h:1", None, settings, role="worker") == TlsFiles(files.ca, str(both), str(both))
+    tls = {"ca-file": files.ca, "client.cert": files.cert, "client.key": files.key, "worker.cert": str(both)}
+    settings = {f"distributed.comm.tls.{name}": file for name, file in tls.items()}
+    assert files_for("tls://h:1", None, settings.get, role="client") == files
+    assert files_for("tls://h:1", None, settings.get, role="worker") == TlsFiles(files.ca, str(both), str(both))
+    del settings["distributed.comm.tls.client.cert"]
     with pytest.raises(UsageError, match="reached by TLS alone"):
-        files_for("tls://h:1", None, {**settings, "client": {}}, role="client")
+        files_for("tls://h:1", None, settings.get, role="client")
 
 
-@pytest.mark.parametrize("address", ["tcp://10.1.2.3:8786", "head:8786", "tcp://[fe80::1]:8786"])
+@pytest.mark.parametrize("program", ["extractor", "trainer"])
+def test_variables_of_dasks_own_serve_where_no_file_is_given(files, program):
+    names = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
+    paths = (files.ca, files.cert, files.key)
+    variables = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": path for name, path in zip(names, paths, strict=True)}
+    code = f"from {program}.cluster import checked_tls; print(checked_tls('tls://h:1', None, 'client'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == str(files), done.stderr
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://10.1.2.3:8786", "head:8786", "tcp://[fe80::1]:8786", "ws://head:8786", "ucx://head:8786"]
+)
 def test_an_open_address_is_warned_of(address):
     assert "whoever reaches this scheduler or its workers runs code there" in (unguarded(address) or "")
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:8786", "tls://head:8786", "inproc://1"]
+    "address",
+    [
+        "tcp://127.0.0.1:8786",
+        "tcp://localhost:8786",
+        "tcp://[::1]:8786",
+        "tls://head:8786",
+        "wss://head:8786",
+        "inproc://1",
+    ],
 )
 def test_an_address_of_this_machine_or_of_tls_is_not_warned_of(address):
     assert unguarded(address) is None

@@ -1,5 +1,6 @@
 """The command that starts workers says what the limits say, and each of several processes gets a GPU of its own."""
 
+import asyncio
 import json
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import click
 import pytest
 from click.testing import CliRunner
+from distributed import preloading
 
 from store_schema import worker_gpu
 from store_schema.allocator import KEPT_BYTES
@@ -132,9 +134,16 @@ def test_a_worker_has_the_gpu_of_its_number(name, listed, gpu):
 
 
 @pytest.mark.parametrize(("name", "listed"), [("node", "0,1"), ("node-2", "0,1"), ("node-0", "")])
-def test_a_worker_without_a_gpu_of_its_own_does_not_start(name, listed):
-    with pytest.raises(UsageError, match=f"worker {name} has no GPU of its own"):
-        gpu_of(name, listed)
+def test_a_worker_without_a_gpu_of_its_own_does_not_start(name, listed, monkeypatch, capsys):
+    """Dask logs what a module raises when a worker starts, and goes on."""
+    monkeypatch.setenv("ENGRAM_WORKER_GPUS", listed)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    modules = preloading.process_preloads(SimpleNamespace(name=name), ["store_schema.worker_gpu"], [])
+    with pytest.raises(SystemExit) as ended:
+        asyncio.run(modules.start())
+    assert ended.value.code == 1
+    assert f"worker {name} has no GPU of its own" in capsys.readouterr().err
+    assert worker_gpu.os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
 def test_a_worker_process_sees_its_gpu_alone(monkeypatch):
@@ -178,3 +187,12 @@ def test_certificates_come_from_the_environment_too_and_options_of_dask_follow_t
 def test_modules_of_ones_own_would_keep_these_workers_from_loading_theirs():
     with pytest.raises(UsageError, match="--preload would take the place"):
         WorkerOptions("tcp://a:1", more=("--preload=mine",))
+
+
+@pytest.mark.parametrize("option", ["--nworkers", "--resources", "--name"])
+def test_what_would_change_which_worker_has_which_gpu_is_refused(option):
+    for more in ((option, "3"), (f"{option}=3",)):
+        options = WorkerOptions("tcp://a:1", more=more)
+        with pytest.raises(UsageError, match=f"{option} after -- would change which worker has which GPU"):
+            command(TWO_GPUS, options)
+        assert command(PROCESSOR, options)[-len(more) :] == list(more)

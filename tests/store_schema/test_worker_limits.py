@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from store_schema import worker_limits
 from store_schema.errors import UsageError
 from store_schema.worker_limits import (
     GIB,
@@ -103,7 +104,10 @@ def test_without_control_groups_the_machines_memory_and_the_affinity_hold(machin
 
 def test_limits_of_a_container_hold_before_the_machines(machine):
     root = v2(machine, "100000 100000", memory=str(4 * GIB))
-    assert limits_here(root, {"CUDA_VISIBLE_DEVICES": "1"}) == Limits(1, 4 * GIB, ("1",))
+    assert limits_here(root, {"CUDA_VISIBLE_DEVICES": "1"}, device="cuda") == Limits(1, 4 * GIB, ("1",))
+
+
+SHARED = {"SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "8", "SLURM_TASKS_PER_NODE": "4(x2),3"}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +116,10 @@ def test_limits_of_a_container_hold_before_the_machines(machine):
         ({"SLURM_MEM_PER_NODE": "4096"}, 4),
         ({"SLURM_MEM_PER_CPU": "2048", "SLURM_CPUS_ON_NODE": "3"}, 6),
         ({"SLURM_MEM_PER_NODE": "0"}, 16),
+        ({"SLURM_MEM_PER_NODE": "8192", **SHARED}, 2),
+        ({"SLURM_MEM_PER_NODE": "8192", **SHARED, "SLURM_TASKS_PER_NODE": "1(x9)"}, 8),
+        ({"SLURM_MEM_PER_NODE": "8192", **SHARED, "SLURM_STEP_TASKS_PER_NODE": "1"}, 8),
+        ({"SLURM_MEM_PER_CPU": "2048", **SHARED}, 4),
         ({"SLURM_MEM_PER_NODE": "999999"}, 16),
     ],
 )
@@ -179,3 +187,19 @@ def test_there_is_a_process_for_each_gpu():
 def test_no_gpu_where_one_is_asked_for_is_refused():
     with pytest.raises(UsageError, match=r"no GPU here: .* Use --device cpu"):
         split(Limits(4, GIB), "cuda", gpu_threads=1, least_bytes=GIB)
+
+
+def test_memory_that_is_too_small_for_a_process_a_gpu_is_refused_with_what_is_needed():
+    with pytest.raises(
+        UsageError, match=r"2 processes, one a GPU, need 2 GiB of memory each, 4\.25 GiB in all, .* are 4\.0"
+    ):
+        split(Limits(8, 4 * GIB, ("0", "1")), "cuda", gpu_threads=3, least_bytes=2 * GIB)
+    assert (
+        split(Limits(8, 4 * GIB + NURSE_BYTES, ("0", "1")), "cuda", gpu_threads=3, least_bytes=2 * GIB).processes == 2
+    )
+
+
+def test_no_gpu_is_looked_for_where_nothing_computes_on_one(machine, monkeypatch):
+    monkeypatch.setattr(worker_limits, "_smi", lambda: LIST)
+    assert limits_here(machine(), {}, device="cpu").gpus == ()
+    assert limits_here(machine(), {}, device="cuda").gpus == ("0", "1")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from store_schema.errors import TaskError, UsageError
 from store_schema.testing.page_faults import faults_of_large_blocks
 from trainer import dispatch
 from trainer.dispatch import Outcome, Workers, _answered, _check_workers, _on_worker, _reason, cores, run_tasks
+from trainer.features import KEPT
 from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
 from trainer.run_folder import RunFolder, task_name
@@ -182,7 +184,24 @@ def test_a_worker_that_always_dies_is_told_apart_from_an_error():
     assert _reason(TaskError("diverged")) == "TaskError: diverged"
 
 
-def test_a_worker_with_other_code_does_no_task(tasks_in):
+@pytest.fixture
+def limited(monkeypatch):
+    """This process as a worker that Dask ends when it takes more than 600 MiB."""
+    here = SimpleNamespace(name="a", memory_manager=SimpleNamespace(memory_limit=600 * 2**20))
+    monkeypatch.setattr(dispatch, "get_worker", lambda: here)
+    kept = KEPT.limit_bytes
+    yield here
+    KEPT.bound(kept)
+
+
+@pytest.mark.parametrize(("limit_mib", "kept_mib"), [(600, 200), (6000, 1024), (0, 1024), (None, 1024)])
+def test_a_workers_cache_takes_a_third_of_its_memory_at_most(tasks_in, limited, limit_mib, kept_mib):
+    limited.memory_manager.memory_limit = limit_mib and limit_mib * 2**20
+    _on_worker(tasks_in("run")[0].model_dump_json(), versions(), do=lambda task: None)
+    assert KEPT.limit_bytes == kept_mib * 2**20
+
+
+def test_a_worker_with_other_code_does_no_task(tasks_in, limited):
     task = tasks_in("run")[0]
     assert _on_worker(task.model_dump_json(), versions()) == task.id
     with pytest.raises(TaskError, match=r"runs code [0-9a-f]{12} \(the client 0{12}\)"):
@@ -192,17 +211,71 @@ def test_a_worker_with_other_code_does_no_task(tasks_in):
 
 
 class Answers:
-    """A client whose scheduler gives these answers about its workers, one after the other."""
+    """A client whose scheduler gives these answers about its workers, one after the other, and then the last for good."""
+
+    scheduler = SimpleNamespace(identity=None)
 
     def __init__(self, *answers):
         self._answers = list(answers)
 
-    def run(self, _function, *, on_error):
-        assert on_error == "return"
-        return self._answers.pop(0)
+    def _next(self):
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
-    def nthreads(self):
-        raise self._answers.pop(0) if self._answers else OSError("the scheduler is cut off still")
+    def run(self, _function, *, on_error, callback_timeout):
+        assert (on_error, callback_timeout) == ("return", dispatch.ASK_WORKERS_S)
+        return self._next()
+
+    def sync(self, _function, *, n_workers, callback_timeout):
+        assert (n_workers, callback_timeout) == (-1, dispatch.ASK_S)
+        return {"workers": self._next()}
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """Tasks that nobody does, and a short time between two looks at who could."""
+    monkeypatch.setattr(dispatch, "LOOK_S", 0.01)
+    monkeypatch.setattr(
+        dispatch,
+        "as_completed",
+        lambda futures: SimpleNamespace(
+            is_empty=lambda: False, next_batch=lambda block: [], count=lambda: len(futures)
+        ),
+    )
+    return [object(), object()]
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out after 30 s."), CommClosedError("cut off")])
+def test_a_scheduler_that_cannot_be_asked_for_good_ends_the_run(waiting, error):
+    with pytest.raises(
+        UsageError, match=r"scheduler could not be asked for its workers for 0\.1 s, and 2 tasks are waiting"
+    ):
+        list(_answered(Answers(error), waiting, alone_s=0.1))
+
+
+def test_tasks_for_a_gpu_do_not_wait_for_workers_without_one(waiting):
+    without, one = ({"tcp://a:1": {"resources": declared}} for declared in ({}, {"GPU": 1}))
+    assert list(_answered(Answers(one, without), waiting, 0.1, dispatch.GPU)) == []
+    assert dispatch._has_worker(Answers(one), dispatch.GPU)
+    assert dispatch._has_worker(Answers(without), None)
+
+
+def test_workers_that_do_not_say_what_they_run_are_refused():
+    with pytest.raises(UsageError, match=r"did not answer for 300 s: see whether"):
+        _check_workers(Answers(TimeoutError("timed out")))
+
+
+def test_an_error_of_a_worker_that_says_what_it_runs_is_not_one_of_the_way_there(monkeypatch):
+    def broken():
+        raise OSError("stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, "versions", broken)
+        answer = dispatch._versions_here()
+    with pytest.raises(UsageError, match="worker tls://here:1 cannot say what it runs: OSError: stale file handle"):
+        _check_workers(Answers({"tls://here:1": answer}))
 
 
 def test_a_worker_whose_host_is_cut_off_is_no_reason_to_refuse_the_others():

@@ -13,7 +13,9 @@ from store_schema.vectors import MISSING
 from trainer.dispatch import Workers
 from trainer.features import (
     CACHE_MIB,
+    HELD_SHARE,
     KEPT,
+    _reader,
     even_block,
     images_of,
     keep_at_most,
@@ -137,6 +139,10 @@ def test_what_is_held_of_a_pack_is_within_the_bound(small, bounded):
     assert KEPT.size_bytes > maps.nbytes
     keep_at_most(0)
     assert KEPT.size_bytes == 0
+    # the pack holds eight maps
+    KEPT.bound(4 * HELD_SHARE * maps.nbytes)
+    mean_maps(store.url, snapshot, "PET", "spine", ("P000",))
+    assert _reader(store.url, snapshot).held_bytes <= 4 * maps.nbytes
 
 
 def test_a_snapshot_reads_what_it_pinned_after_the_entry_changed(small, kit):

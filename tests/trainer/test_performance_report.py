@@ -1,5 +1,6 @@
 """Dask's report of a run: what is on it and what is not, also of a run that fails, and what is refused."""
 
+import contextlib
 import json
 import re
 import sys
@@ -94,6 +95,41 @@ def test_a_scheduler_without_bokeh_is_refused_before_anything_is_done(planned, c
     with pytest.raises(UsageError, match=r"drawn by the scheduler with bokeh, and it cannot .*: install bokeh there"):
         run_tasks(planned[:1], workers, on_done=ignore)
     assert not list((tmp_path / "run").rglob(f"*{planned[0].id}*"))
+
+
+@pytest.fixture
+def standing():
+    """A client whose scheduler answers until tasks are done, and no more."""
+
+    class Standing:
+        def __init__(self):
+            self.asked = []
+
+        def run_on_scheduler(self, _function, *, callback_timeout):
+            assert callback_timeout
+
+        def as_current(self):
+            return contextlib.nullcontext()
+
+        def sync(self, function, *_args, callback_timeout, **_options):
+            assert callback_timeout
+            self.asked.append(function.__name__)
+            if function.__name__ == "__aexit__":
+                raise TimeoutError("timed out after 120 s.")
+
+    return Standing()
+
+
+def test_a_report_that_cannot_be_made_is_a_warning_and_takes_the_place_of_nothing(standing, tmp_path, caplog):
+    report = PerformanceReport(tmp_path / "report.html")
+    with report.of(standing):
+        made = "results"
+    assert made
+    with pytest.raises(KeyError, match="enough"), report.of(standing):
+        raise KeyError("enough")
+    assert standing.asked == ["__aenter__", "__aexit__"] * 2
+    assert caplog.text.count("was not written: TimeoutError: timed out after 120 s.. What the tasks made is kept") == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_this_process_alone_has_no_report(tmp_path):

@@ -383,3 +383,8 @@ def test_the_command_prints_tables_and_writes_a_folder(made, tmp_path):
     wrong = CliRunner().invoke(main, [*arguments[:7], "--clinical", str(made / "clinical.csv"), "--out", "x"])
     assert wrong.exit_code == 2
     assert "give --model too" in wrong.stderr
+    unfitted = CliRunner().invoke(
+        main, [*arguments, "--out", "x", "--performance-report", str(tmp_path / "report.html")]
+    )
+    assert unfitted.exit_code == 2
+    assert "--performance-report is of the fits that --run makes again" in unfitted.stderr

@@ -11,6 +11,7 @@ from distributed import Client, Security
 
 from store_schema.errors import UsageError
 from store_schema.tls import TlsFiles
+from store_schema.worker_limits import limits_here, split
 from trainer import dispatch
 from trainer.cluster import connected
 from trainer.dispatch import Workers, run_tasks
@@ -19,6 +20,7 @@ from trainer.plan import Inputs, make_plan
 from trainer.run_folder import RunFolder
 from trainer.run_record import keep_plan
 from trainer.versions import versions
+from trainer.worker_command import PROGRAM
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,8 @@ def test_workers_hold_what_the_limits_say_and_never_pause(cluster, ca):
         about = client.sync(client.scheduler.identity, n_workers=-1)["workers"].values()
         told = client.run(memory_of)
     assert {one["nthreads"] for one in about} == {1}
-    assert {one["memory_limit"] for one in about} != {0}
+    shares = split(limits_here(), "cpu", gpu_threads=PROGRAM.gpu_threads, least_bytes=PROGRAM.least_bytes)
+    assert {one["memory_limit"] for one in about} == {shares.memory_bytes}
     assert set(told.values()) == {(False, False, False, "1", "33554432")}
 
 

@@ -119,6 +119,10 @@ def robustness(
         raise click.UsageError("--clinical is the table of a model: with --run leave it out, the run holds its own")
     if clinical is not None and model_url is None:
         raise click.UsageError("--clinical is the table of a model: give --model too")
+    if spread["performance_report"] is not None and run_url is None:
+        raise click.UsageError(
+            "--performance-report is of the fits that --run makes again, and without it nothing is fitted"
+        )
     ids = Pseudonyms.from_environment() if pseudonymise else PlainIds()
     # before anything is fitted
     keep = own_folder(out).url if run_url is not None else None
