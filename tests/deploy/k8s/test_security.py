@@ -83,6 +83,16 @@ def test_no_manifest_holds_a_secret(build, pods, folder):
                 assert "secretKeyRef" in variable["valueFrom"], variable
 
 
+def test_keys_of_object_storage_may_be_left_out_for_an_identity_of_the_cloud(pods, overlay):
+    holders = set()
+    for pod in pods(overlay):
+        for variable in pod.container["env"]:
+            if variable["name"].startswith("AWS_"):
+                assert variable["valueFrom"]["secretKeyRef"]["optional"] is True, pod.name
+                holders.add(pod.name)
+    assert holders == {"feature-store", "extract", "complete", "trainer-worker", "cv"}
+
+
 def test_every_image_is_named_by_its_version(pods, overlay):
     for pod in pods(overlay):
         assert re.fullmatch(
