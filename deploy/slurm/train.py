@@ -9,6 +9,7 @@ r"""Runs a command of the trainer on Dask workers that are jobs of Slurm, every 
 The scheduler runs in this process, so that it has to live as long as the run: in tmux on a head node, or as a small job of its own.
 Each job runs `trainer worker`, which derives processes, threads and memory from what Slurm gives the job. The number of jobs is
 fixed: clusters that grow and shrink by themselves lose work. The exit status is that of the trainer; a rerun resumes.
+ENGRAM_ENVIRONMENT may name a file of NAME=VALUE lines that its owner alone can read: jobs and trainer take credentials from there.
 """
 
 import os
@@ -40,7 +41,10 @@ PROLOGUE = (
     '  set -a; . "$ENGRAM_ENVIRONMENT"; set +a',
     "fi",
 )
-WRONG_USE = 2
+IN_ENVIRONMENT = "\n".join((*PROLOGUE, 'exec "$@"'))
+"""Becomes the program that it is given, with what the file of credentials says."""
+LOOK_S = 30.0
+"""How often the queue is looked at while no worker is there."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +132,63 @@ def cluster_of(asked: dict[str, Any], files: Certificates) -> WorkerCluster:
     )
 
 
-def run(command: Sequence[str], cluster: WorkerCluster, files: Certificates, jobs: int) -> int:
-    """The trainer's exit status; it starts when the first worker is there, however long the queue is."""
+def check_environment() -> None:
+    """Refuses a file of credentials that is not there or that others can read, before jobs wait for hours to do so.
+
+    Raises
+    ------
+    click.UsageError
+        If ENGRAM_ENVIRONMENT names such a file.
+    """
+    if not (name := os.environ.get("ENGRAM_ENVIRONMENT")):
+        return
+    if not (file := Path(name)).is_file():
+        raise click.UsageError(f"ENGRAM_ENVIRONMENT: there is no file {name}; make it, or unset the variable")
+    if file.stat().st_mode & 0o077:
+        raise click.UsageError(f"others can read {name}, and it holds credentials: chmod 600 {shlex.quote(name)}")
+
+
+def in_queue(cluster: WorkerCluster) -> bool:
+    """Whether a job waits or runs; where Slurm does not answer, they are taken to."""
+    jobs = {str(job.job_id) for job in list(cluster.workers.values())}
+    squeue = ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%A"]
+    asked = subprocess.run(squeue, capture_output=True, text=True, check=False)
+    return asked.returncode != 0 or not jobs.isdisjoint(asked.stdout.split())
+
+
+def wait_for_worker(cluster: WorkerCluster, logs: str) -> None:
+    """Returns when the first worker is there, however long the queue is.
+
+    Raises
+    ------
+    click.ClickException
+        If every job has ended before that, or none could be submitted.
+    """
+    waiting = True
+    while True:
+        try:
+            cluster.wait_for_workers(1, timeout=LOOK_S)
+        except TimeoutError:
+            if not waiting:
+                raise click.ClickException(
+                    f"no worker came, and none of the jobs is in Slurm's queue any more: their logs in {logs} and "
+                    "`sacct --name=engram-worker` say why they ended"
+                ) from None
+            waiting = in_queue(cluster)
+        else:
+            return
+
+
+def run(command: Sequence[str], cluster: WorkerCluster, files: Certificates, jobs: int, logs: str) -> int:
+    """The trainer's exit status; it starts when the first worker is there."""
     cluster.scale(jobs=jobs)
     click.echo(
         f"{jobs} jobs are submitted; the scheduler is {cluster.scheduler_address}. Waiting for a worker.", err=True
     )
-    cluster.wait_for_workers(1)
-    trainer = str(Path(sys.executable).with_name("trainer"))
-    client = subprocess.Popen([trainer, *command, f"--scheduler={cluster.scheduler_address}", *files.options()])
+    wait_for_worker(cluster, logs)
+    trainer = [str(Path(sys.executable).with_name("trainer")), *command]
+    trainer += [f"--scheduler={cluster.scheduler_address}", *files.options()]
+    client = subprocess.Popen(["bash", "-c", IN_ENVIRONMENT, "train.py", *trainer])
     try:
         return client.wait()
     finally:
@@ -174,6 +226,7 @@ def main(*, command: tuple[str, ...], show: bool, **asked: Any) -> None:
     """See the module's own words."""
     if not command and not show:
         raise click.UsageError("no command for the trainer: expected -- cv --store URL …")
+    check_environment()
     tls = (asked.pop(name) for name in ("tls_ca", "tls_cert", "tls_key"))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
@@ -181,7 +234,7 @@ def main(*, command: tuple[str, ...], show: bool, **asked: Any) -> None:
         if show:
             click.echo(cluster.job_script(), nl=False)
             return
-        status = run(command, cluster, files, asked["jobs"])
+        status = run(command, cluster, files, asked["jobs"], asked["logs"])
     raise SystemExit(status)
 
 

@@ -68,6 +68,7 @@ def test_every_block_is_of_bash_and_every_command_is_one_that_a_test_knows():
     assert not re.findall(r"^```(?!bash$|$)", GUIDE, flags=re.MULTILINE)
     known = {
         "kubectl",
+        "deploy/k8s/wait-for-job.sh",
         "deploy/slurm/submit-extract.sh",
         "deploy/tls/make-certs.sh",
         "python",
@@ -170,7 +171,9 @@ def test_every_resource_that_a_command_names_is_one_that_the_manifests_make():
     for step in ("service", "extract", "complete", "cluster", "cv"):
         for resource in built(f"deploy/k8s/overlays/gpu/{step}"):
             made.add(f"{resource['kind'].lower()}/{resource['metadata']['name']}")
-    made |= {"service/trainer-scheduler", "daskcluster trainer"}
+    made |= {"service/trainer-scheduler", "deployment/trainer-scheduler", "daskcluster trainer"}
+    waits = [line.split()[1] for line in commands() if "wait-for-job.sh" in line]
+    assert {f"job/{name}" for name in waits} == {name for name in made if name.startswith("job/")}
     for words in of_kubectl():
         named = [word for word in words if re.fullmatch(r"(job|deployment|service)/[\w-]+", word)]
         assert set(named) <= made, words

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.relative_to(ROOT) for path in (ROOT / "deploy").rglob("*.sh"))
-OURS = [path for path in SCRIPTS if path.parts[1] in {"compose", "docker", "tls"}]
+OURS = [path for path in SCRIPTS if path.parts[1] in {"compose", "docker", "k8s", "tls"}]
 INSTALL = ROOT / "deploy/docker/install.sh"
 
 

@@ -120,7 +120,7 @@ def test_probes_ask_routes_that_there_are(pods, overlay):
             probe = pod.container[kind]
             asked = probe.get("httpGet") or probe["tcpSocket"]
             assert asked["port"] in ports
-            assert asked.get("path", "/healthz") in paths | {"/healthz"}
+            assert asked.get("path") in (paths if "httpGet" in probe else {None})
     (service,) = [one for one in pods(overlay) if one.name == "feature-store"]
     assert service.container["livenessProbe"]["httpGet"]["path"] == "/healthz", "a database away restarts nobody"
     assert service.container["readinessProbe"]["httpGet"]["path"] == "/readyz"
@@ -153,14 +153,13 @@ def test_index_0_works_on_shard_1_and_signals_reach_the_extractor(build, pods, t
         assert int(process) == shell.pid, "the shell is still there, and would keep signals to itself"
 
 
-def test_wrong_use_ends_a_job_at_once_and_lost_nodes_do_not_count(build, overlay):
-    for step in ("extract", "complete"):
+def test_status_2_ends_its_shard_alone_and_lost_nodes_do_not_count(build, overlay):
+    for step in ("extract", "complete", "cv"):
         (job,) = [one["spec"] for one in build(f"{overlay}/{step}") if one["kind"] == "Job"]
-        wrong, lost = job["podFailurePolicy"]["rules"]
-        assert wrong == {
-            "action": "FailJob",
-            "onExitCodes": {"containerName": "extractor", "operator": "In", "values": [2]},
-        }
+        *wrong, lost = job["podFailurePolicy"]["rules"]
+        status_2 = {"containerName": "extractor", "operator": "In", "values": [2]}
+        assert wrong == ([{"action": "FailIndex", "onExitCodes": status_2}] if step == "extract" else [])
+        assert ("backoffLimitPerIndex" in job) is bool(wrong), "without it FailIndex is refused"
         assert lost["action"] == "Ignore"
         assert job["template"]["spec"]["restartPolicy"] == "Never", "a policy for failed pods needs it"
 

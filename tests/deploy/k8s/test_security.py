@@ -1,7 +1,9 @@
 """What every container may do, takes, and is told: no more than it needs, and no secret in a manifest."""
 
 import re
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[3]
 ROOTLESS = {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
 CONTAINED = {
     "allowPrivilegeEscalation": False,
@@ -27,11 +29,23 @@ def test_the_namespace_refuses_what_is_not_restricted(build):
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_every_container_can_write_to_tmp(pods, folder):
+def caches(image: str) -> set[str]:
+    """Folders in which an image's libraries keep what they compile, as its Dockerfile names them."""
+    (program,) = re.findall(r"engram-(service|extractor|trainer)", image.rpartition("/")[2])
+    dockerfile = (ROOT / "deploy" / "docker" / f"{program}.Dockerfile").read_text()
+    return set(re.findall(r"\b(?:XDG_CACHE_HOME|MPLCONFIGDIR|NUMBA_CACHE_DIR)=(\S+)", dockerfile))
+
+
+def test_every_container_can_write_to_tmp_and_to_the_caches_of_its_image(pods, folder):
     for pod in pods(folder):
-        (name,) = [mount["name"] for mount in pod.container["volumeMounts"] if mount["mountPath"] == "/tmp"]
-        (volume,) = [one for one in pod.spec["volumes"] if one["name"] == name]
-        assert volume["emptyDir"]["sizeLimit"]
+        sizes = {one["name"]: one.get("emptyDir", {}).get("sizeLimit") for one in pod.spec["volumes"]}
+        mounts = [mount for mount in pod.container["volumeMounts"] if sizes[mount["name"]]]
+        assert all(mount.keys() == {"name", "mountPath"} for mount in mounts)
+        writable = {mount["mountPath"] for mount in mounts}
+        needed = {"/tmp"} | caches(pod.container["image"])
+        assert len(needed) > 1
+        for path in needed:
+            assert any(Path(path).is_relative_to(mount) for mount in writable), (pod.name, path)
 
 
 def test_every_container_asks_for_what_it_needs_and_has_limits(pods, folder):
@@ -67,6 +81,16 @@ def test_no_manifest_holds_a_secret(build, pods, folder):
             if SECRET.search(variable["name"]) and variable["name"] != "ENGRAM_TLS_KEY":
                 assert variable.keys() == {"name", "valueFrom"}
                 assert "secretKeyRef" in variable["valueFrom"], variable
+
+
+def test_keys_of_object_storage_may_be_left_out_for_an_identity_of_the_cloud(pods, overlay):
+    holders = set()
+    for pod in pods(overlay):
+        for variable in pod.container["env"]:
+            if variable["name"].startswith("AWS_"):
+                assert variable["valueFrom"]["secretKeyRef"]["optional"] is True, pod.name
+                holders.add(pod.name)
+    assert holders == {"feature-store", "extract", "complete", "trainer-worker", "cv"}
 
 
 def test_every_image_is_named_by_its_version(pods, overlay):

@@ -1,6 +1,7 @@
 """The batch scripts, with programs that stand in for Slurm's and the extractor."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -27,11 +28,35 @@ def test_shellcheck_finds_nothing(script, shellcheck):
     assert os.access(script, os.X_OK)
 
 
+def array(task: str, least: str, most: str, count: str) -> dict[str, str]:
+    """What Slurm tells a task of its array."""
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT")
+    return dict(zip(names, (task, least, most, count), strict=True))
+
+
 def test_a_task_of_an_array_works_on_its_shard(stand_in, seen):
-    task = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_CPUS_PER_TASK": "4"}
+    task = array("3", "1", "8", "8") | {"SLURM_CPUS_PER_TASK": "4"}
     assert call(EXTRACT, STUDY, stand_in(extractor=SAY) | task).returncode == 0
     assert (seen / "extractor").read_text() == "run studies.csv --store ./store --shard 3/8\n"
     assert (seen / "srun").read_text().split() == ["--export=ALL", "--cpus-per-task=4"]
+
+
+@pytest.mark.parametrize(
+    ("task", "least", "most", "count"),
+    [("1", "1", "3", "2"), ("3", "1", "15", "8"), ("1", "0", "7", "8"), ("3", "3", "3", "1")],
+    ids=["1,3", "1-15:2", "0-7", "3"],
+)
+def test_an_array_whose_tasks_are_not_all_shards_is_refused(stand_in, seen, task, least, most, count):
+    done = call(EXTRACT, STUDY, stand_in(extractor=SAY) | array(task, least, most, count))
+    assert done.returncode == 2
+    assert "submit the whole array" in done.stderr
+    assert not (seen / "extractor").exists()
+
+
+def test_slurms_controller_is_given_the_names_that_a_submission_gives_and_no_other():
+    (named,) = re.findall(r"^#SBATCH --export=(\S+)$", EXTRACT.read_text(), flags=re.MULTILINE)
+    always, wanted = re.findall(r'names="(\S+)"|for name in (.+); do', SUBMIT.read_text())
+    assert named.split(",") == [*always[0].split(","), *wanted[1].split()]
 
 
 def test_a_job_of_its_own_works_on_the_whole_table(stand_in, seen):
