@@ -20,7 +20,8 @@ REQUIRE = "ENGRAM_REQUIRE_SLURM"
 FAKES = {
     # Runs what srun would run, after its options, and keeps them.
     "srun": 'while [ "${1#-}" != "$1" ]; do echo "$1" >>"$SEEN/srun"; shift; done\nexec "$@"',
-    "scontrol": 'echo "$@" >>"$SEEN/scontrol"',
+    # A job that is queued again is ended.
+    "scontrol": 'echo "$@" >>"$SEEN/scontrol"\nkill -TERM "$PPID"',
     # Each call is a line; ids count from 41.
     "sbatch": 'echo "$@" >>"$SEEN/sbatch"\necho "$((40 + $(wc -l <"$SEEN/sbatch")));cluster"',
 }

@@ -92,7 +92,7 @@ def test_before_its_time_limit_the_extractor_ends_and_the_task_goes_back_into_th
     status, told = warned(stand_in(extractor=SLEEP) | {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "19"}, seen)
     assert (seen / "extractor").read_text() == "ended\n"
     assert (seen / "scontrol").read_text() == "requeue 77\n"
-    assert status == 3
+    assert status == -signal.SIGTERM
     assert "resumes" in told
 
 
