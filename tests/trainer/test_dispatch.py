@@ -106,7 +106,11 @@ def test_workers_that_did_a_task_fault_no_freed_memory_in_again(tasks_in):
 
 @pytest.fixture
 def end_workers():
-    """Tells every worker process of the test to end, as a signal to a whole terminal or an administrator does."""
+    """Tells every worker process of the test to end, as a signal to a whole terminal or an administrator does.
+
+    A shell starts what it runs in the background with interrupts ignored, and processes inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     others = {process.pid for process in psutil.Process().children(recursive=True)}
 
     def end() -> None:
@@ -116,7 +120,8 @@ def end_workers():
                 if process.pid not in others and "spawn_main" in " ".join(process.cmdline()):
                     process.send_signal(signal.SIGINT)
 
-    return end
+    yield end
+    signal.signal(signal.SIGINT, before)
 
 
 def test_local_processes_that_are_told_to_end_have_heirs(tasks_in, end_workers, monkeypatch):
