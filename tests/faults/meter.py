@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 EVERY_S = 0.1
+LEFT_S = 20.0
 
 
 def count(folder: Path) -> int:
@@ -70,8 +71,11 @@ class Watch:
         return statistics.median(values[-quarter:]) - statistics.median(values[:quarter])
 
     def left(self) -> list[str]:
-        """Processes of the program that live still."""
-        return [f"{pid}" for pid, began in self.seen if _lives(pid, began)]
+        """Processes of the program that live still; one whose parent has just ended gets a moment to end too."""
+        deadline = time.monotonic() + LEFT_S
+        while (found := [f"{pid}" for pid, began in self.seen if _lives(pid, began)]) and time.monotonic() < deadline:
+            time.sleep(EVERY_S)
+        return found
 
 
 def _slope(points: Sequence[tuple[int, int]]) -> float:

@@ -47,7 +47,8 @@ def test_maps_are_those_published_in_the_order_asked_for(small, kit):
     assert maps.dtype == np.float32
 
 
-def test_maps_are_read_once_per_process_and_cannot_be_changed(small):
+def test_maps_are_read_once_per_process_and_cannot_be_changed(small, bounded):
+    bounded(CACHE_MIB)
     store, _, snapshot = small
     arguments = (store.url, snapshot, "CT", "spine", ("P000", "P001"))
     first = mean_maps(*arguments)
