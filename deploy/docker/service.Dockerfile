@@ -9,8 +9,8 @@ WORKDIR /src
 COPY requirements/service.txt requirements/
 COPY deploy/docker/build.txt deploy/docker/install.sh deploy/docker/
 # The cache lies on another filesystem than /opt: nothing can be linked.
-ENV UV_LINK_MODE=copy
-RUN --mount=type=cache,target=/root/.cache/uv deploy/docker/install.sh service /opt/engram libraries
+ENV UV_LINK_MODE=copy UV_CACHE_DIR=/var/cache/uv
+RUN --mount=type=cache,target=/var/cache/uv deploy/docker/install.sh service /opt/engram libraries
 
 # Engram itself: the small layer that changes with every commit.
 FROM libraries AS programs
@@ -19,7 +19,7 @@ COPY store_schema store_schema
 COPY extractor extractor
 COPY trainer trainer
 COPY services services
-RUN --mount=type=cache,target=/root/.cache/uv deploy/docker/install.sh service /opt/engram programs /opt/programs
+RUN --mount=type=cache,target=/var/cache/uv deploy/docker/install.sh service /opt/engram programs /opt/programs
 
 FROM ${PYTHON}
 ARG VERSION=0.1.0
@@ -34,19 +34,19 @@ RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip \
  && rm -rf /usr/local/lib/python3.12/ensurepip \
  && python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.12 \
  && groupadd --gid 10001 engram \
- && useradd --uid 10001 --gid engram --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin engram \
- && install -d -o engram -g engram /work /var/cache/engram /etc/engram/tls
+ && useradd --uid 10001 --gid engram --no-log-init --no-create-home --home-dir /srv/engram --shell /usr/sbin/nologin engram \
+ && install -d -o engram -g engram /srv/engram /var/cache/engram /etc/engram/tls
 COPY --from=libraries /opt/engram /opt/engram
 COPY --from=programs /opt/programs /opt/engram
 # Whatever a library wants to keep between two runs goes to the one folder that is for it; nothing else has to be writable but /tmp.
 ENV PATH=/opt/engram/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/work \
+    HOME=/srv/engram \
     XDG_CACHE_HOME=/var/cache/engram \
     ENGRAM_SERVICE_HOST=0.0.0.0
 USER 10001:10001
-WORKDIR /work
+WORKDIR /srv/engram
 EXPOSE 8000
 # Ready is more than alive: the database answers. Asked without a proxy, whatever the environment names.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=4 \

@@ -9,8 +9,8 @@ WORKDIR /src
 COPY requirements/trainer.txt requirements/
 COPY deploy/docker/build.txt deploy/docker/install.sh deploy/docker/
 # The cache lies on another filesystem than /opt: nothing can be linked.
-ENV UV_LINK_MODE=copy
-RUN --mount=type=cache,target=/root/.cache/uv deploy/docker/install.sh trainer /opt/engram libraries
+ENV UV_LINK_MODE=copy UV_CACHE_DIR=/var/cache/uv
+RUN --mount=type=cache,target=/var/cache/uv deploy/docker/install.sh trainer /opt/engram libraries
 
 # Engram itself: the small layer that changes with every commit.
 FROM libraries AS programs
@@ -19,7 +19,7 @@ COPY store_schema store_schema
 COPY extractor extractor
 COPY trainer trainer
 COPY services services
-RUN --mount=type=cache,target=/root/.cache/uv deploy/docker/install.sh trainer /opt/engram programs /opt/programs
+RUN --mount=type=cache,target=/var/cache/uv deploy/docker/install.sh trainer /opt/engram programs /opt/programs
 
 FROM ${PYTHON}
 ARG VERSION=0.1.0
@@ -34,8 +34,8 @@ RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip \
  && rm -rf /usr/local/lib/python3.12/ensurepip \
  && python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.12 \
  && groupadd --gid 10001 engram \
- && useradd --uid 10001 --gid engram --no-log-init --no-create-home --home-dir /work --shell /usr/sbin/nologin engram \
- && install -d -o engram -g engram /work /var/cache/engram /etc/engram/tls
+ && useradd --uid 10001 --gid engram --no-log-init --no-create-home --home-dir /srv/engram --shell /usr/sbin/nologin engram \
+ && install -d -o engram -g engram /srv/engram /var/cache/engram /etc/engram/tls
 COPY --from=libraries /opt/engram /opt/engram
 COPY --from=programs /opt/programs /opt/engram
 # PyPI's torch brings CUDA: only the driver comes from outside, by the container runtime, which reads NVIDIA_…
@@ -43,14 +43,14 @@ COPY --from=programs /opt/programs /opt/engram
 ENV PATH=/opt/engram/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/work \
+    HOME=/srv/engram \
     XDG_CACHE_HOME=/var/cache/engram \
     MPLCONFIGDIR=/var/cache/engram/matplotlib \
     NUMBA_CACHE_DIR=/var/cache/engram/numba \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
-WORKDIR /work
+WORKDIR /srv/engram
 # A command that is process 1 hears no SIGTERM unless it asks for it: run it with `--init` (compose: `init: true`).
 ENTRYPOINT ["trainer"]
 CMD ["--help"]

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Certificates of the cluster, made the first time. The authority and its key stay in /work, which no other container has.
+# Certificates of the cluster, made the first time. The authority and its key stay in /srv/engram, which no other container has.
 set -eu
 umask 077
 tls=/etc/engram/tls
@@ -13,5 +13,5 @@ if [ -e "$tls/cert.pem" ]; then
   fi
   exit 0
 fi
-[ -e /work/ca.pem ] || sh /opt/tls/make-certs.sh /work
-sh /opt/tls/make-certs.sh --ca /work "$tls" extract-scheduler train-scheduler
+[ -e /srv/engram/ca.pem ] || sh /opt/tls/make-certs.sh /srv/engram
+sh /opt/tls/make-certs.sh --ca /srv/engram "$tls" extract-scheduler train-scheduler

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # First half of the demo: a synthetic cohort with a known, planted signal, and its embeddings by the extraction cluster.
 set -euo pipefail
-work=${ENGRAM_DEMO_WORK:-/work/demo}
+work=${ENGRAM_DEMO_WORK:-/srv/engram/demo}
 patients=${ENGRAM_DEMO_PATIENTS:-120}
 scheduler=${ENGRAM_DEMO_SCHEDULER:-tls://extract-scheduler:8786}
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }

@@ -2,7 +2,7 @@
 # The demo's project: its store on S3, and a key for a day that lets the demo publish by the service.
 set -euo pipefail
 umask 077
-work=${ENGRAM_DEMO_WORK:-/work/demo}
+work=${ENGRAM_DEMO_WORK:-/srv/engram/demo}
 
 # Tried out first: a server that lets two writers create the same name is refused here.
 store-schema init s3://engram/demo

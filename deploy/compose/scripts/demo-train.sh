@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Second half of the demo: models judged by the training cluster, the report, and the run published by the service.
 set -euo pipefail
-work=${ENGRAM_DEMO_WORK:-/work/demo}
+work=${ENGRAM_DEMO_WORK:-/srv/engram/demo}
 scheduler=${ENGRAM_DEMO_SCHEDULER:-tls://train-scheduler:8786}
 project=${ENGRAM_DEMO_SERVICE:?is where the service answers, such as http://service:8000}/v1/projects/demo
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }

@@ -107,7 +107,7 @@ def test_the_image_is_its_program(dockerfiles, extra):
     final = dockerfiles[extra][-1]
     assert final.all("ENTRYPOINT") == [json.dumps([PROGRAMS[extra]])]
     assert PROGRAMS[extra] in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert final.all("WORKDIR") == ["/work"]
+    assert final.all("WORKDIR") == ["/srv/engram"]
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -127,7 +127,7 @@ def test_a_read_only_root_is_enough(dockerfiles, extra):
     assert env["XDG_CACHE_HOME"] == "/var/cache/engram"
     caches = {name: path for name, path in env.items() if name in {"MPLCONFIGDIR", "NUMBA_CACHE_DIR"}}
     assert all(path.startswith("/var/cache/engram/") for path in caches.values())
-    assert env["HOME"] == "/work"
+    assert env["HOME"] == "/srv/engram"
 
 
 def test_the_version_of_uv_is_the_makefiles():
