@@ -1,23 +1,16 @@
-"""Connects to a running Dask cluster, by TLS where its address says so; sends nothing to it.
-
-`trainer.cluster` is its twin: neither program knows the other, and what they share, `store_schema`, knows no Dask.
-"""
+"""Connects to a running Dask cluster, by TLS where its address says so; sends nothing to it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import dask
 from distributed import Client, Security
 
-from store_schema.errors import UsageError
-from store_schema.tls import Role, TlsFiles, files_for, unguarded
-from store_schema.tls_probe import check_server
-
-log = logging.getLogger(__name__)
+from store_schema.scheduler_client import connected_to
+from store_schema.tls import Role, TlsFiles, files_for
 
 
 @dataclass(frozen=True)
@@ -37,34 +30,11 @@ def checked_tls(address: str, tls: TlsFiles | None, role: Role = "worker") -> Tl
     return files_for(address, tls, dask.config.get, role=role)
 
 
-@contextmanager
-def connected(cluster: Cluster) -> Iterator[Client]:
-    """A client of the cluster, once it has a worker.
-
-    Raises
-    ------
-    UsageError
-        If certificates and scheduler do not fit, the scheduler does not answer, or has no worker.
-    """
-    address = cluster.address
-    files = checked_tls(address, cluster.tls, "client")
-    if (danger := unguarded(address)) is not None:
-        log.warning("%s", danger)
-    check_server(address, files)
-    try:
-        client = Client(address, timeout=cluster.wait_s, security=_security(files), set_as_default=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        # it may have come after the first look
-        check_server(address, files)
-        raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=cluster.wait_s)
-        except TimeoutError as error:
-            raise UsageError(
-                f"the scheduler at {address} has no worker: start some with `extractor worker {address}`"
-            ) from error
-        yield client
+def connected(cluster: Cluster) -> AbstractContextManager[Client]:
+    """A client of the cluster, once it has a worker; see `connected_to`."""
+    files = checked_tls(cluster.address, cluster.tls, "client")
+    connect = partial(Client, cluster.address, timeout=cluster.wait_s, security=_security(files), set_as_default=False)
+    return connected_to(cluster.address, files, connect, wait_s=cluster.wait_s, program="extractor")
 
 
 def _security(files: TlsFiles | None) -> Security | None:

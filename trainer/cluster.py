@@ -1,20 +1,15 @@
-"""Connects to a running Dask cluster, by TLS where its address says so; sends nothing to it.
-
-`extractor.cluster` is its twin: neither program knows the other, and what they share, `store_schema`, knows no Dask.
-"""
+"""Connects to a running Dask cluster, by TLS where its address says so, or starts local processes; sends nothing to them."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import dask
-from distributed import Client, Security
+from distributed import Client, LocalCluster, Security
 
-from store_schema.errors import UsageError
-from store_schema.tls import Role, TlsFiles, files_for, unguarded
-from store_schema.tls_probe import check_server
-
-log = logging.getLogger(__name__)
+from store_schema.scheduler_client import connected_to
+from store_schema.tls import Role, TlsFiles, files_for
 
 
 def checked_tls(address: str, tls: TlsFiles | None, role: Role = "worker") -> TlsFiles | None:
@@ -22,33 +17,42 @@ def checked_tls(address: str, tls: TlsFiles | None, role: Role = "worker") -> Tl
     return files_for(address, tls, dask.config.get, role=role)
 
 
-@contextmanager
-def connected(address: str, tls: TlsFiles | None, wait_s: float) -> Iterator[Client]:
-    """A client of the cluster, once it has a worker; the scheduler, and then its first worker, is waited for so long.
-
-    Raises
-    ------
-    UsageError
-        If certificates and scheduler do not fit, the scheduler does not answer, or has no worker.
-    """
+def connected(address: str, tls: TlsFiles | None, wait_s: float) -> AbstractContextManager[Client]:
+    """A client of the cluster, once it has a worker; see `connected_to`."""
     files = checked_tls(address, tls, "client")
-    if (danger := unguarded(address)) is not None:
-        log.warning("%s", danger)
-    check_server(address, files)
-    try:
-        client = Client(address, timeout=wait_s, security=_security(files))
-    except (OSError, ValueError, RuntimeError) as error:
-        # it may have come after the first look
-        check_server(address, files)
-        raise UsageError(f"no Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`") from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=wait_s)
-        except TimeoutError as error:
-            raise UsageError(
-                f"the scheduler at {address} has no worker: start some with `trainer worker {address}`"
-            ) from error
-        yield client
+    connect = partial(Client, address, timeout=wait_s, security=_security(files))
+    return connected_to(address, files, connect, wait_s=wait_s, program="trainer")
+
+
+@contextmanager
+def local_cluster(number: int, folder: str, resources: Mapping[str, int] | None) -> Iterator[LocalCluster]:
+    """Local worker processes of one thread each that declare the resources; their scratch files go to the folder."""
+    settings = {
+        # spawn: a forked process would inherit torch's and the store's threads and locks
+        "distributed.worker.multiprocessing-method": "spawn",
+        # a worker that cannot answer for half a minute, as while torch is loaded from a slow disk, is not gone
+        "distributed.comm.timeouts.tcp": "600s",
+        "distributed.comm.timeouts.connect": "120s",
+        "distributed.scheduler.worker-ttl": None,
+    }
+    with dask.config.set(settings):
+        cluster = LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            processes=True,
+            # without a dashboard Dask still opens its page server: on loopback, and on a port that nobody else can hold
+            dashboard_address="127.0.0.1:0",
+            local_directory=folder,
+            resources=dict(resources or {}),
+            # a limit would pause or kill fits that the machine can hold
+            memory_limit=0,
+            # as `trainer worker` does
+            preload=["trainer.loaded"],
+            # a worker that dies is told by its nanny as a warning, and its tasks are done again
+            silence_logs=logging.ERROR,
+        )
+        with cluster:
+            yield cluster
 
 
 def _security(files: TlsFiles | None) -> Security | None:

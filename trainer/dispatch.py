@@ -3,7 +3,6 @@
 It, `cluster` and `performance_report` are the only modules that know Dask.
 """
 
-import logging
 import os
 import tempfile
 import time
@@ -15,15 +14,14 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import dask
-from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed import Client, KilledWorker, as_completed, get_worker
 
 from store_schema.allocator import keep_freed_memory
 from store_schema.errors import EngramError, TaskError, UsageError
 from store_schema.location import Location
 from store_schema.origin import differing
 from store_schema.tls import TlsFiles
-from trainer.cluster import checked_tls, connected
+from trainer.cluster import checked_tls, connected, local_cluster
 from trainer.features import CACHE_MIB, keep_at_most
 from trainer.fold import run_task
 from trainer.gpus import NO_GPU, gpus, take_gpu
@@ -385,40 +383,10 @@ def _client(workers: Workers, tasks: int, resources: Mapping[str, int] | None) -
     number = min(workers.number or most, tasks)
     with (
         tempfile.TemporaryDirectory(prefix="engram-dask-") as folder,
-        _local_cluster(number, folder, resources) as cluster,
+        local_cluster(number, folder, resources) as cluster,
         Client(cluster) as client,
     ):
         yield client
-
-
-@contextmanager
-def _local_cluster(number: int, folder: str, resources: Mapping[str, int] | None) -> Iterator[LocalCluster]:
-    settings = {
-        # spawn: a forked process would inherit torch's and the store's threads and locks
-        "distributed.worker.multiprocessing-method": "spawn",
-        # a worker that cannot answer for half a minute, as while torch is loaded from a slow disk, is not gone
-        "distributed.comm.timeouts.tcp": "600s",
-        "distributed.comm.timeouts.connect": "120s",
-        "distributed.scheduler.worker-ttl": None,
-    }
-    with dask.config.set(settings):
-        cluster = LocalCluster(
-            n_workers=number,
-            threads_per_worker=1,
-            processes=True,
-            # without a dashboard Dask still opens its page server: on loopback, and on a port that nobody else can hold
-            dashboard_address="127.0.0.1:0",
-            local_directory=folder,
-            resources=dict(resources or {}),
-            # a limit would pause or kill fits that the machine can hold
-            memory_limit=0,
-            # as `trainer worker` does
-            preload=["trainer.loaded"],
-            # a worker that dies is told by its nanny as a warning, and its tasks are done again
-            silence_logs=logging.ERROR,
-        )
-        with cluster:
-            yield cluster
 
 
 def cores() -> int:
