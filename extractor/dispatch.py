@@ -1,4 +1,4 @@
-"""Spreads studies over the workers of a Dask cluster and survives their deaths; with `cluster` all that knows Dask here.
+"""Spreads studies over the workers of a Dask cluster and survives their deaths; with `cluster` and `at_worker` all that knows Dask.
 
 What travels is a study's small description, one a Dask task, to a worker that this module chose; never a tensor, model, credential
 or signature, and sealed where patients have pseudonyms. A worker process opens store and network once and keeps them; where it
@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
-from distributed import Client, Future, KilledWorker, get_worker
+from distributed import Client, Future, KilledWorker
 
+from extractor.at_worker import About, about, on_worker
 from extractor.cluster import Cluster, connected
 from extractor.errands import Answer, Errand
-from extractor.pipeline import work_on
-from extractor.sealing import Envelope, envelope, key_here, key_lack
+from extractor.sealing import Envelope, envelope, key_lack
 from extractor.spent import Stage
 from extractor.versions import versions
 from extractor.waiting import Waiting
 from extractor.work import StudyTask
-from extractor.worker import NO_WORKER, StudyResult, StudyStage, Told, WorkerSpec, one_thread, reason_of, worker
-from store_schema.errors import EngramError, UsageError
+from extractor.worker import NO_WORKER, StudyResult, StudyStage, Told, WorkerSpec, reason_of
+from store_schema.errors import UsageError
 from store_schema.origin import differing
 
 OVERLAP = 3
@@ -82,9 +80,6 @@ class _News(NamedTuple):
 
     key: str
     stage: Stage | None
-
-
-# In the process that has the plan
 
 
 @dataclass
@@ -219,7 +214,7 @@ class _Run:
             if (unfit := self._unfit(there, answer)) is not None:
                 self._set_aside(address, unfit)
                 continue
-            assert isinstance(answer, _About)
+            assert isinstance(answer, About)
             slots = min(OVERLAP, int(there["nthreads"]))
             resources = {"GPU": 1 / slots} if self._on_gpu else None
             self.places[address] = _Place(address, str(there["name"]), answer.worker_id, slots, resources)
@@ -229,7 +224,7 @@ class _Run:
         if not addresses:
             return {}
         try:
-            return dict(self.client.run(_about, workers=addresses, on_error="return", callback_timeout=patience_s))
+            return dict(self.client.run(about, workers=addresses, on_error="return", callback_timeout=patience_s))
         except TimeoutError:
             # One that stands still keeps all of them from answering.
             return dict.fromkeys(addresses, TimeoutError(f"no answer for {patience_s:g} s"))
@@ -259,7 +254,7 @@ class _Run:
             )
         if isinstance(answer, str):
             return _Unfit(f"cannot say what it runs: {answer}", wrong=True)
-        if not isinstance(answer, _About):
+        if not isinstance(answer, About):
             return _Unfit(f"cannot import `extractor` ({answer}): install engram[extractor] there", wrong=True)
         if other := differing(answer.versions, self.expected):
             return _Unfit(f"runs {other}: install the same on workers and client", wrong=True)
@@ -292,7 +287,7 @@ class _Run:
         key = f"study-line-{task.row.line}-{self.call}-{self.number}"
         errand = Errand(self.envelope.close(task), self.spec, place.worker_id, self._topic, key)
         future = self.client.submit(
-            _on_worker, errand, key=key, workers=[place.address], resources=place.resources, pure=False
+            on_worker, errand, key=key, workers=[place.address], resources=place.resources, pure=False
         )
         place.held[key] = task
         self.futures[key] = future
@@ -391,47 +386,3 @@ class _Run:
         found = [f"worker {address} {unfit.why}" for address, unfit in self.unfit.items()]
         found += [f"worker {address} could not be asked what it runs: {one.why}" for address, one in self.away.items()]
         return found[0] if found else f"the cluster had none for {self.wait_s:g} s"
-
-
-# On the workers
-
-_network = threading.Lock()
-"""Held by the study that is in this process's network."""
-
-
-class _About(NamedTuple):
-    """Which process a worker is, and what it runs."""
-
-    worker_id: str
-    versions: dict[str, str]
-    key_fingerprint: str | None
-    """Of the pseudonym key that it holds."""
-
-
-def _about(dask_worker: Any) -> _About | str:
-    """What this worker is, or why it cannot say: an error raised here would look like one of the way here."""
-    try:
-        return _About(str(dask_worker.id), versions(), key_here())
-    except (EngramError, OSError) as error:
-        return reason_of(error)
-
-
-def _on_worker(errand: Errand) -> Answer:
-    """Extracts a study where it landed; what it raises is part of the answer, so that no worker logs the study."""
-    here = get_worker()
-    if here.id != errand.worker_id:
-        return Answer("elsewhere")
-    try:
-        sealing, load = envelope(errand.spec.sealed_with), worker(errand.spec)
-    except (EngramError, OSError, RuntimeError, MemoryError) as error:
-        return Answer("broken", error=reason_of(error))
-    one_thread()
-    task: StudyTask = sealing.open(errand.task)
-    made = work_on(task, load, partial(_tell, here, errand), network=_network)
-    return Answer("done", sealing.close((made.outcomes, made.error, made.spent)))
-
-
-def _tell(here: Any, errand: Errand, event: StudyStage | StudyResult) -> None:
-    """Sends a stage to the process that has the plan: the errand's key and a word."""
-    if isinstance(event, StudyStage):
-        here.log_event(errand.topic, (errand.key, event.stage))

@@ -3,7 +3,7 @@
 Imports hold the lock that heartbeats need. Sources are digested now, since those on disk may be others by the time a client asks.
 """
 
-import extractor.dispatch
+import extractor.at_worker
 import extractor.segmenter  # noqa: F401 - torch and sam2
 from extractor.versions import versions
 

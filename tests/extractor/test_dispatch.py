@@ -15,15 +15,14 @@ import pytest
 from distributed import Client, LocalCluster
 from rich.console import Console
 
-from extractor import dispatch
+from extractor import at_worker, dispatch
+from extractor.at_worker import About, about
 from extractor.config import ExtractConfig, views_of
 from extractor.dispatch import (
     RUN_AGAIN,
     SCHEDULER_LOST,
     SCHEDULER_STILL,
     Cluster,
-    _About,
-    _about,
     _Run,
     run_on_cluster,
 )
@@ -278,7 +277,7 @@ def test_a_worker_that_cannot_be_reached_is_asked_again_more_and_more_rarely_and
     assert not one.places
     assert len(said) == 1
     assert "is given no study until it can be asked what it runs: OSError: Timed out" in said[0]
-    client.answers = [_About("Worker-1", versions(), None)]
+    client.answers = [About("Worker-1", versions(), None)]
     clock.s += 60
     one._see(THERE)
     assert list(one.places) == ["tls://there:1"]
@@ -295,7 +294,7 @@ def test_a_run_whose_only_worker_cannot_be_reached_says_so(sent, clock):
 
 
 def test_a_scheduler_that_cannot_be_asked_for_good_ends_the_run_with_every_study_told(sent, clock):
-    client, events = Asked([_About("Worker-1", versions(), None)]), []
+    client, events = Asked([About("Worker-1", versions(), None)]), []
 
     def tell(event):
         events.append(event)
@@ -312,7 +311,7 @@ def test_a_scheduler_that_cannot_be_asked_for_good_ends_the_run_with_every_study
 
 def test_all_news_are_taken_in_between_two_looks(sent):
     events = []
-    one = plan_of(Asked([_About("Worker-1", versions(), None)]), sent, events.append)
+    one = plan_of(Asked([About("Worker-1", versions(), None)]), sent, events.append)
     one._see(THERE)
     one._serve()
     (key,) = one.futures
@@ -326,8 +325,8 @@ def test_an_error_of_a_worker_that_says_what_it_runs_is_not_one_of_the_way_there
     def broken():
         raise OSError("stale file handle")
 
-    monkeypatch.setattr(dispatch, "versions", broken)
-    answer = _about(SimpleNamespace(id="Worker-1"))
+    monkeypatch.setattr(at_worker, "versions", broken)
+    answer = about(SimpleNamespace(id="Worker-1"))
     monkeypatch.undo()
     one = plan_of(Asked([answer]), sent, fail)
     one._see(THERE)
