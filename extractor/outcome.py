@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from store_schema import events
+from store_schema.pseudonyms import PlainIds
 
 State = Literal["new", "done", "superseded", "stale", "refused", "changed", "withdrawn"]
 Result = Literal["committed", "done", "superseded", "withdrawn", "failed"]
@@ -82,6 +85,41 @@ def one_line(reason: str) -> str:
     return shown if len(shown) <= MAX_REASON else f"{shown[:half]} … {shown[-half:]}"
 
 
+class StdoutNames:
+    """How stdout names patients: as they are, and beside JSON lines by a number, since logs of containers hold both.
+
+    Parameters
+    ----------
+    ids
+        What is hidden in reasons then.
+    numbers
+        Of each patient: its line of the table, or which one it is.
+    word
+        What the numbers are.
+    """
+
+    def __init__(self, ids: PlainIds, numbers: Mapping[str, int], *, word: str = "line") -> None:
+        self._ids, self._numbers, self._word = ids, numbers, word
+
+    @classmethod
+    def in_order(cls, ids: PlainIds, patients: Iterable[str]) -> StdoutNames:
+        """By which patient of the table it is, from 1."""
+        numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients), start=1)}
+        return cls(ids, numbers, word="patient")
+
+    def patient(self, patient: str) -> str:
+        """Its name."""
+        return f"{self._word} {self._numbers[patient]}" if events.on() else patient
+
+    def reason(self, reason: str) -> str:
+        """A text that may name patients and files."""
+        return self._ids.logged(reason) if events.on() else reason
+
+    def all[T: (PlanItem, ItemOutcome)](self, items: Sequence[T]) -> Sequence[T]:
+        """Items as they are told."""
+        return [replace(item, patient=self.patient(item.patient), reason=self.reason(item.reason)) for item in items]
+
+
 def to_jsonl(records: Iterable[PlanItem | ItemOutcome]) -> bytes:
     """One JSON object a line, keys sorted."""
     return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records).encode()
@@ -117,7 +155,8 @@ def _print_failures(failures: Collection[tuple[str, str]], console: Console) -> 
 
 
 def print_studies(studies: Sequence[StudyLike], console: Console) -> None:
-    """Counts by state, then each failed study with its reason."""
+    """Counts by state, then each failed study with its reason; events have told each failure already where they are on."""
     counts = Counter(study.state for study in studies)
     console.print("Studies: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True)))
-    _print_failures([(study.patient, study.reason) for study in studies if study.state == "failed"], console)
+    if not events.on():
+        _print_failures([(study.patient, study.reason) for study in studies if study.state == "failed"], console)

@@ -215,7 +215,8 @@ def measure_table(
             events.tell("study", line=row.line, done=number, studies=len(rows), failed=len(failed))
         else:
             console.print(f"[{number}/{len(rows)}] {row.patient}", markup=False)
-    return RadiomicsReport(len(held) - before, before, {item: ids.clean(reason) for item, reason in failed.items()})
+    said = ids.logged if events.on() else ids.clean
+    return RadiomicsReport(len(held) - before, before, {item: said(reason) for item, reason in failed.items()})
 
 
 Key = tuple[str, str, str, str]

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from extractor.commands import options
+from store_schema import events
 from store_schema.console import EngramCommand, FileOrAddress, error_console, result_console, say
 
 _TABLE = FileOrAddress()
@@ -76,7 +77,7 @@ def import_features(
     from extractor.advice import print_summary  # noqa: PLC0415
     from extractor.importing import ImportOptions  # noqa: PLC0415
     from extractor.importing import import_features as run_import  # noqa: PLC0415
-    from extractor.outcome import print_plan  # noqa: PLC0415
+    from extractor.outcome import StdoutNames, print_plan  # noqa: PLC0415
     from store_schema.pseudonyms import PlainIds, Pseudonyms  # noqa: PLC0415
 
     chosen = ImportOptions(
@@ -91,15 +92,15 @@ def import_features(
         ids=Pseudonyms.from_environment() if pseudonymise else PlainIds(),
     )
     report = run_import(chosen)
-    out = result_console()
-    print_plan(report.plan, out)
+    out, names = result_console(), StdoutNames.in_order(chosen.ids, (item.patient for item in report.plan))
+    print_plan(names.all(report.plan), out)
     out.print(
         f"{report.features} features of {len(report.plan)} entries; {report.missing} of "
         f"{report.features * len(report.plan)} values are not known",
         soft_wrap=True,
     )
     if not dry_run:
-        print_summary(report.outcomes, out)
+        print_summary(names.all(report.outcomes), out)
     if report.snapshot:
         out.print(f"snapshot {name} {report.snapshot}  view {report.view_id}", soft_wrap=True)
     if report.error:
@@ -138,7 +139,10 @@ def radiomics(*, studies: str, out: Path, config_path: str | None, resume: bool)
         f"{report.measured} entries measured, {report.held} were in {out} already, {len(report.failed)} failed"
     )
     for item, reason in report.failed.items():
-        printed.print(f"  {item}: {reason}", markup=False, soft_wrap=True)
+        if events.on():
+            events.tell("failure", level="error", message=reason)
+        else:
+            printed.print(f"  {item}: {reason}", markup=False, soft_wrap=True)
     shown = " ".join(f"--setting {key}={value}" for key, value in SETTINGS.items())
     printed.print(f"Next: extractor import-features {out} --store URL --name radiomics {shown}", soft_wrap=True)
     raise click.exceptions.Exit(1 if report.failed else 0)

@@ -19,6 +19,7 @@ from store_schema.errors import UsageError
 if TYPE_CHECKING:
     from extractor.occluding import OccludeReport
     from extractor.occlusion_plan import PlannedEntry
+    from store_schema.pseudonyms import PlainIds
 
 _TABLE = FileOrAddress()
 
@@ -106,14 +107,16 @@ def occlude(
         None if scratch is None else Unfinished(scratch),
     )
     if dry_run:
-        raise click.exceptions.Exit(_tell_plan(*plan_occlusion(config, asked)))
-    raise click.exceptions.Exit(_tell(occlude_entries(config, asked, console=error_console())))
+        raise click.exceptions.Exit(_tell_plan(*plan_occlusion(config, asked), asked.ids))
+    raise click.exceptions.Exit(_tell(occlude_entries(config, asked, console=error_console()), asked.ids))
 
 
-def _tell(report: OccludeReport) -> int:
+def _tell(report: OccludeReport, ids: PlainIds) -> int:
     """Exit status of a run, which is printed."""
-    out = result_console()
-    for one in report.outcomes:
+    from extractor.outcome import StdoutNames  # noqa: PLC0415
+
+    out, names = result_console(), StdoutNames.in_order(ids, (one.patient for one in report.outcomes))
+    for one in names.all(report.outcomes):
         out.print(f"{one.patient} {one.modality} {one.roi}: {one.result}: {one.reason}", soft_wrap=True, markup=False)
     if report.snapshot is not None:
         out.print(f"snapshot {report.snapshot}  view {report.view}", soft_wrap=True)
@@ -123,16 +126,19 @@ def _tell(report: OccludeReport) -> int:
     return FAILED if report.failed else 0
 
 
-def _tell_plan(view: str, entries: tuple[PlannedEntry, ...]) -> int:
+def _tell_plan(view: str, entries: tuple[PlannedEntry, ...], ids: PlainIds) -> int:
     """Exit status of a plan, which is printed."""
+    from extractor.outcome import StdoutNames  # noqa: PLC0415
     from extractor.progress import hours  # noqa: PLC0415
 
-    out = result_console()
+    out, names = result_console(), StdoutNames.in_order(ids, (one.key.patient for one in entries))
     for one in entries:
         said = (
-            f"{one.patches} patches, {one.seen} can change it, about {hours(one.seconds)}" if one.to_do else one.reason
+            f"{one.patches} patches, {one.seen} can change it, about {hours(one.seconds)}"
+            if one.to_do
+            else names.reason(one.reason)
         )
-        what = f"{one.key.patient} {one.key.modality} {one.key.roi}: {one.state}"
+        what = f"{names.patient(one.key.patient)} {one.key.modality} {one.key.roi}: {one.state}"
         out.print(f"{what}: {said}" if said else what, soft_wrap=True, markup=False)
     to_do = [one for one in entries if one.to_do]
     patches, seconds = sum(one.patches for one in to_do), sum(one.seconds for one in to_do)

@@ -6,9 +6,9 @@ Heavy modules are imported where they are used, so that --help is instant.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ from store_schema.tls_options import tls_options
 if TYPE_CHECKING:
     from extractor.config import ExtractConfig
     from extractor.metrics import RunMetrics
-    from extractor.outcome import ItemOutcome, PlanItem
     from extractor.run import RunOptions, RunReport
 
 _TABLE = FileOrAddress()
@@ -200,12 +199,12 @@ def carried_out(config: ExtractConfig, chosen: RunOptions, metrics: RunMetrics |
 
 def _print(report: RunReport, chosen: RunOptions) -> None:
     from extractor.advice import print_summary  # noqa: PLC0415
-    from extractor.outcome import print_plan  # noqa: PLC0415
+    from extractor.outcome import StdoutNames, print_plan  # noqa: PLC0415
 
-    out = result_console()
-    print_plan(_named(report.plan, report, chosen), out)
+    out, names = result_console(), StdoutNames(chosen.ids, report.lines)
+    print_plan(names.all(report.plan), out)
     if not chosen.dry_run:
-        print_summary(_named(report.outcomes, report, chosen), out)
+        print_summary(names.all(report.outcomes), out)
     for layout, snapshot in (report.snapshots or {}).items():
         packed_s = report.pack_s.get(layout)
         events.tell("snapshot", layout=layout, snapshot=snapshot, view=report.views[layout], pack_s=packed_s)
@@ -220,14 +219,6 @@ def _print(report: RunReport, chosen: RunOptions) -> None:
         level: events.Level = "error" if report.failed else "info"
         counts = Counter(outcome.result for outcome in report.outcomes)
         events.tell("summary", level=level, run=report.run_id, items=counts, snapshots=len(report.snapshots or {}))
-
-
-def _named[T: (PlanItem, ItemOutcome)](items: Sequence[T], report: RunReport, chosen: RunOptions) -> Sequence[T]:
-    """The items as stdout tells them: beside JSON lines it names no patient, since logs of containers hold both."""
-    if not events.on():
-        return items
-    hidden = chosen.ids.logged
-    return [replace(item, patient=f"line {report.lines[item.patient]}", reason=hidden(item.reason)) for item in items]
 
 
 def _no_snapshot(missing: int) -> str:

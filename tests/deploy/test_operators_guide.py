@@ -286,7 +286,7 @@ def test_the_refusals_that_the_guide_explains_are_those_of_the_programs():
     symptoms = re.findall(r"^\| (.*?) \|", sections()["Troubleshooting"], flags=re.MULTILINE)[2:]
     quoted = {
         "names no part": "extractor",
-        "no Dask scheduler answers": "trainer",
+        "no Dask scheduler answers": "store_schema",
         "has no worker": "trainer",
         "install the same": "trainer",
         "no worker declares a GPU": "trainer",

@@ -1,4 +1,4 @@
-"""JSON lines of `extractor` commands: wrong calls, pseudonyms, folders of regions, patches; a whole run is in test_metrics."""
+"""JSON lines of `extractor` commands, and what stdout says beside them; a whole run is in test_metrics."""
 
 import json
 from pathlib import Path
@@ -27,6 +27,7 @@ def call(folder: Path, command: str, *more: str) -> tuple[int, list[dict], str]:
     """Exit status, events, and all of stderr."""
     usual = [str(folder / "studies.csv"), "--config", str(folder / "small.yaml"), "--log-format", "json"]
     result = CliRunner().invoke(main, [command, *usual, *more])
+    assert not [word for word in ("P00", str(folder / "images")) if word in result.stdout], "stdout names a patient"
     return result.exit_code, [json.loads(line) for line in result.stderr.splitlines()], result.stderr
 
 
@@ -101,6 +102,34 @@ def test_a_folder_of_regions_is_told_by_line_and_a_failure_with_its_reason(folde
     (failure,) = [event for event in events if event["event"] == "failure"]
     assert failure["message"].startswith("ImageError")
     assert "P00" not in text
+
+
+def test_occluded_entries_are_told_on_stdout_without_their_patients(folder, monkeypatch):
+    assert run(folder)[0] == 0
+    damage(folder)
+    usual = [str(folder / "studies.csv"), "--config", str(folder / "small.yaml"), "--store", str(folder / "store")]
+    asked = ["occlude", *usual, "--size-mm", "200", "--stride-mm", "200", "--modality", "PET"]
+    for more in ([], ["--dry-run"]):
+        said = [CliRunner().invoke(main, [*asked, *more, "--log-format", form]) for form in ("plain", "json")]
+        plain, told = (one.stdout for one in said)
+        assert "P001 PET spine_dilated: failed: " in plain
+        assert "patient 1 PET spine_dilated: failed: " in told
+        assert not [word for word in ("P00", str(folder)) if word in told + said[1].stderr]
+        assert [one.exit_code for one in said] == [1, 1]
+
+
+def test_rows_of_measured_features_are_told_on_stdout_without_their_patients(folder):
+    table = folder / "radiomics.csv"
+    table.write_text("patient,modality,roi,energy\nP002,PET,spine,1\nP001,PET,spine,much of P001\n")
+    asked = ["import-features", str(table), "--store", str(folder / "store"), "--name", "radiomics"]
+    for more in (["--dry-run"], []):
+        said = [CliRunner().invoke(main, [*asked, *more, "--log-format", form]) for form in ("plain", "json")]
+        plain, told = (one.stdout for one in said)
+        assert "P001" in plain
+        assert not [word for word in ("P00", str(folder)) if word in told + said[1].stderr]
+        assert said[0].exit_code == said[1].exit_code
+    assert said[1].exit_code == 1
+    assert "patient 2" in told
 
 
 def test_patches_are_told_by_line_without_their_patient(capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_a_resumed_run_measures_what_is_lacking_and_adds_to_the_table(table, tmp
     second = measure_table(table, out, CONFIG, measure=counted, console=QUIET, resume=True)
     assert (second.measured, second.held, asked) == (1, 1, ["CT"])
     assert rows(out)[0] == before[0]
+
+
+def test_beside_json_lines_no_study_is_named(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("extractor.radiomics.mirp_measure", lambda: units)
+    (tmp_path / "units.yaml").write_text("pet_units: suv\n")
+    call = ["radiomics", str(table), "--config", str(tmp_path / "units.yaml"), "--log-format", "json"]
+    told = CliRunner().invoke(main, [*call, "--out", str(tmp_path / "f.csv")])
+    assert told.exit_code == 1
+    (failure,) = [json.loads(line) for line in told.stderr.splitlines() if '"failure"' in line]
+    assert failure["message"].startswith("ImageError: ")
+    assert not [word for word in ("P1", "gone", "late") if word in told.stderr + told.stdout]
 
 
 def test_what_a_region_raises_in_the_measuring_is_its_failure(table, tmp_path):

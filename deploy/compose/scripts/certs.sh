@@ -2,7 +2,9 @@
 # Certificates of the cluster, made the first time. The authority and its key stay in /srv/engram, which no other container has.
 set -eu
 umask 077
-tls=/etc/engram/tls
+tls=${ENGRAM_CERTS_TO:-/etc/engram/tls}
+authority=${ENGRAM_CERTS_AUTHORITY:-/srv/engram}
+make_certs=${ENGRAM_CERTS_SCRIPT:-/opt/tls/make-certs.sh}
 # one that ends within the month still works, and the operator should hear of it
 month_s=2592000
 
@@ -13,5 +15,5 @@ if [ -e "$tls/cert.pem" ]; then
   fi
   exit 0
 fi
-[ -e /srv/engram/ca.pem ] || sh /opt/tls/make-certs.sh /srv/engram
-sh /opt/tls/make-certs.sh --ca /srv/engram "$tls" extract-scheduler train-scheduler
+[ -e "$authority/ca.pem" ] || sh "$make_certs" "$authority"
+sh "$make_certs" --ca "$authority" "$tls" extract-scheduler train-scheduler
