@@ -93,11 +93,12 @@ def test_a_task_that_is_warned_of_its_time_limit_is_queued_again_and_then_ends_w
     wait((tmp_path / "starts").exists, "the job to start")
     slurm.tell("scancel", "--batch", "--signal=USR1", job)
     wait(lambda: state(slurm, job)["Restarts"] == "1", "the job to be queued again")
-    # Slurm lets a job that was queued again rest for two minutes.
+    # Slurm lets a job that was queued again rest for two minutes; within the second in which it ended its credential is refused.
     wait(lambda: state(slurm, job)["JobState"] == "PENDING", "the job to rest")
-    slurm.tell("scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm.tell("scontrol", "update", f"JobId={job}", "StartTime=now+3")
     wait(lambda: ended(slurm, job), "the job to end")
-    assert state(slurm, job)["JobState"] == "COMPLETED"
+    logs = "".join(log.read_text() for log in tmp_path.glob("*.log"))
+    assert state(slurm, job)["JobState"] == "COMPLETED", logs + Path(slurm.folder, "slurmctld.own.log").read_text()
     assert (tmp_path / "starts").read_text() == "start 0\nstart 1\n"
 
 
