@@ -6,7 +6,8 @@ work=${ENGRAM_DEMO_WORK:-/srv/engram/demo}
 
 # Tried out first: a server that lets two writers create the same name is refused here.
 store-schema init s3://engram/demo
-if ! feature-store admin projects list --json | grep -q '"id": *"demo"'; then
+# `grep -q` would end before the list does, which counts as a failure of the list
+if ! feature-store admin projects list --json | grep '"project": *"demo"' >/dev/null; then
   feature-store admin projects create demo --store s3://engram/demo
 fi
 mkdir -p "$work"
