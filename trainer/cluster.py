@@ -10,6 +10,7 @@ from distributed import Client, LocalCluster, Security
 
 from store_schema.scheduler_client import connected_to
 from store_schema.tls import Role, TlsFiles, files_for
+from store_schema.worker_command import FEW_PROFILES
 
 
 def checked_tls(address: str, tls: TlsFiles | None, role: Role = "worker") -> TlsFiles | None:
@@ -34,6 +35,7 @@ def local_cluster(number: int, folder: str, resources: Mapping[str, int] | None)
         "distributed.comm.timeouts.tcp": "600s",
         "distributed.comm.timeouts.connect": "120s",
         "distributed.scheduler.worker-ttl": None,
+        **FEW_PROFILES,
     }
     with dask.config.set(settings):
         cluster = LocalCluster(

@@ -42,7 +42,9 @@ GPU: Mapping[str, int] = {"GPU": 1}
 """What a task on a GPU asks of its worker."""
 MOST_BARREN = 3
 """Sets of local processes that may end one after the other without a result."""
-
+KEY_PREFIX = "fit"
+"""All tasks are of one group to Dask, by how their keys begin. Of each group schedulers keep a record, and workers profiles of
+what its tasks spend their time on: with a group for each task they would grow with every fit."""
 
 Do = Callable[[Task], object]
 """Does a task."""
@@ -210,7 +212,7 @@ def _sent(
             versions(),
             do,
             workers.cache_mib,
-            key=f"{task.id}-{call}",
+            key=f"{KEY_PREFIX}-{task.id}-{call}",
             resources=resources,
             pure=False,
         ): task

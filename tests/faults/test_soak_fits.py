@@ -31,8 +31,8 @@ models:
 """
 LEAK_FEW_KIB, LEAK_MANY_KIB = 1024.0, 40.0
 """What a process may gain with a fit: in the short run, while allocators and caches still settle, less than twice the mean maps of
-the cohort, which take 640 KiB as they are stored. In the long one a sixteenth of them; the scheduler, which lies in the first of
-the local processes, keeps what became of tasks by Dask's own rule."""
+the cohort, which take 640 KiB as they are stored. In the long one a sixteenth of them: workers keep Dask's profiles of the last
+quarter of an hour, and the scheduler, in the first of the local processes, what became of tasks by Dask's own rule."""
 
 
 LOCKS = {"dask-scratch-space/global.lock", "dask-scratch-space/purge.lock"}
@@ -99,18 +99,19 @@ def test_two_thousand_fits_by_local_processes_leave_nothing_behind(place):
 
 @pytest.fixture
 def cluster(place):
-    """A scheduler and two workers as programs of their own: their address and the ids of their processes."""
+    """A scheduler, and `trainer worker` for the machine's cores: the address, and the ids of the programs' processes."""
     folder, environment = place
     (port,) = free_ports(1)
     address = f"tcp://127.0.0.1:{port}"
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0"]
-    worker = ["worker", address, "--nthreads", "1", "--no-dashboard", "--preload", "trainer.fold"]
+    worker = ["worker", address, "--local-directory", str(folder / "workers")]
     with (folder / "dask.log").open("wb") as log:
         to = {"env": environment, "cwd": folder, "stdout": log, "stderr": log}
-        started = [subprocess.Popen([str(BIN / "dask"), *words], **to) for words in (scheduler, worker, worker)]
+        programs = ([str(BIN / "dask"), *scheduler], [str(BIN / "trainer"), *worker])
+        started = [subprocess.Popen(program, **to) for program in programs]
     try:
         with Client(address, timeout=300, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=300)
+            client.wait_for_workers(1, timeout=300)
         yield address, [one.pid for one in started]
     finally:
         for one in reversed(started):
@@ -128,12 +129,15 @@ def soak_on_cluster(place, cluster, fits: int, leak_kib: float) -> None:
             [*command, "--scheduler", address], env=environment, stdout=file, stderr=file, check=False
         )
     assert done.returncode == 0, log.read_text()[-3000:]
-    check_flat(watch, fits, leak_kib=leak_kib, told=f"{fits} fits by two workers, {len(watch.samples)} samples")
+    check_flat(watch, fits, leak_kib=leak_kib, told=f"{fits} fits by `trainer worker`, {len(watch.samples)} samples")
     assert f"{fits} of {fits} done" in log.read_text()
     with Client(address, set_as_default=False) as client:
-        held = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
+        held, groups = client.run_on_scheduler(
+            lambda dask_scheduler: [*map(list, (dask_scheduler.tasks, dask_scheduler.task_prefixes))]
+        )
         kept = client.run(lambda dask_worker: (list(dask_worker.state.tasks), list(dask_worker.data)))
     assert held == [], "the scheduler keeps no task of a run that has ended"
+    assert groups == ["fit"], "it keeps a record of every group of tasks for good"
     assert set(map(str, kept.values())) == {"([], [])"}
 
 

@@ -85,7 +85,7 @@ def test_a_worker_killed_in_mid_run_changes_no_number(tasks_in, cluster):
     def waiting(nanny) -> set[str]:
         """Tasks that the scheduler has given to the worker and that are not done."""
         state = cluster.scheduler.workers.get(nanny.worker_address)
-        return set() if state is None else {task.key.rpartition("-")[0] for task in list(state.processing)}
+        return set() if state is None else {task.key.split("-")[1] for task in list(state.processing)}
 
     outcomes = run_tasks(there, Workers(scheduler=cluster.scheduler_address), on_done=kill_one)
     assert outcomes == [Outcome(task) for task in there]

@@ -65,7 +65,8 @@ def test_workers_hold_what_the_limits_say_and_never_pause(cluster, ca):
 
         manager = dask_worker.memory_manager
         found = (manager.memory_target_fraction, manager.memory_spill_fraction, manager.memory_pause_fraction)
-        return (*found, os.environ["OMP_NUM_THREADS"], os.environ["MALLOC_MMAP_THRESHOLD_"])
+        profiles = (dask_worker.profile_history.maxlen, dask_worker.periodic_callbacks["profile-cycle"].callback_time)
+        return (*found, os.environ["OMP_NUM_THREADS"], os.environ["MALLOC_MMAP_THRESHOLD_"], *profiles)
 
     with connected(cluster.address, tls(ca), 60) as client:
         about = client.sync(client.scheduler.identity, n_workers=-1)["workers"].values()
@@ -73,7 +74,7 @@ def test_workers_hold_what_the_limits_say_and_never_pause(cluster, ca):
     assert {one["nthreads"] for one in about} == {1}
     shares = split(limits_here(), "cpu", gpu_threads=PROGRAM.gpu_threads, least_bytes=PROGRAM.least_bytes)
     assert {one["memory_limit"] for one in about} == {shares.memory_bytes}
-    assert set(told.values()) == {(False, False, False, "1", "33554432")}
+    assert set(told.values()) == {(False, False, False, "1", "33554432", 30, 30_000.0)}
 
 
 def refused(address, files=None) -> str:
