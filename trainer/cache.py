@@ -61,6 +61,12 @@ class Cache[V: Sized]:
         return self._limit_bytes
 
     @property
+    def room_bytes(self) -> int:
+        """What can be kept besides, before anything has to go."""
+        with self._lock:
+            return max(0, self._limit_bytes - self._size_bytes())
+
+    @property
     def size_bytes(self) -> int:
         """Of all that is kept."""
         with self._lock:

@@ -1,6 +1,6 @@
 """Spreads tasks over this process, local processes or a Dask cluster; knows no model.
 
-It, `cluster` and `performance_report` are the only modules that know Dask.
+It, `at_worker`, `cluster` and `performance_report` are the only modules that know Dask.
 """
 
 import os
@@ -14,18 +14,19 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, KilledWorker, as_completed, get_worker
+from distributed import Client, KilledWorker, as_completed
 
-from store_schema.allocator import keep_freed_memory
-from store_schema.errors import EngramError, TaskError, UsageError
+from store_schema.errors import EngramError, UsageError
 from store_schema.location import Location
 from store_schema.origin import differing
 from store_schema.tls import TlsFiles
+from trainer.at_worker import Do, on_worker
 from trainer.cluster import checked_tls, connected, local_cluster
 from trainer.features import CACHE_MIB, keep_at_most
 from trainer.fold import run_task
-from trainer.gpus import NO_GPU, gpus, take_gpu
+from trainer.gpus import NO_GPU, gpus
 from trainer.performance_report import PerformanceReport
+from trainer.prefetch import followers
 from trainer.spec import Device
 from trainer.task import Task
 from trainer.versions import versions
@@ -45,9 +46,6 @@ MOST_BARREN = 3
 KEY_PREFIX = "fit"
 """All tasks are of one group to Dask, by how their keys begin. Of each group schedulers keep a record, and workers profiles of
 what its tasks spend their time on: with a group for each task they would grow with every fit."""
-
-Do = Callable[[Task], object]
-"""Does a task."""
 
 
 @dataclass(frozen=True)
@@ -207,16 +205,17 @@ def _sent(
     call = uuid.uuid4().hex
     futures = {
         client.submit(
-            _on_worker,
+            on_worker,
             task.model_dump_json(),
             versions(),
             do,
             workers.cache_mib,
+            None if later is None else later.model_dump_json(),
             key=f"{KEY_PREFIX}-{task.id}-{call}",
             resources=resources,
             pure=False,
         ): task
-        for task in tasks
+        for task, later in zip(tasks, followers(tasks), strict=True)
     }
     alone_s = LONE_S if workers.scheduler is None else workers.alone_s
     for future in _answered(client, list(futures), alone_s, resources):
@@ -285,27 +284,6 @@ def _present(client: Client) -> Mapping[str, Mapping[str, Any]]:
 
 def _declares(about: Mapping[str, Any], resources: Mapping[str, int] | None) -> bool:
     return all(about["resources"].get(name, 0) >= number for name, number in (resources or {}).items())
-
-
-def _on_worker(description: str, expected: dict[str, str], do: Do = run_task, cache_mib: int = CACHE_MIB) -> str:
-    """Do a task where it landed; only its id travels back."""
-    other = differing(versions(), expected)
-    if other:
-        # a worker that joined after the check of all workers
-        raise TaskError(f"this worker runs {other}: install the same on workers and client")
-    keep_freed_memory()
-    keep_at_most(_bounded_mib(cache_mib, get_worker().memory_manager.memory_limit))
-    task = Task.model_validate_json(description)
-    if task.device == "cuda" and isinstance(name := get_worker().name, int):
-        # local processes are numbered
-        take_gpu(name)
-    do(task)
-    return task.id
-
-
-def _bounded_mib(cache_mib: int, limit_bytes: int | None) -> int:
-    """A cache that leaves a fit two thirds of what Dask lets this process take before it is ended; 0 or None sets no limit."""
-    return min(cache_mib, limit_bytes // 3 // 2**20) if limit_bytes else cache_mib
 
 
 def _on_gpu(tasks: Sequence[Task]) -> bool:

@@ -5,12 +5,8 @@ patient, so that what is kept is whole matrices: an array of one modality and re
 of the snapshot, which covers the store's id, the view and the sha256 of each entry's commit, and the entries: nothing of another
 store, snapshot or entry can be given. An array that is asked for by two threads at once is read once; an error is kept by nobody.
 
-The first task of a worker that needs a matrix reads the whole of it, by as many requests at once as the place bears; no thread
-reads ahead of tasks. Reading 227 mean maps takes 0.1 to 0.2 s of processor, and at 20 ms a request two seconds, once in a worker's
-life; a fold of the averaging head takes a minute or more. Reading ahead hides these seconds at best, and only where another fit
-hides it: what a worker does next the scheduler decides, so that each worker would also read, and hold, matrices that it never
-needs. With the reading in the task itself an error of it is the task's error, and a worker that is told to end waits for no
-thread of ours.
+A task that needs a matrix which is not kept reads the whole of it, by as many requests at once as the place bears. `prefetch` has
+workers read, while they fit, what the tasks after that need.
 """
 
 import functools
@@ -271,8 +267,43 @@ def images_of(model: FittedModel, store_url: str, snapshot_id: str, patients: tu
     view = snapshot_of(store_url, snapshot_id).view
     check_view(model, view)
     place = (store_url, snapshot_id)
-    arrays = {name: _read(model, images, (*place, name, images.roi, patients)) for name in images.modalities}
+    arrays = {
+        name: _as_seen(model, images, _read(model, images, (*place, name, images.roi, patients)))
+        for name in images.modalities
+    }
     return StoredImages(arrays, view.layout.features or ())
+
+
+def read_ahead(model: FittedModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]) -> None:
+    """Read what `images_of` will want, and keep it; a matrix for which nothing has to go, and no other.
+
+    Raises
+    ------
+    NotCommittedError, ObjectMissingError, ObjectAlteredError, ConfigError
+        See `images_of`.
+    """
+    images = model.images
+    if images is None:
+        return
+    view = snapshot_of(store_url, snapshot_id).view
+    check_view(model, view)
+    for name in images.modalities:
+        if _matrix_bytes(model, images, view.layout) * len(patients) > KEPT.room_bytes:
+            return
+        _read(model, images, (store_url, snapshot_id, name, images.roi, patients))
+
+
+def _matrix_bytes(model: FittedModel, images: Images, layout: Layout) -> int:
+    """What is kept of each patient."""
+    layers, channels, rows, columns = layout.shape
+    what = _reads(model)
+    if what in VECTOR_READERS:
+        return channels * np.dtype(np.float32).itemsize
+    if what not in MEMORY_READERS:
+        return rows * columns * np.dtype(np.float32).itemsize
+    block = _plane_block(rows, columns, images.pool)
+    dtype = np.dtype(np.float16 if block == 1 else np.float32)
+    return layers * channels * (rows // block) * (columns // block) * dtype.itemsize
 
 
 def check_view(model: FittedModel, view: ViewSpec) -> None:
@@ -309,14 +340,21 @@ def _reads(model: FittedModel) -> str:
 def _read(
     model: FittedModel, images: Images, entries: tuple[str, str, str, str, tuple[str, ...]]
 ) -> Float[np.ndarray, "patient ..."]:
+    """The matrix of a modality, as it is kept."""
     what = _reads(model)
     if what in VECTOR_READERS:
         return vectors(*entries)
-    if what == "head attention":
-        return memories(*entries, pool=images.pool)
+    return memories(*entries, pool=images.pool) if what in MEMORY_READERS else mean_maps(*entries)
+
+
+def _as_seen(
+    model: FittedModel, images: Images, matrix: Float[np.ndarray, "patient ..."]
+) -> Float[np.ndarray, "patient ..."]:
+    """What a head is given of a matrix."""
+    what = _reads(model)
     if what == "head cnn3d":
-        return volumes(memories(*entries, pool=images.pool))
-    return pooled(mean_maps(*entries), images.pool)
+        return volumes(matrix)
+    return matrix if what in (*VECTOR_READERS, *MEMORY_READERS) else pooled(matrix, images.pool)
 
 
 def pooled(

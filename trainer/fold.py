@@ -9,7 +9,7 @@ import numpy as np
 from store_schema.errors import EngramError, TaskError
 from trainer.baseline_hazard import BreslowBaseline
 from trainer.cohort import Cohort
-from trainer.features import images_of
+from trainer.features import images_of, read_ahead
 from trainer.judging import Asked, Judged, judge
 from trainer.metrics import harrell_c
 from trainer.model_config import NetworkModel
@@ -68,17 +68,36 @@ class TaskData:
         )
 
     def _images(self, job: Job) -> StoredImages | None:
+        place = self._place(job)
+        if place is None:
+            return None
+        # read once for all parts, also where the process keeps nothing
+        wanted = _reads(job)
+        if wanted not in self._read:
+            self._read[wanted] = images_of(job.model, *place, self.cohort.patients)
+        return self._read[wanted]
+
+    def _place(self, job: Job) -> tuple[str, str] | None:
+        """Store and snapshot that a job reads; None for a model without images."""
         view = job.model.view
         if view is None:
             return None
         if self._task.store_url is None or view not in self._task.snapshots:
             raise TaskError(f"{job.label} reads images, and the task names no store and snapshot")
-        # read once for all parts, also where the process keeps nothing
-        place = _reads(job)
-        if place not in self._read:
-            store_url, snapshot = self._task.store_url, self._task.snapshots[view]
-            self._read[place] = images_of(job.model, store_url, snapshot, self.cohort.patients)
-        return self._read[place]
+        return self._task.store_url, self._task.snapshots[view]
+
+    def read_ahead(self) -> None:
+        """Have the process keep what the jobs read, as far as there is room."""
+        for job in self._task.jobs:
+            if (place := self._place(job)) is not None:
+                read_ahead(job.model, *place, self.cohort.patients)
+
+
+def reads(task: Task) -> frozenset[Hashable]:
+    """What the matrices that a task reads follow from; empty where it reads none."""
+    return frozenset(
+        (task.store_url, task.snapshots.get(job.model.view), *_reads(job)) for job in task.jobs if job.model.view
+    )
 
 
 def _reads(job: Job) -> tuple[Hashable, ...]:

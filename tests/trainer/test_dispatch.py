@@ -15,7 +15,8 @@ from distributed.comm import CommClosedError
 from store_schema.errors import TaskError, UsageError
 from store_schema.testing.page_faults import faults_of_large_blocks
 from trainer import dispatch
-from trainer.dispatch import Outcome, Workers, _answered, _check_workers, _on_worker, _reason, cores, run_tasks
+from trainer.at_worker import on_worker
+from trainer.dispatch import Outcome, Workers, _answered, _check_workers, _reason, cores, run_tasks
 from trainer.features import KEPT
 from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
@@ -193,7 +194,7 @@ def test_a_worker_that_always_dies_is_told_apart_from_an_error():
 def limited(monkeypatch):
     """This process as a worker that Dask ends when it takes more than 600 MiB."""
     here = SimpleNamespace(name="a", memory_manager=SimpleNamespace(memory_limit=600 * 2**20))
-    monkeypatch.setattr(dispatch, "get_worker", lambda: here)
+    monkeypatch.setattr("trainer.at_worker.get_worker", lambda: here)
     kept = KEPT.limit_bytes
     yield here
     KEPT.bound(kept)
@@ -202,17 +203,17 @@ def limited(monkeypatch):
 @pytest.mark.parametrize(("limit_mib", "kept_mib"), [(600, 200), (6000, 1024), (0, 1024), (None, 1024)])
 def test_a_workers_cache_takes_a_third_of_its_memory_at_most(tasks_in, limited, limit_mib, kept_mib):
     limited.memory_manager.memory_limit = limit_mib and limit_mib * 2**20
-    _on_worker(tasks_in("run")[0].model_dump_json(), versions(), do=lambda task: None)
+    on_worker(tasks_in("run")[0].model_dump_json(), versions(), do=lambda task: None)
     assert KEPT.limit_bytes == kept_mib * 2**20
 
 
 def test_a_worker_with_other_code_does_no_task(tasks_in, limited):
     task = tasks_in("run")[0]
-    assert _on_worker(task.model_dump_json(), versions()) == task.id
+    assert on_worker(task.model_dump_json(), versions()) == task.id
     with pytest.raises(TaskError, match=r"runs code [0-9a-f]{12} \(the client 0{12}\)"):
-        _on_worker(task.model_dump_json(), versions() | {"code": "0" * 64})
+        on_worker(task.model_dump_json(), versions() | {"code": "0" * 64})
     with pytest.raises(TaskError, match=r"runs torch \S+ \(the client 9\.9\)"):
-        _on_worker(task.model_dump_json(), versions() | {"torch": "9.9"})
+        on_worker(task.model_dump_json(), versions() | {"torch": "9.9"})
 
 
 class Answers:

@@ -1,0 +1,149 @@
+"""What workers read while they fit: the matrices of the next tasks, as far as there is room, and an error of it stops nothing."""
+
+import threading
+
+import pytest
+
+from trainer.dispatch import Workers, run_tasks
+from trainer.features import CACHE_MIB, KEPT, keep_at_most
+from trainer.fold import reads
+from trainer.jobs import first_jobs
+from trainer.plan import Inputs, make_plan
+from trainer.prefetch import Prefetch, followers
+from trainer.run_folder import RunFolder, task_name
+from trainer.run_record import keep_plan
+from trainer.task import Task
+from trainer.task_results import parse_result
+
+MATRIX = 40 * 8 * 8 * 4
+"""Bytes of the mean maps of the small cohort, of one modality."""
+
+
+@pytest.fixture
+def planned(cohort_folder, config, tmp_path):
+    """Tasks of a model without images, then of CT alone, then of both modalities; each of three folds."""
+
+    def make(name: str = "run") -> tuple[Task, ...]:
+        network = {"kind": "network", "view": "tiny", "hidden": [4]}
+        models = [
+            {"name": "cox", "kind": "ridge_cox"},
+            network | {"name": "ct", "images": {"roi": "spine", "modalities": ["CT"]}},
+            network | {"name": "both", "images": {"roi": "spine"}, "fusion": "gate"},
+        ]
+        inputs = Inputs(cohort_folder / "clinical.csv", str(cohort_folder / "store"))
+        plan = make_plan(config(models=models), inputs)
+        folder = RunFolder.open(str(tmp_path / name))
+        keep_plan(plan, folder)
+        return plan.tasks(first_jobs(plan.config, permutations=plan.splits, folds=len(plan.splits[0])), folder.url)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """Before and after, with the usual bound."""
+    before = KEPT.limit_bytes
+    KEPT.clear()
+    keep_at_most(CACHE_MIB)
+    yield
+    KEPT.clear()
+    KEPT.bound(before)
+
+
+def names(task: Task | None) -> str | None:
+    return None if task is None else task.jobs[0].model.name
+
+
+def is_kept(task: Task, modality: str) -> bool:
+    """Whether the matrix is given without a look at the store."""
+    (snapshot,) = task.snapshots.values()
+    patients = tuple(f"P{row:03d}" for row in range(40))
+    key = ("mean_map", task.store_url, snapshot, modality, "spine", patients)
+
+    def make():
+        raise LookupError
+
+    try:
+        KEPT.get(key, make)
+    except LookupError:
+        return False
+    return True
+
+
+def test_each_task_is_followed_by_the_next_that_reads_something_else(planned):
+    tasks = planned()
+    assert [names(task) for task in tasks] == ["cox"] * 3 + ["ct"] * 3 + ["both"] * 3
+    later = followers(tasks)
+    assert [names(task) for task in later] == ["ct"] * 3 + ["both"] * 3 + [None] * 3
+    assert followers(()) == []
+    assert followers(tasks[:3]) == [None] * 3
+
+
+def test_of_jobs_that_read_the_same_one_travels(planned):
+    tasks = planned()
+    several = tasks[3].model_copy(update={"jobs": tuple(job for task in tasks for job in task.jobs)})
+    (later, _) = followers((tasks[0], several))
+    assert [job.model.name for job in later.jobs] == ["ct", "both"]
+    assert reads(later) == reads(several)
+
+
+def test_what_the_next_tasks_need_is_read_and_its_own_first(planned):
+    tasks, prefetch = planned(), Prefetch()
+    prefetch.begin(tasks[3], tasks[6])
+    prefetch.wait()
+    assert is_kept(tasks[6], "PET")
+    assert is_kept(tasks[6], "CT")
+    assert KEPT.size_bytes >= 2 * MATRIX
+
+
+@pytest.mark.parametrize(("room", "kept"), [(MATRIX // 2, []), (MATRIX, ["CT"])])
+def test_nothing_has_to_go_for_what_is_read_ahead(planned, monkeypatch, room, kept):
+    tasks, prefetch = planned(), Prefetch()
+    monkeypatch.setattr("trainer.features.MEMORY_BYTES", 0)
+    KEPT.bound(room)
+    prefetch.begin(tasks[3], tasks[6])
+    prefetch.wait()
+    assert [name for name in ("CT", "PET") if is_kept(tasks[6], name)] == kept
+
+
+def test_a_task_is_read_for_once_and_one_at_a_time(planned, monkeypatch):
+    tasks, begun, goes_on = planned(), [], threading.Event()
+
+    def read(*asked: Task) -> None:
+        begun.append(names(asked[-1]))
+        assert goes_on.wait(60)
+
+    monkeypatch.setattr("trainer.prefetch._read", read)
+    prefetch = Prefetch()
+    prefetch.begin(tasks[0], tasks[3])
+    prefetch.begin(tasks[3], tasks[6])
+    goes_on.set()
+    prefetch.wait()
+    prefetch.begin(tasks[1], tasks[4])
+    prefetch.begin(tasks[4], tasks[7])
+    prefetch.wait()
+    assert begun == ["ct", "both"]
+
+
+def test_an_error_of_it_is_told_and_stops_nothing(planned, caplog):
+    tasks, prefetch = planned(), Prefetch()
+    lost = tasks[6].model_copy(update={"snapshots": dict.fromkeys(tasks[6].snapshots, "0" * 64)})
+    with caplog.at_level("INFO", logger="trainer.prefetch"):
+        prefetch.begin(tasks[3], lost)
+        prefetch.wait()
+    assert "reading ahead for both, fold 0 ended: " in caplog.text
+    assert is_kept(tasks[3], "CT")
+
+
+def results(tasks) -> list[dict]:
+    folder = RunFolder.open(tasks[0].run_url)
+    read = [parse_result(folder.location.get(task_name(task.id)), where="", task_id=task.id) for task in tasks]
+    return [found.model_dump(exclude={"seconds"}) for one in read for found in one.outer]
+
+
+def test_fits_of_workers_that_read_ahead_are_those_of_this_process(planned):
+    here, there = planned("here"), planned("there")
+    run_tasks(here, Workers(number=0), on_done=lambda outcome: None)
+    outcomes = run_tasks(there, Workers(number=1), on_done=lambda outcome: None)
+    assert [outcome.error for outcome in outcomes] == [None] * len(there)
+    assert results(here) == results(there)
