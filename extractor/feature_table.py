@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float32, Float64
 
 from extractor.table import read_cells
-from store_schema import EntryKey
+from store_schema import EntryKey, events
 from store_schema.errors import InvalidKeyError, TableError
 from store_schema.files import Place, without_secret
 from store_schema.pseudonyms import PlainIds
@@ -125,16 +125,21 @@ def _check_columns(frame: pd.DataFrame, names: Iterable[str], path: str) -> None
         texts = [str(cell) for cell in frame[name] if str(cell).lower() not in NOT_KNOWN]
         if texts and not any(NUMBER.fullmatch(text) for text in texts):
             raise TableError(
-                f"{path}: column '{name}' holds no number, but {texts[0][:40]!a}: a feature is a number with a decimal point. Give "
-                f"`--leave-out {name}` if it is no feature."
+                f"{path}: column '{name}' holds no number, but {_shown(texts[0])}: a feature is a number with a decimal point. "
+                f"Give `--leave-out {name}` if it is no feature."
             )
+
+
+def _shown(cell: str) -> str:
+    """The start of a cell; nothing of it where logs leave this machine, since it may be a name."""
+    return "a text" if events.on() else f"{cell[:40]!a}"
 
 
 def _parsed(cell: str) -> tuple[float, str | None]:
     """A number, or NaN and what is there in its place; nothing where it is known to be missing."""
     if cell.lower() in NOT_KNOWN:
         return np.nan, None
-    return (float(cell), None) if NUMBER.fullmatch(cell) else (np.nan, f"{cell[:40]!a}, which is no number")
+    return (float(cell), None) if NUMBER.fullmatch(cell) else (np.nan, f"{_shown(cell)}, which is no number")
 
 
 def _problem(values: Float64[np.ndarray, " feature"], odd: Sequence[str], names: Sequence[str]) -> str | None:

@@ -57,6 +57,8 @@ class OccludeReport:
     outcomes: tuple[ItemOutcome, ...]
     snapshot: str | None
     """Of all entries of the view that the table names and that are held; None where there is none."""
+    lines: Mapping[str, int]
+    """Of the table, by patient."""
 
     @property
     def failed(self) -> bool:
@@ -99,7 +101,7 @@ def _occluded(config: ExtractConfig, options: OccludeOptions, console: Console) 
     outcomes = work.through(rows, console)
     held = {EntryKey(one.patient, one.modality, one.roi): one.number for one in outcomes if one.number is not None}
     snapshot = store.make_snapshot(work.view, held) if held else None
-    return OccludeReport(work.view, tuple(outcomes), snapshot)
+    return OccludeReport(work.view, tuple(outcomes), snapshot, {row.patient: row.line for row in rows})
 
 
 def _planned(config: ExtractConfig, options: OccludeOptions) -> tuple[str, tuple[PlannedEntry, ...]]:

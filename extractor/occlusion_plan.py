@@ -36,6 +36,8 @@ class PlannedEntry:
     """Patches that can change the embedding: the others need no work."""
     seconds: float = 0.0
     """That it should take, the pass over the whole image and all patches."""
+    line: int = 0
+    """Of its study in the table."""
 
     @property
     def to_do(self) -> bool:
@@ -92,8 +94,10 @@ class _Plan:
         try:
             study = OcclusionStudy.read(row, keys, self.config)
         except (EngramError, OSError) as error:
-            return [_failed(key, error) for key in keys]
-        return [self._entry(key, study) for key in keys]
+            entries = [_failed(key, error) for key in keys]
+        else:
+            entries = [self._entry(key, study) for key in keys]
+        return [replace(entry, line=row.line) for entry in entries]
 
     def _entry(self, key: EntryKey, study: OcclusionStudy) -> PlannedEntry:
         try:

@@ -103,7 +103,7 @@ class StdoutNames:
 
     @classmethod
     def in_order(cls, ids: PlainIds, patients: Iterable[str]) -> StdoutNames:
-        """By which patient of the table it is, from 1."""
+        """By which patient of all these it is, from 1."""
         numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients), start=1)}
         return cls(ids, numbers, word="patient")
 

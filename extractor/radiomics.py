@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,15 +209,17 @@ def measure_table(
     ids = _Ids()
     rows = read_study_table(studies, config, ids)
     for number, row in enumerate(rows, start=1):
-        _measure_row(row, ids.parts[row.patient], config, held=held, failed=failed, measure=measure)
+        new = _measure_row(row, ids.parts[row.patient], config, held=held, measure=measure)
+        failed |= {item: ids.clean(reason) for item, reason in new.items()}
         if len(held) > before:
             write_features(held, out)
         if events.on():
+            for reason, items in Counter(map(ids.logged, new.values())).items():
+                events.tell("failure", level="error", line=row.line, items=items, message=reason)
             events.tell("study", line=row.line, done=number, studies=len(rows), failed=len(failed))
         else:
             console.print(f"[{number}/{len(rows)}] {row.patient}", markup=False)
-    said = ids.logged if events.on() else ids.clean
-    return RadiomicsReport(len(held) - before, before, {item: said(reason) for item, reason in failed.items()})
+    return RadiomicsReport(len(held) - before, before, failed)
 
 
 Key = tuple[str, str, str, str]
@@ -230,16 +233,17 @@ def _measure_row(
     config: ExtractConfig,
     *,
     held: dict[Key, Features],
-    failed: dict[str, str],
     measure: Measure,
-) -> None:
+) -> dict[str, str]:
+    """What failed of a study, and why."""
+    failed: dict[str, str] = {}
     rois = (*row.files.masks, *config.derive)
 
     def wanted(modality: str, roi: str) -> bool:
         return (*who, modality, roi) not in held
 
     if not any(wanted(modality, roi) for modality in config.modalities for roi in rois):
-        return
+        return failed
     try:
         with fetched(row.files) as files:
             for modality, roi, found in measure_study(files, config, rois, wanted=wanted, measure=measure):
@@ -249,6 +253,7 @@ def _measure_row(
                     held[*who, modality, roi] = found
     except (EngramError, OSError) as error:
         failed[row.patient] = f"{type(error).__name__}: {error}"
+    return failed
 
 
 def read_features(path: Path) -> dict[Key, Features]:

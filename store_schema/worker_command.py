@@ -29,11 +29,11 @@ KEEP_FREED: Mapping[str, str] = {
 }
 """What `keep_freed_memory` sets, from the first block on; Dask's nannies leave a variable alone that is there."""
 FEW_PROFILES: Mapping[str, str | int] = {
-    "distributed.worker.profile.cycle": "30s",
-    "distributed.admin.low-level-log-length": 30,
+    "distributed.worker.profile.cycle": "10s",
+    "distributed.admin.low-level-log-length": 60,
 }
-"""Settings of Dask by which a worker keeps 30 profiles of what its threads do, of 30 s each, and not 1,000 of 1 s: about as far
-back, in a tenth of the memory. Dask's own would take some hundred MiB of each worker in its first quarter of an hour."""
+"""Settings of Dask by which a worker keeps 60 profiles of what its threads do, of 10 s each, and not 1,000 of 1 s: Dask's own
+would take some hundred MiB of each worker in its first quarter of an hour."""
 END_BUT_NEVER_PAUSE: Mapping[str, str] = {
     f"DASK_DISTRIBUTED__WORKER__MEMORY__{step}": "False" for step in ("TARGET", "SPILL", "PAUSE")
 }

@@ -49,6 +49,11 @@ class Cache[V: Sized]:
             mine = self._making.setdefault(key, Future())
         return self._made(key, make, mine) if waiting is None else waiting.result()
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a value is kept now."""
+        with self._lock:
+            return key in self._values
+
     def bound(self, limit_bytes: int) -> None:
         """Keep so much from now on."""
         with self._lock:

@@ -24,11 +24,11 @@ from store_schema.errors import ConfigError
 from store_schema.vectors import with_nan
 from trainer.cache import Cache, Sized
 from trainer.model_config import FittedModel, Images, NetworkModel
+from trainer.pooling import plane_block, pooled, volumes
 from trainer.stored_images import StoredImages
 
 MEAN_MAP, MEMORY = "mean_map", "memory"
-LARGEST_SIDE = 32
-"""Rows and columns that heads of memories see at most, and depth of a volume."""
+VECTOR = "vector"
 READ_AT_ONCE = 16
 """Patients whose memories lie in memory as they are stored."""
 VECTOR_READERS = ("head vector", "ridge_cox")
@@ -37,6 +37,8 @@ CACHE_MIB = 1024
 """Default bound of what a process keeps: the paper's 227 patients take 3.5 MiB as mean maps of one modality, 57 as memories."""
 HELD_SHARE = 4
 """Part of the bound that objects of one pack may take, which hold entries of every modality and region."""
+FETCHED_COPIES = 3
+"""Of what is stored, while it is read: fetched, decompressed, and in its array."""
 KEPT: Cache[Sized] = Cache(CACHE_MIB * 2**20)
 """What this process has read."""
 
@@ -65,11 +67,15 @@ class _Reader:
         return self.bulk.held_bytes
 
 
+def _held_bytes() -> int:
+    """What a reader may hold of each pack."""
+    return min(MEMORY_BYTES, KEPT.limit_bytes // HELD_SHARE)
+
+
 def _reader(store_url: str, snapshot_id: str) -> BulkReader:
     def make() -> Sized:
-        held = min(MEMORY_BYTES, KEPT.limit_bytes // HELD_SHARE)
         snapshot = snapshot_of(store_url, snapshot_id)
-        return _Reader(BulkReader(snapshot, (MEAN_MAP,), cache=cache_from_environment(), hold_bytes=held))
+        return _Reader(BulkReader(snapshot, (MEAN_MAP,), cache=cache_from_environment(), hold_bytes=_held_bytes()))
 
     found = KEPT.get(("reader", store_url, snapshot_id), make)
     assert isinstance(found, _Reader)
@@ -145,7 +151,7 @@ def memories(
     store_url, snapshot_id, modality, roi, patients
         As for `mean_maps`.
     pool
-        Cells of a block's edge; blocks that would leave more than `LARGEST_SIDE` rows or columns are enlarged to the
+        Cells of a block's edge; blocks that would leave more than `pooling.LARGEST_SIDE` rows or columns are enlarged to the
         smallest multiple that does not, and that parts the plane evenly: (1, 2, 2) for 64 × 64, as in the paper.
 
     Raises
@@ -170,29 +176,13 @@ def _read_memories(
     reader: BulkReader, keys: Sequence[EntryKey], pool: int
 ) -> Float[np.ndarray, "patient layer channel row column"]:
     layers, channels, rows, columns = reader.snapshot.view.layout.shape
-    block = _plane_block(rows, columns, pool)
+    block = plane_block(rows, columns, pool)
     dtype = np.float16 if block == 1 else np.float32
     found = np.empty((len(keys), layers, channels, rows // block, columns // block), dtype)
     for start in range(0, len(keys), READ_AT_ONCE):
         some = slice(start, start + READ_AT_ONCE)
         found[some] = pooled(reader.stack(MEMORY, keys[some]), block)
     return found
-
-
-def _plane_block(rows: int, columns: int, pool: int) -> int:
-    """Edge of the blocks over which memories are averaged in plane."""
-    _refuse_uneven(rows, columns, pool)
-    return pool * even_block((rows // pool, columns // pool), LARGEST_SIDE)
-
-
-def volumes(
-    memory: Float[np.ndarray, "patient layer channel row column"],
-) -> Float[np.ndarray, "patient 1 depth row column"]:
-    """Memories as volumes of one channel: layer after layer, averaged over neighbours to `LARGEST_SIDE` in depth at most."""
-    stacked = memory.reshape(len(memory), -1, *memory.shape[3:])
-    block = even_block(stacked.shape[1:2], LARGEST_SIDE)
-    deep = stacked.reshape(len(stacked), -1, block, *stacked.shape[2:])
-    return np.asarray(deep.mean(axis=2, dtype=np.float32))[:, np.newaxis]
 
 
 def vectors(
@@ -210,7 +200,7 @@ def vectors(
         stored = _reader(store_url, snapshot_id).stack(MEMORY, _keys(patients, modality, roi))
         return _flat(stored, snapshot_of(store_url, snapshot_id).view.layout)
 
-    return _kept(("vector", store_url, snapshot_id, modality, roi, patients), read)
+    return _kept((VECTOR, store_url, snapshot_id, modality, roi, patients), read)
 
 
 def _flat(memory: Float[np.ndarray, "patient 1 feature 1 1"], layout: Layout) -> Float[np.ndarray, "patient feature"]:
@@ -247,7 +237,7 @@ def as_read(
         return _flat(stacked, layout)
     if what not in MEMORY_READERS:
         return pooled(stacked, pool)
-    plane = pooled(stacked, _plane_block(stacked.shape[-2], stacked.shape[-1], pool))
+    plane = pooled(stacked, plane_block(stacked.shape[-2], stacked.shape[-1], pool))
     return volumes(plane) if what == "head cnn3d" else plane
 
 
@@ -274,8 +264,13 @@ def images_of(model: FittedModel, store_url: str, snapshot_id: str, patients: tu
     return StoredImages(arrays, view.layout.features or ())
 
 
-def read_ahead(model: FittedModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]) -> None:
-    """Read what `images_of` will want, and keep it; a matrix for which nothing has to go, and no other.
+def read_ahead(model: FittedModel, store_url: str, snapshot_id: str, patients: tuple[str, ...]) -> bool:
+    """Read what `images_of` will want, and keep it, while nothing has to go for it and the bound holds for the work too.
+
+    Returns
+    -------
+    bool
+        Whether all of it is kept now.
 
     Raises
     ------
@@ -284,26 +279,33 @@ def read_ahead(model: FittedModel, store_url: str, snapshot_id: str, patients: t
     """
     images = model.images
     if images is None:
-        return
+        return True
     view = snapshot_of(store_url, snapshot_id).view
     check_view(model, view)
+    matrix_bytes, stored_bytes = _patient_bytes(model, images, view.layout)
+    # what the reader may come to hold of a pack, the matrix, and what is fetched and decoded at once
+    held_bytes = _held_bytes() - _reader(store_url, snapshot_id).held_bytes
+    work_bytes = min(MEMORY_BYTES, FETCHED_COPIES * stored_bytes * len(patients))
+    needed_bytes = held_bytes + matrix_bytes * len(patients) + work_bytes
     for name in images.modalities:
-        if _matrix_bytes(model, images, view.layout) * len(patients) > KEPT.room_bytes:
-            return
-        _read(model, images, (store_url, snapshot_id, name, images.roi, patients))
+        wanted = (store_url, snapshot_id, name, images.roi, patients)
+        if _key(model, images, wanted) not in KEPT and needed_bytes > KEPT.room_bytes:
+            return False
+        _read(model, images, wanted)
+    return True
 
 
-def _matrix_bytes(model: FittedModel, images: Images, layout: Layout) -> int:
-    """What is kept of each patient."""
+def _patient_bytes(model: FittedModel, images: Images, layout: Layout) -> tuple[int, int]:
+    """What is kept of each patient, and what is stored of it."""
     layers, channels, rows, columns = layout.shape
-    what = _reads(model)
+    single, half = np.dtype(np.float32).itemsize, np.dtype(np.float16).itemsize
+    what, stored = _reads(model), layers * channels * rows * columns * single
     if what in VECTOR_READERS:
-        return channels * np.dtype(np.float32).itemsize
+        return channels * single, stored
     if what not in MEMORY_READERS:
-        return rows * columns * np.dtype(np.float32).itemsize
-    block = _plane_block(rows, columns, images.pool)
-    dtype = np.dtype(np.float16 if block == 1 else np.float32)
-    return layers * channels * (rows // block) * (columns // block) * dtype.itemsize
+        return rows * columns * single, rows * columns * single
+    block = plane_block(rows, columns, images.pool)
+    return layers * channels * (rows // block) * (columns // block) * (half if block == 1 else single), stored
 
 
 def check_view(model: FittedModel, view: ViewSpec) -> None:
@@ -347,6 +349,14 @@ def _read(
     return memories(*entries, pool=images.pool) if what in MEMORY_READERS else mean_maps(*entries)
 
 
+def _key(model: FittedModel, images: Images, entries: tuple[str, str, str, str, tuple[str, ...]]) -> tuple[object, ...]:
+    """Under which the matrix of a modality is kept."""
+    what = _reads(model)
+    if what in VECTOR_READERS:
+        return (VECTOR, *entries)
+    return (MEMORY, *entries, images.pool) if what in MEMORY_READERS else (MEAN_MAP, *entries)
+
+
 def _as_seen(
     model: FittedModel, images: Images, matrix: Float[np.ndarray, "patient ..."]
 ) -> Float[np.ndarray, "patient ..."]:
@@ -355,32 +365,3 @@ def _as_seen(
     if what == "head cnn3d":
         return volumes(matrix)
     return matrix if what in (*VECTOR_READERS, *MEMORY_READERS) else pooled(matrix, images.pool)
-
-
-def pooled(
-    maps: Float[np.ndarray, "*stack row column"], block: int
-) -> Float[np.ndarray, "*stack pooled_row pooled_column"]:
-    """Maps or memories averaged in plane over blocks of `block` × `block` cells, at least float32; 1 gives them as they are.
-
-    Raises
-    ------
-    ConfigError
-        If the blocks do not part the maps evenly.
-    """
-    if block == 1:
-        return maps
-    *stack, rows, columns = maps.shape
-    _refuse_uneven(rows, columns, block)
-    blocks = maps.reshape(*stack, rows // block, block, columns // block, block)
-    return np.asarray(blocks.mean(axis=(-3, -1), dtype=np.float64), dtype=np.result_type(maps.dtype, np.float32))
-
-
-def _refuse_uneven(rows: int, columns: int, block: int) -> None:
-    if rows % block or columns % block:
-        raise ConfigError(f"images.pool: blocks of {block} do not part maps of {rows} × {columns} evenly")
-
-
-def even_block(sides: Sequence[int], largest: int) -> int:
-    """Edge of the smallest blocks that part each side evenly into `largest` parts at most."""
-    fits = (block for block in range(1, max(sides) + 1) if all(not n % block and n // block <= largest for n in sides))
-    return next(fits, max(sides))

@@ -86,11 +86,10 @@ class TaskData:
             raise TaskError(f"{job.label} reads images, and the task names no store and snapshot")
         return self._task.store_url, self._task.snapshots[view]
 
-    def read_ahead(self) -> None:
-        """Have the process keep what the jobs read, as far as there is room."""
-        for job in self._task.jobs:
-            if (place := self._place(job)) is not None:
-                read_ahead(job.model, *place, self.cohort.patients)
+    def read_ahead(self) -> bool:
+        """Have the process keep what the jobs read, as far as there is room; whether it keeps all of it."""
+        places = [(job, self._place(job)) for job in self._task.jobs]
+        return all(place is None or read_ahead(job.model, *place, self.cohort.patients) for job, place in places)
 
 
 def reads(task: Task) -> frozenset[Hashable]:

@@ -1,7 +1,8 @@
 """Saves Dask's performance report of a run as one page that needs no network; knows no task.
 
 It, `at_worker`, `cluster` and `dispatch` are the only modules that know Dask. The page holds tasks by their keys with start and
-end on each worker, what workers and scheduler spent their time on by function, their memory and the scheduler's log. Keys are
+end on each worker, what workers and scheduler spent their time on by function, their memory and the scheduler's log. What
+was a function's time is of the last ten minutes, and missing where nobody worked for ten seconds: workers keep no more. Keys are
 digests of tasks, and no value or argument of a function is on the page: no patient is.
 """
 

@@ -1,9 +1,9 @@
 """Has a worker read, while it fits, what the tasks after that need; knows no Dask, and nothing of what is read.
 
 Tasks come in the order of their models, so that most workers need the same matrices next. What is read ahead is kept in the same
-cache, under the same keys, as what tasks read themselves, and only while nothing has to go for it: no number can differ, and no fit
-waits for a matrix that was given up for one that is not needed yet. An error is told at the level of information: a task that needs
-the matrix reads it again, and it is that task's.
+cache, under the same keys, as what tasks read themselves, and only while nothing has to go for it and the bound of the cache holds
+for the reading too: no number can differ, and no fit waits for a matrix that was given up for one that is not needed yet. An error
+is told at the level of information: a task that needs the matrix reads it again, and it is that task's.
 """
 
 import logging
@@ -41,17 +41,21 @@ class Prefetch:
     def __init__(self) -> None:
         self._lock = Lock()
         self._thread: Thread | None = None
-        self._begun: frozenset[Hashable] = frozenset()
+        self._begun: Hashable = None
 
     def begin(self, now: Task, later: Task) -> None:
         """Read what a later task needs, once what this one needs is read; returns at once."""
-        wanted = reads(later)
+        wanted = (later.run_url, later.cohort_sha256, reads(later))
         with self._lock:
             if wanted == self._begun or (self._thread is not None and self._thread.is_alive()):
                 return
-            self._begun = wanted
-            self._thread = Thread(target=_read, args=(now, later), name="prefetch", daemon=True)
-            self._thread.start()
+            thread = Thread(target=_read, args=(now, later), name="prefetch", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                log.info("nothing is read ahead: %s", error)
+                return
+            self._begun, self._thread = wanted, thread
 
     def wait(self) -> None:
         """Return once nothing is being read."""
@@ -62,7 +66,8 @@ class Prefetch:
 def _read(*tasks: Task) -> None:
     for task in tasks:
         try:
-            TaskData(task).read_ahead()
+            if not TaskData(task).read_ahead():
+                return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told by the task that needs it
             log.info("reading ahead for %s ended: %s: %s", task.label, type(error).__name__, error)
             return

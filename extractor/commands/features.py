@@ -138,11 +138,9 @@ def radiomics(*, studies: str, out: Path, config_path: str | None, resume: bool)
     printed.print(
         f"{report.measured} entries measured, {report.held} were in {out} already, {len(report.failed)} failed"
     )
-    for item, reason in report.failed.items():
-        if events.on():
-            events.tell("failure", level="error", message=reason)
-        else:
-            printed.print(f"  {item}: {reason}", markup=False, soft_wrap=True)
+    # events told each failure already
+    for item, reason in () if events.on() else report.failed.items():
+        printed.print(f"  {item}: {reason}", markup=False, soft_wrap=True)
     shown = " ".join(f"--setting {key}={value}" for key, value in SETTINGS.items())
     printed.print(f"Next: extractor import-features {out} --store URL --name radiomics {shown}", soft_wrap=True)
     raise click.exceptions.Exit(1 if report.failed else 0)

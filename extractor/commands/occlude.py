@@ -115,7 +115,7 @@ def _tell(report: OccludeReport, ids: PlainIds) -> int:
     """Exit status of a run, which is printed."""
     from extractor.outcome import StdoutNames  # noqa: PLC0415
 
-    out, names = result_console(), StdoutNames.in_order(ids, (one.patient for one in report.outcomes))
+    out, names = result_console(), StdoutNames(ids, report.lines)
     for one in names.all(report.outcomes):
         out.print(f"{one.patient} {one.modality} {one.roi}: {one.result}: {one.reason}", soft_wrap=True, markup=False)
     if report.snapshot is not None:
@@ -131,7 +131,7 @@ def _tell_plan(view: str, entries: tuple[PlannedEntry, ...], ids: PlainIds) -> i
     from extractor.outcome import StdoutNames  # noqa: PLC0415
     from extractor.progress import hours  # noqa: PLC0415
 
-    out, names = result_console(), StdoutNames.in_order(ids, (one.key.patient for one in entries))
+    out, names = result_console(), StdoutNames(ids, {one.key.patient: one.line for one in entries})
     for one in entries:
         said = (
             f"{one.patches} patches, {one.seen} can change it, about {hours(one.seconds)}"

@@ -113,20 +113,20 @@ def test_occluded_entries_are_told_on_stdout_without_their_patients(folder, monk
         said = [CliRunner().invoke(main, [*asked, *more, "--log-format", form]) for form in ("plain", "json")]
         plain, told = (one.stdout for one in said)
         assert "P001 PET spine_dilated: failed: " in plain
-        assert "patient 1 PET spine_dilated: failed: " in told
+        assert "line 2 PET spine_dilated: failed: " in told
         assert not [word for word in ("P00", str(folder)) if word in told + said[1].stderr]
         assert [one.exit_code for one in said] == [1, 1]
 
 
 def test_rows_of_measured_features_are_told_on_stdout_without_their_patients(folder):
     table = folder / "radiomics.csv"
-    table.write_text("patient,modality,roi,energy\nP002,PET,spine,1\nP001,PET,spine,much of P001\n")
+    table.write_text("patient,modality,roi,energy\nP002,PET,spine,1\nP001,PET,spine,of Kowalska\n")
     asked = ["import-features", str(table), "--store", str(folder / "store"), "--name", "radiomics"]
     for more in (["--dry-run"], []):
         said = [CliRunner().invoke(main, [*asked, *more, "--log-format", form]) for form in ("plain", "json")]
         plain, told = (one.stdout for one in said)
         assert "P001" in plain
-        assert not [word for word in ("P00", str(folder)) if word in told + said[1].stderr]
+        assert not [word for word in ("P00", "Kowalska", str(folder)) if word in told + said[1].stderr]
         assert said[0].exit_code == said[1].exit_code
     assert said[1].exit_code == 1
     assert "patient 2" in told

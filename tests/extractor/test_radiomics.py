@@ -96,6 +96,7 @@ def test_beside_json_lines_no_study_is_named(table, tmp_path, monkeypatch):
     assert told.exit_code == 1
     (failure,) = [json.loads(line) for line in told.stderr.splitlines() if '"failure"' in line]
     assert failure["message"].startswith("ImageError: ")
+    assert failure["line"] == 3
     assert not [word for word in ("P1", "gone", "late") if word in told.stderr + told.stdout]
 
 

@@ -15,18 +15,19 @@ from trainer.features import (
     CACHE_MIB,
     HELD_SHARE,
     KEPT,
+    _patient_bytes,
     _reader,
-    even_block,
     images_of,
     keep_at_most,
     mean_maps,
     memories,
+    read_ahead,
     snapshot_of,
     vectors,
-    volumes,
 )
 from trainer.model_config import NetworkModel, RidgeCoxModel
 from trainer.plan import Inputs
+from trainer.pooling import even_block, volumes
 from trainer.run import cross_validate
 
 
@@ -316,6 +317,62 @@ def test_memories_are_averaged_in_plane_to_32_cells_an_edge_at_most(stored, name
     assert memories(store.url, snapshots[name], "PET", "spine", ("P2", "P0"), pool=pool) is found
     with pytest.raises(ValueError, match="read-only"):
         found[0, 0, 0, 0, 0] = 1.0
+
+
+def _keeps_ahead(model, store, snapshot, patients):
+    """What is kept once a model's matrix was read ahead, of which a second call needs no room."""
+    _as_in_a_new_process()
+    assert read_ahead(model, store.url, snapshot, patients)
+    KEPT.bound(KEPT.size_bytes)
+    kept = [one for one in KEPT._values.values() if isinstance(one, np.ndarray)]
+    assert read_ahead(model, store.url, snapshot, patients)
+    images_of(model, store.url, snapshot, patients)
+    assert [one for one in KEPT._values.values() if isinstance(one, np.ndarray)] == kept
+    (matrix,) = kept
+    return matrix.nbytes
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "pool"),
+    [
+        ("paper", "attention", 1),
+        ("paper", "attention", 4),
+        ("raw", "attention", 1),
+        ("raw", "cnn3d", 1),
+        ("paper", "cnn3d", 2),
+        ("thirds", "average", 2),
+    ],
+)
+def test_what_is_read_ahead_is_what_a_model_then_reads_and_as_large_as_was_counted(stored, bounded, name, head, pool):
+    store, _, snapshots = stored
+    bounded(CACHE_MIB)
+    model, patients = network(head, pool=pool), ("P2", "P0")
+    counted, _ = _patient_bytes(model, model.images, store.snapshot(snapshots[name]).view.layout)
+    assert _keeps_ahead(model, store, snapshots[name], patients) == 2 * counted
+
+
+@pytest.mark.parametrize("name", ["radiomics", "resnet"])
+def test_vectors_are_read_ahead_too(measured, bounded, name):
+    store, _, snapshots = measured
+    bounded(CACHE_MIB)
+    model = network("vector")
+    counted, _ = _patient_bytes(model, model.images, store.snapshot(snapshots[name]).view.layout)
+    assert _keeps_ahead(model, store, snapshots[name], ("P0", "P1", "P2")) == 3 * counted
+
+
+def test_room_for_what_a_reader_holds_of_a_pack_is_counted(small, bounded):
+    store, _, snapshot = small
+    make_pack(store.snapshot(snapshot), "mean_map")
+    bounded(CACHE_MIB)
+    mine, patients = np.zeros(600 * 1024, np.uint8), ("P000", "P001", "P002", "P003")
+    matrix_bytes = 4 * 8 * 8 * 4
+    for room, fits in ((4 * matrix_bytes, False), (400 * 1024, True)):
+        _as_in_a_new_process()
+        KEPT.bound(mine.nbytes + room)
+        KEPT.get("of a fit", lambda: mine)
+        assert read_ahead(network("average"), store.url, snapshot, patients) is fits
+        assert "of a fit" in KEPT
+        assert KEPT.size_bytes <= KEPT.limit_bytes
 
 
 def test_memories_of_more_patients_than_are_read_at_once_keep_their_order(small):

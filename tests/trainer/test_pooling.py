@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from store_schema.errors import ConfigError
-from trainer.features import pooled
+from trainer.pooling import pooled
 
 
 def test_blocks_are_averaged_and_an_enlarged_map_comes_back():

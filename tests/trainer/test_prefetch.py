@@ -1,12 +1,14 @@
 """What workers read while they fit: the matrices of the next tasks, as far as there is room, and an error of it stops nothing."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from trainer.dispatch import Workers, run_tasks
+from trainer.at_worker import PREFETCH, on_worker
+from trainer.dispatch import Workers, _sent, run_tasks
 from trainer.features import CACHE_MIB, KEPT, keep_at_most
-from trainer.fold import reads
+from trainer.fold import reads, run_task
 from trainer.jobs import first_jobs
 from trainer.plan import Inputs, make_plan
 from trainer.prefetch import Prefetch, followers
@@ -14,6 +16,7 @@ from trainer.run_folder import RunFolder, task_name
 from trainer.run_record import keep_plan
 from trainer.task import Task
 from trainer.task_results import parse_result
+from trainer.versions import versions
 
 MATRIX = 40 * 8 * 8 * 4
 """Bytes of the mean maps of the small cohort, of one modality."""
@@ -96,11 +99,11 @@ def test_what_the_next_tasks_need_is_read_and_its_own_first(planned):
     assert KEPT.size_bytes >= 2 * MATRIX
 
 
-@pytest.mark.parametrize(("room", "kept"), [(MATRIX // 2, []), (MATRIX, ["CT"])])
-def test_nothing_has_to_go_for_what_is_read_ahead(planned, monkeypatch, room, kept):
+@pytest.mark.parametrize(("matrices", "kept"), [(5, []), (6, ["CT"]), (7, ["CT", "PET"])])
+def test_room_is_for_a_matrix_what_is_held_of_a_pack_and_the_work(planned, matrices, kept):
+    """One, a quarter of the bound, and three more."""
     tasks, prefetch = planned(), Prefetch()
-    monkeypatch.setattr("trainer.features.MEMORY_BYTES", 0)
-    KEPT.bound(room)
+    KEPT.bound(matrices * MATRIX)
     prefetch.begin(tasks[3], tasks[6])
     prefetch.wait()
     assert [name for name in ("CT", "PET") if is_kept(tasks[6], name)] == kept
@@ -133,6 +136,64 @@ def test_an_error_of_it_is_told_and_stops_nothing(planned, caplog):
         prefetch.wait()
     assert "reading ahead for both, fold 0 ended: " in caplog.text
     assert is_kept(tasks[3], "CT")
+
+
+def test_where_no_thread_can_be_started_a_fit_goes_on(planned, monkeypatch):
+    def refused(self):
+        raise RuntimeError("can't start new thread")
+
+    tasks, prefetch = planned(), Prefetch()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        prefetch.begin(tasks[3], tasks[6])
+    prefetch.wait()
+    assert not is_kept(tasks[6], "CT")
+    prefetch.begin(tasks[3], tasks[6])
+    prefetch.wait()
+    assert is_kept(tasks[6], "CT")
+
+
+def test_a_run_of_another_folder_is_read_for_anew(planned):
+    first, second, prefetch = planned("first"), planned("second"), Prefetch()
+    for tasks in (first, second):
+        KEPT.clear()
+        prefetch.begin(tasks[3], tasks[6])
+        prefetch.wait()
+        assert is_kept(tasks[6], "PET")
+
+
+def test_a_worker_reads_ahead_of_the_task_that_it_does(planned, monkeypatch):
+    here = SimpleNamespace(name="a", memory_manager=SimpleNamespace(memory_limit=None))
+    monkeypatch.setattr("trainer.at_worker.get_worker", lambda: here)
+    tasks = planned()
+    assert on_worker(tasks[3].model_dump_json(), versions(), do=lambda task: None) == tasks[3].id
+    assert not is_kept(tasks[6], "PET")
+    later = tasks[6].model_dump_json()
+    assert on_worker(tasks[3].model_dump_json(), versions(), do=lambda task: None, later=later) == tasks[3].id
+    PREFETCH.wait()
+    assert is_kept(tasks[6], "PET")
+
+
+def test_each_task_is_sent_with_the_one_to_read_ahead_for(planned):
+    class StopHereError(Exception):
+        pass
+
+    class Recording:
+        """A client that is given all tasks, and does none."""
+
+        def __init__(self):
+            self.later = []
+
+        def submit(self, _do, _task, _versions, _how, _cache_mib, later, **_options):
+            self.later.append(later and Task.model_validate_json(later))
+            if len(self.later) == len(tasks):
+                raise StopHereError
+            return len(self.later)
+
+    tasks, client = planned(), Recording()
+    with pytest.raises(StopHereError):
+        next(_sent(client, tasks, Workers(), run_task, None))
+    assert client.later == followers(tasks)
 
 
 def results(tasks) -> list[dict]:

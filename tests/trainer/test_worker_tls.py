@@ -74,7 +74,7 @@ def test_workers_hold_what_the_limits_say_and_never_pause(cluster, ca):
     assert {one["nthreads"] for one in about} == {1}
     shares = split(limits_here(), "cpu", gpu_threads=PROGRAM.gpu_threads, least_bytes=PROGRAM.least_bytes)
     assert {one["memory_limit"] for one in about} == {shares.memory_bytes}
-    assert set(told.values()) == {(False, False, False, "1", "33554432", 30, 30_000.0)}
+    assert set(told.values()) == {(False, False, False, "1", "33554432", 60, 10_000.0)}
 
 
 def refused(address, files=None) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,10 +108,10 @@ class Compose:
         return log
 
 
-def until(url: str, log: Path) -> None:
-    """Returns once it answers."""
+def until(ready: Callable[[], bool], log: Path) -> None:
+    """Returns once it is."""
     deadline = time.monotonic() + PATIENCE_S
-    while not answers(url):
+    while not ready():
         assert time.monotonic() < deadline, log.read_text()[-4000:]
         time.sleep(0.2)
 
@@ -200,27 +200,36 @@ def running(compose, certificates) -> Iterator[None]:
     compose.run("bucket")
     with ExitStack() as stack:
         log = compose.start("service", stack)
-        until(f"{compose.more['ENGRAM_DEMO_SERVICE']}/readyz", log)
+        until(lambda: answers(f"{compose.more['ENGRAM_DEMO_SERVICE']}/readyz"), log)
         for which in ("extract", "train"):
             log = compose.start(f"{which}-scheduler", stack)
             look = compose.command(f"{which}-scheduler")[-1].partition("=")[2]
-            until(f"http://{look}/health", log)
-        for worker in ("extractor-worker", "trainer-worker"):
-            compose.start(worker, stack)
+            until(lambda look=look: answers(f"http://{look}/health"), log)
+        logs = [compose.start(worker, stack) for worker in ("extractor-worker", "trainer-worker")]
+        for which, log in zip(("extract", "train"), logs, strict=True):
+            until(lambda which=which: healthy(compose, which), log)
         yield
 
 
+def healthy(compose: Compose, which: str) -> bool:
+    """The compose file's own check of a worker: whether one speaks with its scheduler."""
+    _, _, script, _ = compose.services["extractor-worker"]["healthcheck"]["test"]
+    here = compose.here("extractor-worker", script)
+    port = compose.hosts[f"tls://{which}-scheduler:8786"].rpartition(":")[2]
+    return subprocess.run([sys.executable, here, port], check=False).returncode == 0
+
+
 @pytest.mark.usefixtures("running")
-@pytest.mark.parametrize("done", ["committed", "done"])
-def test_the_demo_goes_all_the_way_and_run_again_resumes(compose, done):
+def test_the_demo_goes_all_the_way_and_run_again_resumes(compose):
     """By the service over PostgreSQL and S3, and a cluster of each program over TLS."""
     work, address = compose.folder / "volumes/work/demo", compose.hosts
-    compose.run("demo-project")
-    assert stat.S_IMODE((work / "api-key").stat().st_mode) == 0o600
-    extracted = compose.run("demo-extract", ENGRAM_DEMO_SCHEDULER=address["tls://extract-scheduler:8786"])
-    assert f"Items: {2 * PATIENTS} {done}" in extracted
-    trained = compose.run("demo", ENGRAM_DEMO_SCHEDULER=address["tls://train-scheduler:8786"])
-    assert (work / "api-key").read_text().strip() not in trained
+    for done in ("committed", "done"):
+        compose.run("demo-project")
+        assert stat.S_IMODE((work / "api-key").stat().st_mode) == 0o600
+        extracted = compose.run("demo-extract", ENGRAM_DEMO_SCHEDULER=address["tls://extract-scheduler:8786"])
+        assert f"Items: {2 * PATIENTS} {done}" in extracted
+        trained = compose.run("demo", ENGRAM_DEMO_SCHEDULER=address["tls://train-scheduler:8786"])
+        assert (work / "api-key").read_text().strip() not in trained
     results = json.loads((work / "run/results.json").read_text())
     assert results["complete"]
     assert (work / "run/report.html").stat().st_size > 10_000
