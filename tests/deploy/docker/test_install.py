@@ -135,6 +135,7 @@ def test_the_extractors_folder_is_what_its_lock_says(build):
     assert "Launch a Dask scheduler" in said(made.target / "bin" / "dask", "scheduler", "--help")
 
 
+@pytest.mark.timeout(1200)
 def test_the_trainers_folder_is_what_its_lock_says(build):
     made = build("trainer")
     check(made, "trainer")
