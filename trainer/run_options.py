@@ -36,8 +36,8 @@ _REPORT = click.option(
     "--performance-report",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Save Dask's performance report as HTML, also of a run that fails; what follows from the first fits goes to FILE-2, …. A "
-    "shared scheduler also shows what others ran meanwhile.",
+    help="Save Dask's performance report as HTML, also of a run that fails; what follows from the first fits goes to FILE-2, …. "
+    "What functions took is of the last ten minutes. A shared scheduler also shows what others ran meanwhile.",
 )
 
 

@@ -1,6 +1,8 @@
 """What reading ahead gains where each request to the store takes 20 ms; nothing is asserted of times.
 
-make bench ARGS=tests/benchmarks/test_prefetch.py
+    make bench ARGS=tests/benchmarks/test_prefetch.py
+
+Whole runs with it and without are made in turn, by two local processes.
 """
 
 import statistics

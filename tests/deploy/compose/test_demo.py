@@ -229,6 +229,7 @@ def test_the_demo_goes_all_the_way_and_run_again_resumes(compose):
         extracted = compose.run("demo-extract", ENGRAM_DEMO_SCHEDULER=address["tls://extract-scheduler:8786"])
         assert f"Items: {2 * PATIENTS} {done}" in extracted
         trained = compose.run("demo", ENGRAM_DEMO_SCHEDULER=address["tls://train-scheduler:8786"])
+        assert f"in {address['http://service:8000']}/v1/projects/demo" in trained, "the run is published by the service"
         assert (work / "api-key").read_text().strip() not in trained
     results = json.loads((work / "run/results.json").read_text())
     assert results["complete"]
